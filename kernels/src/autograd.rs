@@ -1,0 +1,324 @@
+//! A lean reverse pass over candle tensors.
+//!
+//! candle's own backward pass allocates a zeros tensor and adds to it for every edge of the graph, cuts
+//! second derivatives silently unless an environment variable is set, and gives no gradient at all through
+//! several fused operations. Here an operation returns a [`Var`]: the candle tensor and, when something
+//! trainable went into it, a [`Node`] that says how to send a gradient back. Three rules keep it small:
+//!
+//! - Node numbers only grow, so going through pending nodes from the highest number down *is* reverse
+//!   topological order; no graph search, and a node (with the activations it kept) is freed as soon as
+//!   its gradient has been sent on.
+//! - The first gradient to arrive is moved, not added to zeros.
+//! - A backward rule is written in the same [`Var`] operations as the forward pass. Run it while recording
+//!   and the result can be differentiated again (R1/R2 penalties). Rules that call a raw kernel are recorded
+//!   with [`Var::record_once`] and refuse a second differentiation with an error, never silently.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+/// A tensor that remembers how it was computed. Cloning is cheap (two reference counts).
+#[derive(Clone)]
+pub struct Var {
+    value: Tensor,
+    node: Option<Rc<Node>>,
+}
+
+/// Sends the gradient of an operation's output to its inputs: one entry an input, `None` where the flag
+/// in the second argument says that nobody wants it.
+type Rule = Box<dyn Fn(&Var, &[bool]) -> Result<Vec<Option<Var>>>>;
+
+struct Node {
+    id: u64,
+    /// `None` for a leaf (a parameter, or an input whose gradient is wanted).
+    op: Option<Op>,
+}
+
+struct Op {
+    name: &'static str,
+    inputs: Vec<Var>,
+    rule: Rule,
+    twice: bool,
+}
+
+thread_local! {
+    static NEXT_ID: Cell<u64> = const { Cell::new(0) };
+    static RECORDING: Cell<bool> = const { Cell::new(true) };
+}
+
+fn next_id() -> u64 {
+    NEXT_ID.with(|n| n.replace(n.get() + 1))
+}
+
+/// Runs `f` with recording switched to `on`, and switches back even if `f` fails or panics.
+fn with_recording<R>(on: bool, f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            RECORDING.with(|r| r.set(self.0));
+        }
+    }
+    let _restore = Restore(RECORDING.with(|r| r.replace(on)));
+    f()
+}
+
+/// Runs `f` without recording: its results carry no graph and keep no activations.
+pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
+    with_recording(false, f)
+}
+
+impl Var {
+    /// A tensor that nobody differentiates with respect to.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, node: None }
+    }
+
+    /// A fresh leaf: gradients with respect to it can be asked of [`backward`] and [`grad`].
+    pub fn leaf(value: Tensor) -> Self {
+        Self { value, node: Some(Rc::new(Node { id: next_id(), op: None })) }
+    }
+
+    /// The tensor.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The tensor, without its history.
+    pub fn into_value(self) -> Tensor {
+        self.value
+    }
+
+    /// The same tensor without its history: gradients stop here.
+    pub fn detach(&self) -> Self {
+        Self::constant(self.value.clone())
+    }
+
+    /// Whether a gradient can flow through this value.
+    pub fn is_tracked(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// The dimensions of the tensor.
+    pub fn dims(&self) -> &[usize] {
+        self.value.dims()
+    }
+
+    /// The element type of the tensor.
+    pub fn dtype(&self) -> DType {
+        self.value.dtype()
+    }
+
+    /// The device of the tensor.
+    pub fn device(&self) -> &Device {
+        self.value.device()
+    }
+
+    /// The result of an operation whose backward rule is itself made of [`Var`] operations.
+    pub fn record(
+        name: &'static str,
+        value: Tensor,
+        inputs: &[&Var],
+        rule: impl Fn(&Var, &[bool]) -> Result<Vec<Option<Var>>> + 'static,
+    ) -> Self {
+        Self::with_op(name, value, inputs, Box::new(rule), true)
+    }
+
+    /// The result of an operation whose backward rule calls a raw kernel on tensors: it can be
+    /// differentiated once; [`grad`] with `create_graph` refuses to pass through it.
+    pub fn record_once(
+        name: &'static str,
+        value: Tensor,
+        inputs: &[&Var],
+        rule: impl Fn(&Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + 'static,
+    ) -> Self {
+        let rule: Rule = Box::new(move |grad, wants| {
+            let grads = rule(grad.value(), wants)?;
+            Ok(grads.into_iter().map(|g| g.map(Var::constant)).collect())
+        });
+        Self::with_op(name, value, inputs, rule, false)
+    }
+
+    fn with_op(name: &'static str, value: Tensor, inputs: &[&Var], rule: Rule, twice: bool) -> Self {
+        if !RECORDING.with(Cell::get) || !inputs.iter().any(|v| v.is_tracked()) {
+            return Self::constant(value);
+        }
+        let inputs = inputs.iter().map(|&v| v.clone()).collect();
+        let op = Some(Op { name, inputs, rule, twice });
+        Self { value, node: Some(Rc::new(Node { id: next_id(), op })) }
+    }
+}
+
+impl std::fmt::Debug for Var {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let made_by = match &self.node {
+            None => "constant",
+            Some(node) => node.op.as_ref().map_or("leaf", |op| op.name),
+        };
+        write!(f, "Var({made_by} {:?} {:?})", self.value.dims(), self.value.dtype())
+    }
+}
+
+/// A named trainable tensor that keeps its identity while an optimizer changes its value.
+#[derive(Clone)]
+pub struct Param(Rc<ParamInner>);
+
+struct ParamInner {
+    name: String,
+    node: Rc<Node>,
+    value: RefCell<Tensor>,
+    trainable: Cell<bool>,
+}
+
+impl Param {
+    /// A trainable parameter. `name` is its path in checkpoints (`levels.0.layers.1.attn.qkv.weight`).
+    pub fn new(name: impl Into<String>, value: Tensor) -> Self {
+        let node = Rc::new(Node { id: next_id(), op: None });
+        let (value, trainable) = (RefCell::new(value), Cell::new(true));
+        Self(Rc::new(ParamInner { name: name.into(), node, value, trainable }))
+    }
+
+    /// The path of the parameter in checkpoints.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The parameter as an input of an operation; a constant while frozen.
+    pub fn var(&self) -> Var {
+        let node = self.0.trainable.get().then(|| self.0.node.clone());
+        Var { value: self.value(), node }
+    }
+
+    /// The current value.
+    pub fn value(&self) -> Tensor {
+        self.0.value.borrow().clone()
+    }
+
+    /// Replaces the value. The shape and the element type must stay.
+    pub fn set(&self, value: Tensor) -> Result<()> {
+        let old = self.value();
+        if old.dims() != value.dims() || old.dtype() != value.dtype() {
+            bail!(
+                "parameter {}: expected {:?} {:?}, got {:?} {:?}",
+                self.name(),
+                old.dims(),
+                old.dtype(),
+                value.dims(),
+                value.dtype()
+            );
+        }
+        *self.0.value.borrow_mut() = value;
+        Ok(())
+    }
+
+    /// While not trainable, [`Param::var`] is a constant: no weight gradient is computed or kept.
+    pub fn set_trainable(&self, trainable: bool) {
+        self.0.trainable.set(trainable);
+    }
+}
+
+/// The gradients that [`backward`] found, by leaf.
+#[derive(Default)]
+pub struct Gradients(HashMap<u64, Tensor>);
+
+impl Gradients {
+    /// The gradient of a parameter; `None` when the loss does not depend on it.
+    pub fn param(&self, param: &Param) -> Option<&Tensor> {
+        self.0.get(&param.0.node.id)
+    }
+
+    /// The gradient of a leaf made by [`Var::leaf`].
+    pub fn leaf(&self, leaf: &Var) -> Option<&Tensor> {
+        leaf.node.as_ref().and_then(|node| self.0.get(&node.id))
+    }
+
+    /// Adds the gradients of another micro-batch (gradient accumulation).
+    pub fn accumulate(&mut self, other: Gradients) -> Result<()> {
+        for (id, grad) in other.0 {
+            let sum = match self.0.remove(&id) {
+                Some(have) => (have + grad)?,
+                None => grad,
+            };
+            self.0.insert(id, sum);
+        }
+        Ok(())
+    }
+}
+
+/// Gradients of the scalar `loss` with respect to every leaf it depends on.
+///
+/// Takes the loss by value so that activations are freed while the pass goes on.
+///
+/// # Errors
+/// When the loss is not a single element, or a backward rule fails.
+pub fn backward(loss: Var) -> Result<Gradients> {
+    let seed = ones_like_scalar(&loss)?;
+    let mut leaves = HashMap::new();
+    sweep(loss, seed, false, |id, grad| {
+        leaves.insert(id, grad.into_value());
+    })?;
+    Ok(Gradients(leaves))
+}
+
+/// Gradients of the scalar `output` with respect to `inputs` (leaves), in their order.
+///
+/// With `create_graph` the results can be differentiated again.
+///
+/// # Errors
+/// When an input is not a leaf that `output` depends on, or with `create_graph` when the way back passes
+/// an operation that is differentiable only once.
+pub fn grad(output: &Var, inputs: &[&Var], create_graph: bool) -> Result<Vec<Var>> {
+    let seed = ones_like_scalar(output)?;
+    let mut leaves = HashMap::new();
+    sweep(output.clone(), seed, create_graph, |id, grad| {
+        leaves.insert(id, grad);
+    })?;
+    let find = |input: &&Var| match input.node.as_ref().and_then(|node| leaves.get(&node.id)) {
+        Some(grad) => Ok(grad.clone()),
+        None => bail!("grad: the output does not depend on {input:?}"),
+    };
+    inputs.iter().map(find).collect()
+}
+
+fn ones_like_scalar(output: &Var) -> Result<Var> {
+    if output.value.elem_count() != 1 {
+        bail!("backward starts from a single number, got shape {:?}", output.dims());
+    }
+    Ok(Var::constant(output.value.ones_like()?))
+}
+
+/// Visits the graph from `output` down, in order of falling node number, and hands leaf gradients over.
+fn sweep(output: Var, seed: Var, create_graph: bool, mut on_leaf: impl FnMut(u64, Var)) -> Result<()> {
+    let Some(root) = output.node.clone() else {
+        bail!("backward: the output does not depend on anything trainable");
+    };
+    drop(output);
+    let mut pending: BTreeMap<u64, (Rc<Node>, Var)> = BTreeMap::from([(root.id, (root, seed))]);
+    while let Some((id, (node, grad))) = pending.pop_last() {
+        let Some(op) = &node.op else {
+            on_leaf(id, grad);
+            continue;
+        };
+        if create_graph && !op.twice {
+            bail!("{} cannot be differentiated twice", op.name);
+        }
+        let wants: Vec<bool> = op.inputs.iter().map(Var::is_tracked).collect();
+        let grads = with_recording(create_graph, || (op.rule)(&grad, &wants))?;
+        drop(grad);
+        for (input, grad) in op.inputs.iter().zip(grads) {
+            let (Some(to), Some(grad)) = (&input.node, grad) else {
+                continue;
+            };
+            if grad.dims() != input.dims() {
+                bail!("{}: gradient {:?} for an input {:?}", op.name, grad.dims(), input.dims());
+            }
+            let sum = match pending.remove(&to.id) {
+                Some((_, have)) => with_recording(create_graph, || crate::add(&have, &grad))?,
+                None => grad,
+            };
+            pending.insert(to.id, (to.clone(), sum));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Raw access to CPU tensors: slices in, vectors out, without copies.
+
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
+
+/// The element types that kernels are written for: f32 to train, f64 to check gradients.
+pub trait Element:
+    candle_core::WithDType + Default + std::ops::AddAssign + std::ops::MulAssign + std::ops::Neg<Output = Self>
+{
+    /// The elements of a CPU storage of this type.
+    fn of(storage: &CpuStorage) -> Option<&[Self]>;
+    /// Converts a constant.
+    fn lit(x: f64) -> Self;
+    /// `self * a + b`, rounded once where the processor has a fused instruction.
+    fn fma(self, a: Self, b: Self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// The larger of two numbers.
+    fn maximum(self, other: Self) -> Self;
+}
+
+macro_rules! element {
+    ($ty:ty, $variant:ident) => {
+        impl Element for $ty {
+            #[inline(always)]
+            fn of(storage: &CpuStorage) -> Option<&[Self]> {
+                match storage {
+                    CpuStorage::$variant(data) => Some(data),
+                    _ => None,
+                }
+            }
+            #[inline(always)]
+            fn lit(x: f64) -> Self {
+                x as $ty
+            }
+            #[inline(always)]
+            fn fma(self, a: Self, b: Self) -> Self {
+                self.mul_add(a, b)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                <$ty>::sqrt(self)
+            }
+            #[inline(always)]
+            fn maximum(self, other: Self) -> Self {
+                if self > other { self } else { other }
+            }
+        }
+    };
+}
+element!(f32, F32);
+element!(f64, F64);
+
+/// Runs `f` on the elements of a contiguous CPU tensor.
+///
+/// # Errors
+/// When the tensor is elsewhere, of another type, or not contiguous.
+pub fn with_slice<T: Element, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("expected a CPU tensor") };
+    let Some(data) = T::of(storage) else {
+        bail!("expected a tensor of {:?}, got {:?}", T::DTYPE, tensor.dtype())
+    };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("expected a contiguous tensor, got strides {:?} for {:?}", layout.stride(), layout.dims())
+    };
+    f(&data[start..end])
+}
+
+/// A vector whose contents are not set yet: for outputs that a kernel writes completely.
+///
+/// Saves a pass over memory (and its page faults) for each output.
+pub(crate) fn uninit<T: Element>(len: usize) -> Vec<T> {
+    let mut data = Vec::with_capacity(len);
+    // SAFETY: the capacity is `len`; `Element` is only f32 and f64, for which every bit pattern is a value.
+    // Every kernel writes each element before reading it (checked by the kernels' tests against references).
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        data.set_len(len);
+    }
+    data
+}
+
+/// Calls the f32 or f64 instance of a generic expression, by the element type of a tensor.
+macro_rules! by_dtype {
+    ($name:expr, $tensor:expr, $T:ident => $body:expr) => {
+        match $tensor.dtype() {
+            candle_core::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            candle_core::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            other => Err($crate::cpu::unsupported($name, other)),
+        }
+    };
+}
+pub(crate) use by_dtype;
+
+/// The error of an operation given an element type that it has no kernel for.
+pub(crate) fn unsupported(name: &str, dtype: DType) -> candle_core::Error {
+    candle_core::Error::Msg(format!("{name}: no kernel for {dtype:?} (f32 and f64 have one)"))
+}
