@@ -12,8 +12,16 @@ mod activation;
 pub mod autograd;
 pub mod cpu;
 mod elementwise;
+mod map;
+mod reduce;
+mod shape;
 pub mod simd;
 
 pub use activation::{Activation, activate};
 pub use autograd::{Gradients, Param, Var, backward, grad, no_grad};
-pub use elementwise::{add, mul};
+pub use elementwise::{
+    add, add_broadcast, add_scalar, mean_all, mul, mul_scalar, recip, scale, sigmoid, softplus, sqrt, square,
+    sub,
+};
+pub use reduce::{sum_all, sum_per_sample};
+pub use shape::{cat, narrow, permute, reshape};

@@ -1,0 +1,203 @@
+//! Sums over leading or trailing dimensions, and the broadcasts that are their backward passes.
+//! All can be differentiated twice.
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::Var;
+use crate::cpu::{self, Element, by_dtype};
+use crate::map::CHUNK;
+use crate::simd::multiversion;
+
+/// Independent running sums: enough to hide the latency of an addition at full vector width.
+const LANES: usize = 64;
+
+multiversion! {
+    fn sum_slice<T: Element>(x: &[T]) -> T {
+        let mut lanes = [T::zero(); LANES];
+        let mut chunks = x.chunks_exact(LANES);
+        for chunk in &mut chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane += *x;
+            }
+        }
+        let mut total = T::zero();
+        for x in chunks.remainder() {
+            total += *x;
+        }
+        for lane in lanes {
+            total += lane;
+        }
+        total
+    }
+    /// Adds every row of `rows` (as long as `out`) to `out`.
+    pub(crate) fn accumulate_rows<T: Element>(rows: &[T], out: &mut [T]) {
+        for row in rows.chunks_exact(out.len()) {
+            for (out, x) in out.iter_mut().zip(row) {
+                *out += *x;
+            }
+        }
+    }
+    fn add_to_rows<T: Element>(x: &[T], b: &[T], out: &mut [T]) {
+        for (out, x) in out.chunks_mut(b.len()).zip(x.chunks(b.len())) {
+            for ((out, x), b) in out.iter_mut().zip(x).zip(b) {
+                *out = *x + *b;
+            }
+        }
+    }
+}
+
+/// Sum of a long slice: fixed chunks in the element type, chunk totals in f64.
+fn sum_long<T: Element>(x: &[T]) -> f64 {
+    let totals: Vec<f64> = x.par_chunks(CHUNK).map(|x| sum_slice(x).to_f64()).collect();
+    totals.iter().sum()
+}
+
+/// Column sums of a `[rows, width]` matrix.
+///
+/// Narrow rows are taken several at a time, so that the inner loop stays at vector width.
+pub(crate) fn column_sums<T: Element>(x: &[T], width: usize) -> Vec<T> {
+    if width == 0 {
+        return Vec::new();
+    }
+    let wide = width * (LANES / width).max(1);
+    let rows_a_task = (4 * CHUNK / wide).max(1);
+    let body = x.len() / wide * wide;
+    let partial: Vec<Vec<T>> = x[..body]
+        .par_chunks(rows_a_task * wide)
+        .map(|rows| {
+            let mut sums = vec![T::zero(); wide];
+            accumulate_rows(rows, &mut sums);
+            sums
+        })
+        .collect();
+    let mut total = vec![T::zero(); width];
+    for sums in &partial {
+        accumulate_rows(sums, &mut total);
+    }
+    accumulate_rows(&x[body..], &mut total);
+    total
+}
+
+/// `x + b` with `b` repeated over the leading dimensions (the caller checked the shapes).
+pub(crate) fn add_suffix<T: Element>(x: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (x, b) = (x.contiguous()?, b.contiguous()?);
+    let out = cpu::with_slice::<T, _>(&x, |x| {
+        cpu::with_slice::<T, _>(&b, |b| {
+            let mut out = cpu::uninit(x.len());
+            if b.is_empty() {
+                return Ok(out);
+            }
+            let chunk = (CHUNK / b.len()).max(1) * b.len();
+            out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| add_to_rows(x, b, out));
+            Ok(out)
+        })
+    })?;
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
+fn elements(dims: &[usize]) -> usize {
+    dims.iter().product()
+}
+
+/// Sums over the leading dimensions; `suffix` are the dimensions that stay.
+///
+/// # Errors
+/// When `suffix` is not a suffix of the dimensions of `x`.
+pub(crate) fn sum_leading(x: &Var, suffix: &[usize]) -> Result<Var> {
+    if !x.dims().ends_with(suffix) {
+        bail!("sum_leading: expected a suffix of {:?}, got {suffix:?}", x.dims());
+    }
+    if x.dims() == suffix {
+        return Ok(x.clone());
+    }
+    let value = by_dtype!("sum_leading", x, T => sum_leading_value::<T>(x.value(), suffix))?;
+    let dims = x.dims().to_vec();
+    Ok(Var::record("sum_leading", value, &[x], move |grad, _| Ok(vec![Some(broadcast_leading(grad, &dims)?)])))
+}
+
+fn sum_leading_value<T: Element>(x: &Tensor, suffix: &[usize]) -> Result<Tensor> {
+    let sums = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
+        let width = elements(suffix);
+        Ok(if width == 1 { vec![T::lit(sum_long(x))] } else { column_sums(x, width) })
+    })?;
+    Tensor::from_vec(sums, suffix, x.device())
+}
+
+/// Repeats `x` over new leading dimensions, to the shape `dims`.
+///
+/// # Errors
+/// When the dimensions of `x` are not a suffix of `dims`.
+pub(crate) fn broadcast_leading(x: &Var, dims: &[usize]) -> Result<Var> {
+    if !dims.ends_with(x.dims()) {
+        bail!("broadcast_leading: expected a suffix of {dims:?}, got {:?}", x.dims());
+    }
+    if x.dims() == dims {
+        return Ok(x.clone());
+    }
+    let value = by_dtype!("broadcast_leading", x, T => broadcast_leading_value::<T>(x.value(), dims))?;
+    let suffix = x.dims().to_vec();
+    Ok(Var::record("broadcast_leading", value, &[x], move |grad, _| {
+        Ok(vec![Some(sum_leading(grad, &suffix)?)])
+    }))
+}
+
+fn broadcast_leading_value<T: Element>(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    let out = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
+        let mut out = cpu::uninit(elements(dims));
+        match x {
+            [] => {}
+            [one] => out.par_chunks_mut(CHUNK).for_each(|out| out.fill(*one)),
+            _ => out.par_chunks_mut(x.len()).for_each(|out| out.copy_from_slice(x)),
+        }
+        Ok(out)
+    })?;
+    Tensor::from_vec(out, dims, x.device())
+}
+
+/// Sum of all elements, as a tensor without dimensions.
+pub fn sum_all(x: &Var) -> Result<Var> {
+    sum_leading(x, &[])
+}
+
+/// `[B, ..] -> [B]`: the sum of each sample's elements.
+///
+/// # Errors
+/// When `x` has no dimensions.
+pub fn sum_per_sample(x: &Var) -> Result<Var> {
+    let Some(&batch) = x.dims().first() else { bail!("sum_per_sample: expected [B, ..], got []") };
+    if x.dims().len() == 1 {
+        return Ok(x.clone());
+    }
+    let value = by_dtype!("sum_per_sample", x, T => sum_rows::<T>(x.value(), batch))?;
+    let dims = x.dims().to_vec();
+    Ok(Var::record("sum_per_sample", value, &[x], move |grad, _| {
+        Ok(vec![Some(repeat_per_sample(grad, &dims)?)])
+    }))
+}
+
+fn sum_rows<T: Element>(x: &Tensor, batch: usize) -> Result<Tensor> {
+    let sums: Vec<T> = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
+        let each = x.len() / batch.max(1);
+        Ok((0..batch).map(|b| T::lit(sum_long(&x[b * each..(b + 1) * each]))).collect())
+    })?;
+    Tensor::from_vec(sums, batch, x.device())
+}
+
+/// `[B] -> dims = [B, ..]`: repeats each sample's number over its elements.
+fn repeat_per_sample(x: &Var, dims: &[usize]) -> Result<Var> {
+    let value = by_dtype!("repeat_per_sample", x, T => repeat_rows::<T>(x.value(), dims))?;
+    Ok(Var::record("repeat_per_sample", value, &[x], |grad, _| Ok(vec![Some(sum_per_sample(grad)?)])))
+}
+
+fn repeat_rows<T: Element>(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    let out = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
+        let mut out = cpu::uninit(elements(dims));
+        let each = out.len() / x.len().max(1);
+        if each > 0 {
+            out.par_chunks_mut(each).zip(x.par_iter()).for_each(|(out, x)| out.fill(*x));
+        }
+        Ok(out)
+    })?;
+    Tensor::from_vec(out, dims, x.device())
+}
