@@ -1,1 +1,14 @@
-//! placeholder
+//! Image sets: folders, archives and HDF5 packs of pictures, read by index under limits, in one fixed order.
+//!
+//! `ImageSet::open` lists a source; `read_rgb(i)` gives 8-bit RGB by the rule stated in [`decode`]. This crate knows nothing
+//! of tensors or models.
+
+pub mod decode;
+mod error;
+mod layout;
+mod set;
+mod source;
+
+pub use decode::{Header, Limits, RgbImage8};
+pub use error::{Error, Result};
+pub use set::{ImageSet, OpenOptions};

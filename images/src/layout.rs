@@ -1,0 +1,149 @@
+//! From a list of file names to splits and classes; names are bytes, so that any file name works.
+//!
+//! 1. Folders common to all images are stripped (`cifar10/` in `cifar10/train/cat/1.jpg`).
+//! 2. If every first-level folder is then a split by name (train, val, test, ...), one split is taken: the one asked for,
+//!    else `train`, else all. `all` keeps every image. Any other first-level folder can be asked for by name too.
+//! 3. Common folders are stripped again. If now every image lies in a first-level folder, these folders, in byte order,
+//!    are the classes. Folders that are splits by name are never classes.
+
+/// The part of a listing that is used, and its labels.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Layout {
+    /// Indices into the listing, in its order.
+    pub(crate) kept: Vec<usize>,
+    /// Bytes stripped from the front of each kept name.
+    pub(crate) stripped: usize,
+    /// Class of each kept image.
+    pub(crate) labels: Option<Vec<u32>>,
+    /// Class names; empty when there are no labels.
+    pub(crate) class_names: Vec<String>,
+    /// Split that was chosen.
+    pub(crate) split: Option<String>,
+}
+
+const SPLIT_NAMES: [&str; 8] = ["train", "training", "val", "valid", "validation", "test", "testing", "eval"];
+const EVERYTHING: &str = "all";
+
+/// Lays out `names` (sorted by bytes, `/`-separated). `Err` holds the first-level folders when `split` is not among them.
+pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec<String>> {
+    let all: Vec<usize> = (0..names.len()).collect();
+    let outer = common_folders(names, &all);
+    let mut chosen = None;
+    let mut kept = all;
+    let folders = first_folders(names, &kept, outer);
+    match split {
+        Some(EVERYTHING) => {}
+        Some(wanted) => {
+            chosen = Some(wanted.to_owned());
+            let inside = |&i: &usize| first_folder(names[i], outer) == Some(wanted.as_bytes());
+            if kept.iter().any(inside) {
+                kept.retain(inside);
+            } else if last_folder(names, outer) != Some(wanted.as_bytes()) {
+                return Err(folders.unwrap_or_default().iter().map(|f| text(f)).collect());
+            }
+        }
+        None => {
+            if folders.is_some_and(|folders| folders.iter().all(is_split)) {
+                let inside = |&i: &usize| first_folder(names[i], outer) == Some(b"train");
+                if kept.iter().any(inside) {
+                    chosen = Some("train".to_owned());
+                    kept.retain(inside);
+                }
+            }
+        }
+    }
+    let stripped = common_folders(names, &kept);
+    let mut classes = first_folders(names, &kept, stripped).unwrap_or_default();
+    if classes.iter().all(is_split) {
+        classes.clear();
+    }
+    let labels = (!classes.is_empty()).then(|| {
+        kept.iter()
+            .map(|&i| {
+                let class = first_folder(names[i], stripped).unwrap_or_default();
+                classes.binary_search(&class).unwrap_or_default() as u32
+            })
+            .collect()
+    });
+    let class_names = classes.iter().map(|c| text(c)).collect();
+    Ok(Layout { kept, stripped, labels, class_names, split: chosen })
+}
+
+fn is_split(folder: &&[u8]) -> bool {
+    SPLIT_NAMES.iter().any(|name| name.as_bytes() == *folder)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Length of the longest prefix of whole folders shared by all kept names.
+fn common_folders(names: &[&[u8]], kept: &[usize]) -> usize {
+    let Some(&first) = kept.first() else { return 0 };
+    let mut common = names[first];
+    for &i in kept {
+        let same = common.iter().zip(names[i]).take_while(|(a, b)| a == b).count();
+        common = &common[..same];
+    }
+    common.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1)
+}
+
+fn first_folder(name: &[u8], stripped: usize) -> Option<&[u8]> {
+    let rest = name.get(stripped..)?;
+    rest.iter().position(|&b| b == b'/').map(|slash| &rest[..slash])
+}
+
+fn last_folder<'a>(names: &[&'a [u8]], stripped: usize) -> Option<&'a [u8]> {
+    let prefix = names.first()?.get(..stripped.checked_sub(1)?)?;
+    prefix.rsplit(|&b| b == b'/').next()
+}
+
+/// Sorted first-level folders, or `None` when an image lies outside any.
+fn first_folders<'a>(names: &[&'a [u8]], kept: &[usize], stripped: usize) -> Option<Vec<&'a [u8]>> {
+    let mut folders = kept.iter().map(|&i| first_folder(names[i], stripped)).collect::<Option<Vec<_>>>()?;
+    folders.sort_unstable();
+    folders.dedup();
+    Some(folders)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lay(names: &[&str], split: Option<&str>) -> Result<Layout, Vec<String>> {
+        let names: Vec<&[u8]> = names.iter().map(|n| n.as_bytes()).collect();
+        layout(&names, split)
+    }
+
+    #[test]
+    fn flat_folders_have_no_classes() {
+        let flat = lay(&["set/images/a.png", "set/images/b.png"], None).unwrap();
+        assert_eq!(flat.labels, None);
+        assert_eq!(flat.stripped, "set/images/".len());
+        let loose = lay(&["a.png", "cats/b.png"], None).unwrap();
+        assert_eq!((loose.labels, loose.class_names.len()), (None, 0));
+    }
+
+    #[test]
+    fn class_folders_become_labels_in_byte_order() {
+        let set = lay(&["Zebra/1.png", "ant/1.png", "ant/deep/2.png"], None).unwrap();
+        assert_eq!(set.class_names, ["Zebra", "ant"]);
+        assert_eq!(set.labels, Some(vec![0, 1, 1]));
+    }
+
+    #[test]
+    fn the_train_split_is_the_default() {
+        let names = ["c/test/a/1.png", "c/test/b/1.png", "c/train/a/2.png", "c/train/b/3.png"];
+        let train = lay(&names, None).unwrap();
+        assert_eq!((train.kept, train.labels), (vec![2, 3], Some(vec![0, 1])));
+        assert_eq!(train.split.as_deref(), Some("train"));
+        assert_eq!(lay(&names, Some("test")).unwrap().kept, [0, 1]);
+        assert_eq!(lay(&names, Some("all")).unwrap().kept.len(), 4);
+        assert_eq!(lay(&names, Some("vla")).unwrap_err(), ["test", "train"]);
+    }
+
+    #[test]
+    fn a_split_already_in_the_common_path_can_be_named() {
+        assert_eq!(lay(&["c/train/a/2.png", "c/train/b/3.png"], Some("train")).unwrap().kept.len(), 2);
+    }
+}

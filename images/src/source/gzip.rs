@@ -1,0 +1,103 @@
+//! tar.gz: gzip allows no random reads, so the wanted files are unpacked once into a spool, in memory up to a budget and
+//! beyond it in an unnamed temporary file.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+
+use super::tar_archive::walk_entries;
+use super::{Entry, Location, Source, Storage};
+use crate::decode::Limits;
+use crate::error::{Error, Result};
+
+enum Spool {
+    Memory(Vec<u8>),
+    File(io::BufWriter<File>),
+}
+
+pub(super) fn unpack(path: &Path, limits: Limits, spool_bytes: usize) -> Result<Source> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut spool = Spool::Memory(Vec::new());
+    let mut spooled: u64 = 0;
+    let mut spool_error: Option<Error> = None;
+    let mut entries = Vec::new();
+    let mut other_files = 0;
+    // The limit holds for everything that comes out of gzip, wanted or not, so that a bomb ends early.
+    let limited = MultiGzDecoder::new(BufReader::new(file)).take(limits.max_unpacked_bytes);
+    let mut archive = tar::Archive::new(limited);
+    let walk = walk_entries(
+        archive.entries().map_err(|e| Error::archive(path, e))?,
+        &mut other_files,
+        |name, entry| {
+            let offset = spooled;
+            let size = copy_into(entry, &mut spool, spool_bytes, path, &mut spool_error)?;
+            spooled += size;
+            if size != entry.size() {
+                return Err("it ends in the middle of a file".to_owned());
+            }
+            entries.push(Entry { name, at: Location::Span { offset, size } });
+            Ok((offset, size))
+        },
+    );
+    let exhausted = archive.into_inner().limit() == 0;
+    if let Some(error) = spool_error {
+        return Err(error);
+    }
+    if exhausted {
+        return Err(Error::ArchiveTooLarge { path: path.to_owned(), limit_bytes: limits.max_unpacked_bytes });
+    }
+    let links = walk.map_err(|reason| Error::archive(path, reason))?;
+    entries.extend(links);
+    let storage = match spool {
+        Spool::Memory(bytes) => Storage::Memory(bytes),
+        Spool::File(writer) => {
+            let file = writer.into_inner().map_err(|e| Error::io(&std::env::temp_dir(), e.into_error()))?;
+            Storage::File(file)
+        }
+    };
+    Ok(Source { path: path.to_owned(), storage, limits, entries, other_files })
+}
+
+fn copy_into(
+    reader: &mut impl Read,
+    spool: &mut Spool,
+    spool_bytes: usize,
+    path: &Path,
+    spool_error: &mut Option<Error>,
+) -> std::result::Result<u64, String> {
+    let mut buffer = [0; 1 << 15];
+    let mut total = 0;
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.to_string()),
+        };
+        total += count as u64;
+        if let Err(error) = spool.push(&buffer[..count], spool_bytes) {
+            let reason = format!("no room to unpack `{}`: {error}", path.display());
+            *spool_error = Some(Error::io(&std::env::temp_dir(), io::Error::new(error.kind(), reason)));
+            return Err(String::new());
+        }
+    }
+}
+
+impl Spool {
+    fn push(&mut self, bytes: &[u8], spool_bytes: usize) -> io::Result<()> {
+        if let Spool::Memory(memory) = self
+            && memory.len() + bytes.len() > spool_bytes
+        {
+            let mut file = io::BufWriter::with_capacity(1 << 20, tempfile::tempfile()?);
+            file.write_all(memory)?;
+            *self = Spool::File(file);
+        }
+        match self {
+            Spool::Memory(memory) => memory.extend_from_slice(bytes),
+            Spool::File(file) => file.write_all(bytes)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! Where encoded files come from: a folder, a zip, a tar, or a tar.gz unpacked once into a spool. Each gives a list of
+//! entries sorted by name bytes and random reads that many threads may do at once. Names are only ever compared and shown,
+//! never used to write.
+
+mod folder;
+mod gzip;
+mod positioned;
+mod tar_archive;
+mod zip_archive;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::decode::Limits;
+use crate::error::{Error, Result};
+use positioned::{PositionedFile, read_exact_at};
+
+/// One file of a source.
+pub(crate) struct Entry {
+    /// Name inside the source, `/`-separated bytes.
+    pub(crate) name: Vec<u8>,
+    at: Location,
+}
+
+enum Location {
+    Path(PathBuf),
+    ZipIndex(usize),
+    Span { offset: u64, size: u64 },
+}
+
+enum Storage {
+    Folder,
+    Zip(zip::ZipArchive<PositionedFile>),
+    File(File),
+    Memory(Vec<u8>),
+}
+
+/// A listed source.
+pub(crate) struct Source {
+    path: PathBuf,
+    storage: Storage,
+    limits: Limits,
+    /// Image and data files, sorted by name.
+    pub(crate) entries: Vec<Entry>,
+    /// How many other files were seen.
+    pub(crate) other_files: usize,
+}
+
+/// What kind of source a path is, by its content.
+pub(crate) enum Kind {
+    Folder,
+    Zip,
+    Tar,
+    TarGz,
+    Hdf5,
+}
+
+const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
+const TAR_MAGIC_AT: usize = 257;
+
+/// Tells the kind of `path` from its first bytes (its name only breaks ties).
+pub(crate) fn kind_of(path: &Path) -> Result<Kind> {
+    use std::io::Read;
+    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if meta.is_dir() {
+        return Ok(Kind::Folder);
+    }
+    let mut head = Vec::new();
+    File::open(path).and_then(|f| f.take(512).read_to_end(&mut head)).map_err(|e| Error::io(path, e))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let refuse = |reason: &str, hint| {
+        Err(Error::NotAnImageSet { path: path.to_owned(), reason: reason.to_owned(), hint })
+    };
+    const REPACK: &str = "pack it again as .tar, .tar.gz or .zip, or unpack it and give the folder";
+    if head.starts_with(b"PK") {
+        Ok(Kind::Zip)
+    } else if head.starts_with(HDF5_MAGIC) {
+        Ok(Kind::Hdf5)
+    } else if head.starts_with(&[0x1f, 0x8b]) {
+        Ok(Kind::TarGz)
+    } else if head.get(TAR_MAGIC_AT..TAR_MAGIC_AT + 5) == Some(b"ustar") {
+        Ok(Kind::Tar)
+    } else if head.starts_with(b"BZh") || head.starts_with(b"\xfd7zXZ") || head.starts_with(b"\x28\xb5\x2f\xfd")
+    {
+        refuse("its compression is not supported", REPACK)
+    } else if image::guess_format(&head).is_ok() {
+        refuse("it is a single image", "give the folder that holds the images")
+    } else if [".zip", ".tar", ".gz", ".tgz"].iter().any(|suffix| name.ends_with(suffix)) {
+        Err(Error::archive(path, "its first bytes are not those of such an archive"))
+    } else if [".h5", ".hdf5"].iter().any(|suffix| name.ends_with(suffix)) {
+        Err(Error::Pack { path: path.to_owned(), reason: "its first bytes are not those of HDF5".into() })
+    } else {
+        refuse("unknown kind of file", "give a folder, .zip, .tar, .tar.gz or an HDF5 pack")
+    }
+}
+
+impl Source {
+    /// Lists a folder, zip, tar or tar.gz. `spool_bytes`: unpacked size up to which a tar.gz stays in memory.
+    pub(crate) fn open(path: &Path, kind: Kind, limits: Limits, spool_bytes: usize) -> Result<Source> {
+        let mut source = match kind {
+            Kind::Folder => folder::list(path, limits)?,
+            Kind::Zip => zip_archive::list(path, limits)?,
+            Kind::Tar => tar_archive::list(path, limits)?,
+            Kind::TarGz => gzip::unpack(path, limits, spool_bytes)?,
+            Kind::Hdf5 => return Err(Error::Pack { path: path.to_owned(), reason: "is a pack".into() }),
+        };
+        source.entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(source)
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// An error about entry `i`.
+    pub(crate) fn bad(&self, i: usize, reason: impl ToString) -> Error {
+        let name = self.entries.get(i).map_or(String::new(), |e| String::from_utf8_lossy(&e.name).into_owned());
+        Error::BadImage { path: self.path.clone(), name, reason: reason.to_string() }
+    }
+
+    /// The bytes of entry `i`.
+    pub(crate) fn read(&self, i: usize) -> Result<Vec<u8>> {
+        let entry = self.entries.get(i).ok_or_else(|| self.bad(i, format!("no entry {i}")))?;
+        let limit = self.limits.max_file_bytes;
+        let too_large = |size: u64| self.bad(i, format!("{size} bytes, above the limit of {limit}"));
+        match (&entry.at, &self.storage) {
+            (Location::Path(path), _) => {
+                let size = std::fs::metadata(path).map_err(|e| self.bad(i, e))?.len();
+                if size > limit {
+                    return Err(too_large(size));
+                }
+                std::fs::read(path).map_err(|e| self.bad(i, e))
+            }
+            (Location::ZipIndex(index), Storage::Zip(archive)) => {
+                zip_archive::read(archive, *index, limit).map_err(|reason| self.bad(i, reason))
+            }
+            (Location::Span { size, .. }, _) if *size > limit => Err(too_large(*size)),
+            (Location::Span { offset, size }, Storage::File(file)) => {
+                let mut bytes = vec![0; *size as usize];
+                read_exact_at(file, &mut bytes, *offset).map_err(|e| self.bad(i, e))?;
+                Ok(bytes)
+            }
+            (Location::Span { offset, size }, Storage::Memory(spool)) => {
+                let start = *offset as usize;
+                let bytes = spool.get(start..start + *size as usize);
+                bytes.map(<[u8]>::to_vec).ok_or_else(|| self.bad(i, "outside the unpacked archive"))
+            }
+            _ => Err(self.bad(i, "listed in another kind of source")),
+        }
+    }
+}
+
+/// Whether a listing keeps this file: images by their extension, and the files of the CIFAR-10 binary version.
+fn is_wanted(name: &[u8]) -> bool {
+    is_image_name(name) || is_cifar_name(name)
+}
+
+/// True for the extensions that count as images; hidden files and macOS resource forks do not.
+pub(crate) fn is_image_name(name: &[u8]) -> bool {
+    const EXTENSIONS: [&[u8]; 8] = [b"png", b"jpg", b"jpeg", b"webp", b"bmp", b"gif", b"tif", b"tiff"];
+    if is_hidden(name) {
+        return false;
+    }
+    let Some(dot) = name.iter().rposition(|&b| b == b'.') else { return false };
+    EXTENSIONS.iter().any(|ext| name[dot + 1..].eq_ignore_ascii_case(ext))
+}
+
+/// True for `data_batch_*.bin`, `test_batch.bin` and `batches.meta.txt`.
+pub(crate) fn is_cifar_name(name: &[u8]) -> bool {
+    let file = base_name(name);
+    file == b"test_batch.bin"
+        || file == b"batches.meta.txt"
+        || (file.starts_with(b"data_batch_") && file.ends_with(b".bin"))
+}
+
+pub(crate) fn base_name(name: &[u8]) -> &[u8] {
+    name.rsplit(|&b| b == b'/').next().unwrap_or(name)
+}
+
+fn is_hidden(name: &[u8]) -> bool {
+    name.split(|&b| b == b'/')
+        .any(|part| (part.starts_with(b".") && part != b"." && part != b"..") || part == b"__MACOSX")
+}

@@ -1,0 +1,64 @@
+//! Lists tar files: one pass over the headers gives offset and size of each file; hard links share their target's bytes.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use super::{Entry, Location, Source, Storage, is_wanted};
+use crate::decode::Limits;
+use crate::error::{Error, Result};
+
+pub(super) fn list(path: &Path, limits: Limits) -> Result<Source> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
+    let mut entries = Vec::new();
+    let mut other_files = 0;
+    let mut archive = tar::Archive::new(BufReader::new(&file));
+    let walk = walk_entries(
+        archive.entries_with_seek().map_err(|e| Error::archive(path, e))?,
+        &mut other_files,
+        |name, entry| {
+            let (offset, size) = (entry.raw_file_position(), entry.size());
+            if offset.checked_add(size).is_none_or(|end| end > length) {
+                return Err("it ends in the middle of a file".to_owned());
+            }
+            entries.push(Entry { name, at: Location::Span { offset, size } });
+            Ok((offset, size))
+        },
+    );
+    let links = walk.map_err(|reason| Error::archive(path, reason))?;
+    entries.extend(links);
+    Ok(Source { path: path.to_owned(), storage: Storage::File(file), limits, entries, other_files })
+}
+
+/// Visits the wanted regular files and returns the wanted hard links, resolved to spans that `keep` returned.
+pub(super) fn walk_entries<'a, R: Read + 'a>(
+    entries: tar::Entries<'a, R>,
+    other_files: &mut usize,
+    mut keep: impl FnMut(Vec<u8>, &mut tar::Entry<'a, R>) -> std::result::Result<(u64, u64), String>,
+) -> std::result::Result<Vec<Entry>, String> {
+    let mut spans: HashMap<Vec<u8>, (u64, u64)> = HashMap::new();
+    let mut links = Vec::new();
+    for entry in entries {
+        let mut entry = entry.map_err(|e| e.to_string())?;
+        let name = entry.path_bytes().into_owned();
+        let kind = entry.header().entry_type();
+        if kind.is_dir() {
+            continue;
+        }
+        if !is_wanted(&name) || !(kind.is_file() || kind.is_contiguous() || kind.is_hard_link()) {
+            *other_files += 1;
+        } else if kind.is_hard_link() {
+            let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+            match spans.get(&target) {
+                Some(&(offset, size)) => links.push(Entry { name, at: Location::Span { offset, size } }),
+                None => *other_files += 1,
+            }
+        } else {
+            let span = keep(name.clone(), &mut entry)?;
+            spans.insert(name, span);
+        }
+    }
+    Ok(links)
+}

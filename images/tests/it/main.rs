@@ -1,0 +1,5 @@
+//! Image sets from real files in temporary folders.
+
+mod bad_input;
+mod make;
+mod sources;
