@@ -1,3 +1,19 @@
-//! Train unconditional image generators and find out, honestly, which one learns faster.
+//! Train unconditional image generators, and find out honestly which one learns faster.
+//!
+//! The main job, from the command line to the arithmetic:
+//!
+//! ```text
+//! cli::train            flags
+//!   -> config           preset file -> --set -> flags -> validated RunConfig
+//!   -> data             folder, archive or pack -> shuffled batches [B, H, W, 3] in -1..1
+//!   -> models           z [B, z_dim] -> transposed NesT -> images -> discriminator -> logits [B]
+//!   -> train            losses, penalties, Adam, EMA, ticks, snapshots, exact resume
+//!        -> nn          layers -> nestgen_kernels (operations and their gradients) -> candle (tensors, devices)
+//!   -> nestgen_fid      scores with standard errors
+//! ```
+//!
+//! Shape letters: B batch, T blocks, N tokens a block, C channels, H W image or token grid, `nh` heads,
+//! `hd` head dimension. Everything is channels-last. A module imports only from modules listed before it.
 
+pub mod error;
 pub mod rng;

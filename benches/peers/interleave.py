@@ -1,0 +1,74 @@
+"""Times the same work in several long-lived worker processes, one after the other, round by round.
+
+A worker reads lines from stdin and answers each with one JSON line on stdout:
+
+    {"cmd": "prepare", "case": NAME, "file": SAFETENSORS}   -> {"ok": true}     builds the case from weights and inputs
+    {"cmd": "dump", "file": SAFETENSORS}                    -> {"ok": true}     outputs and gradients, for the agreement check
+    {"cmd": "run"}                                          -> {"seconds": s}   one timed pass
+    {"cmd": "memory"}                                       -> {"peak_mib": m}  peak resident memory so far
+
+Rounds are interleaved (A B C A B C ...) so that a slow minute of a shared machine falls on everybody, and each worker
+sleeps while another runs. Allocator settings are environment variables, so they belong to the process.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import time
+
+# What keeps pages of freed buffers mapped in glibc: without it page faults dominate PyTorch's pointwise operations.
+TUNED_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_TOP_PAD_": str(256 << 20)}
+
+# The other workers' thread pools spin for a moment after a parallel region; let them fall asleep.
+SETTLE_SECONDS = 0.25
+
+
+class Worker:
+    """One process that does the work of one contestant."""
+
+    def __init__(self, name, command, threads, env=None):
+        self.name = name
+        settings = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
+        full = {**os.environ, **{k: str(v) for k, v in settings.items()}, **(env or {})}
+        self.process = subprocess.Popen(command, env=full, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **message):
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended while doing {message}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(f"{self.name}: {answer['error']}")
+        return answer
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def rounds(workers, count, warm_up=2):
+    """Median seconds of each worker over `count` interleaved rounds, after `warm_up` rounds that do not count."""
+    times = {worker.name: [] for worker in workers}
+    for index in range(warm_up + count):
+        for worker in workers:
+            time.sleep(SETTLE_SECONDS)
+            seconds = worker.ask(cmd="run")["seconds"]
+            if index >= warm_up:
+                times[worker.name].append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def largest_relative_difference(ours, theirs):
+    """Over all tensors of two dicts: max |a - b| / max |b|, and the name of the tensor where it is."""
+    assert ours.keys() == theirs.keys(), sorted(ours.keys() ^ theirs.keys())
+    worst, where = 0.0, ""
+    for name, b in theirs.items():
+        a = ours[name]
+        assert a.shape == b.shape, (name, a.shape, b.shape)
+        difference = float(abs(a - b).max() / max(abs(b).max(), 1e-12))
+        if not difference <= worst:  # also true for NaN
+            worst, where = difference, name
+    return worst, where

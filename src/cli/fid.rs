@@ -1,0 +1,1 @@
+//! `nestgen fid REAL FAKE`: scores two image sets against each other.

@@ -1,0 +1,48 @@
+//! The command line: one file a verb. Only this module prints, and only it chooses exit codes.
+//!
+//! 0: done. 1: the user can fix it; the message says how. 2: a defect of this program.
+
+pub(crate) mod panic_hook;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Train unconditional image generators and find out, honestly, which one learns faster
+#[derive(Parser)]
+#[command(name = "nestgen", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell to complete in
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses the command line and runs the verb.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return report::usage(&error),
+    };
+    match run(&cli.verb) {
+        Ok(code) => code,
+        Err(error) => report::failure(&error),
+    }
+}
+
+fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "nestgen", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! How an error reaches the user: one line that says what and where, one that says what to do.
+
+use std::process::ExitCode;
+
+/// Prints clap's own message: help and version to stdout with exit code 0, mistakes with exit code 1.
+pub(super) fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing sensible is left to do when the terminal is gone.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS }
+}
+
+/// Prints an error and its hint; says which exit code fits.
+pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    let line = format!("{error:#}").replace('\n', " ");
+    #[expect(clippy::print_stderr, reason = "the one place where errors are shown")]
+    {
+        eprintln!("error: {line}");
+        if let Some(hint) = hint(error) {
+            eprintln!("hint: {hint}");
+        }
+    }
+    ExitCode::from(if is_defect(error) { 2 } else { 1 })
+}
+
+fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        (cause.downcast_ref::<nestgen::error::Error>().and_then(|e| e.hint()))
+            .or_else(|| cause.downcast_ref::<nestgen_images::Error>().and_then(|e| e.hint()))
+            .or_else(|| cause.downcast_ref::<nestgen_fid::Error>().and_then(|e| e.hint()))
+    })
+}
+
+/// A failed tensor operation is never the user's doing: configurations are validated before they run.
+fn is_defect(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<candle_core::Error>()
+            || matches!(cause.downcast_ref(), Some(nestgen::error::Error::Tensor(_)))
+    })
+}
+
+/// `nestgen ... | head` ends early, and that is fine.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,58 @@
+//! Output: results to stdout, everything else to stderr, progress only where somebody looks.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Writes one line of results.
+///
+/// # Errors
+/// When stdout is closed.
+pub(crate) fn result_line(line: &str) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{line}")
+}
+
+/// Writes one line about the work to stderr.
+pub(crate) fn note(line: &str) {
+    // A lost remark is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Writes a warning to stderr.
+pub(crate) fn warn(line: &str) {
+    note(&format!("warning: {line}"));
+}
+
+/// A bar with a rate and the time left, on a terminal; silent elsewhere.
+pub(crate) fn progress_bar(what: &str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let template = "{msg} {bar:30} {human_pos}/{human_len} ({per_sec}, {eta} left)";
+    // The template is a constant; a mistake in it shows in the first run and falls back to the plain bar.
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(what.to_string());
+    if std::io::stderr().is_terminal() {
+        bar.enable_steady_tick(Duration::from_millis(250));
+    }
+    bar
+}
+
+/// `4m05s`, `2h10m`, `12s`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        _ => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn durations_are_short() {
+        assert_eq!(super::duration(12.2), "12s");
+        assert_eq!(super::duration(245.0), "4m05s");
+        assert_eq!(super::duration(7800.0), "2h10m");
+    }
+}

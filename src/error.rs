@@ -1,0 +1,103 @@
+//! What can go wrong, with the place it went wrong at and, where there is one, a way out.
+
+use std::path::{Path, PathBuf};
+
+/// The result of anything that can fail in this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of this library. [`Error::hint`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried ("read", "write", "create").
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A setting that is unknown, malformed or out of range.
+    #[error("{place}: `{key}`: {reason}")]
+    Config {
+        /// The file, preset or flag that holds the setting.
+        place: String,
+        /// The dotted key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to write instead.
+        hint: Option<String>,
+    },
+    /// A file that should hold a network or a training state and does not.
+    #[error("`{}` is not usable: {reason}", path.display())]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, naming the tensor or field.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Training left the range of numbers.
+    #[error("{what} is not finite at {kimg:.3} kimg")]
+    NonFinite {
+        /// The loss or tensor.
+        what: String,
+        /// Thousands of real images seen by then.
+        kimg: f64,
+        /// The last state that can be resumed from.
+        last_good: Option<PathBuf>,
+    },
+    /// A request that makes no sense, with the way to make sense of it.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// Reading images failed.
+    #[error(transparent)]
+    Images(#[from] nestgen_images::Error),
+    /// Scoring failed.
+    #[error(transparent)]
+    Fid(#[from] nestgen_fid::Error),
+    /// A tensor operation failed: a defect of this program, or memory ran out.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// An [`Error::Io`] for `path`; for use with `map_err`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, action, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => Some("check the path".into()),
+                std::io::ErrorKind::PermissionDenied => Some(format!("you have no right to {action} it")),
+                std::io::ErrorKind::StorageFull => {
+                    Some("free some space; what was saved before is whole".into())
+                }
+                _ => None,
+            },
+            Self::Config { hint, .. } | Self::Checkpoint { hint, .. } | Self::Usage { hint, .. } => {
+                hint.clone()
+            }
+            Self::NonFinite { last_good, .. } => Some(match last_good {
+                Some(path) => format!("resume from `{}` with a lower learning rate", path.display()),
+                None => "lower the learning rate".into(),
+            }),
+            Self::Images(error) => error.hint(),
+            Self::Fid(error) => error.hint(),
+            Self::Tensor(_) => None,
+        }
+    }
+}

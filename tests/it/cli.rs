@@ -1,0 +1,22 @@
+//! Runs the real binary.
+
+use std::process::{Command, Output};
+
+/// Runs `nestgen` with `args` in the temporary folder of the test.
+pub(crate) fn nestgen(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nestgen")).args(args).output().expect("the binary runs")
+}
+
+#[test]
+fn help_goes_to_stdout_and_succeeds() {
+    let out = nestgen(&["--help"]);
+    assert!(out.status.success());
+    assert!(String::from_utf8_lossy(&out.stdout).contains("Usage: nestgen"));
+}
+
+#[test]
+fn an_unknown_verb_is_exit_code_1() {
+    let out = nestgen(&["trian"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("train") || out.stdout.is_empty());
+}

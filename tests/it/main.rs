@@ -1,0 +1,4 @@
+//! The integration tests: the real binary and the library from outside, one binary to link.
+
+mod cli;
+mod layering;
