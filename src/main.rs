@@ -4,7 +4,6 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Buffers of tens of MiB come and go thousands of times a minute; see `nestgen_kernels::alloc`.
 fn main() -> ExitCode {
     cli::panic_hook::install();
     cli::main()

@@ -12,7 +12,10 @@ pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
     let raised = flag.clone();
     ctrlc::set_handler(move || {
         if raised.swap(true, Ordering::SeqCst) {
-            #[expect(clippy::exit, reason = "the user asked twice; every file is written under a temporary name")]
+            #[expect(
+                clippy::exit,
+                reason = "the user asked twice; every file is written under a temporary name"
+            )]
             std::process::exit(130);
         }
         super::ui::note("\nstopping after this step and saving (again to stop at once)");

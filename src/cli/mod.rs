@@ -2,8 +2,10 @@
 //!
 //! 0: done. 1: the user can fix it; the message says how. 2: a defect of this program.
 
+mod interrupt;
 pub(crate) mod panic_hook;
 mod report;
+mod ui;
 
 use std::process::ExitCode;
 

@@ -26,11 +26,7 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| {
-        (cause.downcast_ref::<nestgen::error::Error>().and_then(|e| e.hint()))
-            .or_else(|| cause.downcast_ref::<nestgen_images::Error>().and_then(|e| e.hint()))
-            .or_else(|| cause.downcast_ref::<nestgen_fid::Error>().and_then(|e| e.hint()))
-    })
+    error.chain().find_map(|cause| cause.downcast_ref::<nestgen::error::Error>()?.hint())
 }
 
 /// A failed tensor operation is never the user's doing: configurations are validated before they run.

@@ -1,1 +1,0 @@
-//! `nestgen fid REAL FAKE`: scores two image sets against each other.
