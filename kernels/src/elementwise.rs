@@ -221,3 +221,85 @@ fn through_f64<T: Element>(x: &[T], out: &mut [T], f: impl Fn(f64) -> f64) {
 pub fn mean_all(x: &Var) -> Result<Var> {
     scale(&sum_all(x)?, 1.0 / x.value().elem_count().max(1) as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{check_gradients, check_second_order, pattern};
+    use crate::{cat, narrow, permute, reshape, sum_per_sample};
+
+    fn check(f: impl Fn(&[Var]) -> Result<Var>, dims: &[&[usize]]) -> Result<()> {
+        let inputs: Vec<Tensor> =
+            dims.iter().zip(1..).map(|(dims, seed)| pattern(dims, seed)).collect::<Result<_>>()?;
+        check_gradients(&f, &inputs)?;
+        check_second_order(&f, &inputs)
+    }
+
+    #[test]
+    fn gradients_match_differences() -> Result<()> {
+        let d: &[usize] = &[2, 3, 5];
+        check(|v| add(&v[0], &v[1]), &[d, d])?;
+        check(|v| sub(&v[0], &v[1]), &[d, d])?;
+        check(|v| mul(&v[0], &v[1]), &[d, d])?;
+        check(|v| mul(&v[0], &v[0]), &[d])?;
+        check(|v| scale(&v[0], -2.5), &[d])?;
+        check(|v| add_scalar(&v[0], 0.3), &[d])?;
+        check(|v| square(&v[0]), &[d])?;
+        check(|v| recip(&v[0]), &[d])?;
+        check(|v| sqrt(&add_scalar(&square(&v[0])?, 0.1)?), &[d])?;
+        check(|v| softplus(&v[0]), &[d])?;
+        check(|v| sigmoid(&v[0]), &[d])?;
+        check(|v| mul_scalar(&v[0], &v[1]), &[d, &[1]])?;
+        check(|v| mul_scalar(&v[0], &v[1]), &[d, &[]])?;
+        check(|v| add_broadcast(&v[0], &v[1]), &[d, &[5]])?;
+        check(|v| add_broadcast(&v[0], &v[1]), &[d, &[3, 5]])?;
+        check(|v| sum_all(&square(&v[0])?), &[d])?;
+        check(|v| mean_all(&square(&v[0])?), &[d])?;
+        check(|v| sum_per_sample(&square(&v[0])?), &[d])
+    }
+
+    #[test]
+    fn shape_changes_carry_gradients() -> Result<()> {
+        let d: &[usize] = &[2, 3, 4];
+        check(|v| reshape(&square(&v[0])?, &[6, 4]), &[d])?;
+        check(|v| permute(&square(&v[0])?, &[2, 0, 1]), &[d])?;
+        check(|v| narrow(&square(&v[0])?, 1, 1, 2), &[d])?;
+        check(|v| cat(&[&v[0], &square(&v[1])?], 1), &[d, &[2, 5, 4]])
+    }
+
+    #[test]
+    fn extreme_logits_stay_finite() -> Result<()> {
+        let x = Var::constant(Tensor::new(&[-1e4f32, -90.0, 0.0, 90.0, 1e4], &candle_core::Device::Cpu)?);
+        assert_eq!(softplus(&x)?.value().to_vec1::<f32>()?, [0.0, 8.194013e-40, 0.6931472, 90.0, 1e4]);
+        assert_eq!(sigmoid(&x)?.value().to_vec1::<f32>()?, [0.0, 8.194013e-40, 0.5, 1.0, 1.0]);
+        Ok(())
+    }
+
+    /// Longer than one chunk, with a width that no vector divides.
+    #[test]
+    fn long_sums_agree_with_f64() -> Result<()> {
+        let x = pattern(&[20_011, 7], 3)?;
+        let single = Var::constant(x.to_dtype(candle_core::DType::F32)?);
+        let exact = x.sum(0)?.to_vec1::<f64>()?;
+        let sums = sum_leading(&single, &[7])?.into_value().to_vec1::<f32>()?;
+        for (got, exact) in sums.iter().zip(exact) {
+            // 20 000 numbers of size 1: the sum is of size 100, the error of f32 a few 1e-6 of the path to it.
+            assert!((*got as f64 - exact).abs() < 0.01, "{got} {exact}");
+        }
+        let total = sum_all(&single)?.into_value().to_scalar::<f32>()? as f64;
+        assert!((total - x.sum_all()?.to_scalar::<f64>()?).abs() < 0.01);
+        Ok(())
+    }
+
+    #[test]
+    fn shape_errors_are_errors() -> Result<()> {
+        let var = |dims: &[usize]| pattern(dims, 1).map(Var::constant);
+        let (x, y) = (var(&[2, 3])?, var(&[3, 2])?);
+        assert!(add(&x, &y).is_err() && sub(&x, &y).is_err() && mul(&x, &y).is_err());
+        assert!(add_broadcast(&x, &var(&[2])?).is_err() && mul_scalar(&x, &y).is_err());
+        assert!(reshape(&x, &[5]).is_err() && narrow(&x, 1, 2, 2).is_err() && narrow(&x, 2, 0, 1).is_err());
+        assert!(permute(&x, &[0, 0]).is_err() && permute(&x, &[0]).is_err() && permute(&x, &[0, 2]).is_err());
+        assert!(cat(&[], 0).is_err() && cat(&[&x, &y], 0).is_err() && cat(&[&x], 2).is_err());
+        Ok(())
+    }
+}

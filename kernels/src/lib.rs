@@ -10,18 +10,27 @@
 
 mod activation;
 pub mod autograd;
+mod conv2d;
 pub mod cpu;
 mod elementwise;
+mod fused;
+mod gemm;
+pub mod gradcheck;
+mod im2col;
+mod linear;
 mod map;
 mod reduce;
+mod scratch;
 mod shape;
 pub mod simd;
 
 pub use activation::{Activation, activate};
 pub use autograd::{Gradients, Param, Var, backward, grad, no_grad};
+pub use conv2d::{Conv2d, conv2d};
 pub use elementwise::{
     add, add_broadcast, add_scalar, mean_all, mul, mul_scalar, recip, scale, sigmoid, softplus, sqrt, square,
     sub,
 };
+pub use linear::{linear, matmul};
 pub use reduce::{sum_all, sum_per_sample};
 pub use shape::{cat, narrow, permute, reshape};

@@ -1,0 +1,214 @@
+//! 2-D convolution over channels-last images, any kernel, stride and padding. Can be differentiated twice.
+//!
+//! Three bilinear maps make up the operation and all its derivatives: the convolution itself, the gradient
+//! for its input and the gradient for its weight. The derivatives of each are again maps of the three.
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::cpu::{self, Element, by_dtype};
+use crate::fused::{activation_backward, slope};
+use crate::im2col;
+use crate::reduce::sum_leading;
+use crate::{Activation, Var};
+
+/// How a kernel moves over an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Step from one output to the next, in input pixels: (rows, columns).
+    pub stride: (usize, usize),
+    /// Zeros around the image on each side: (rows above and below, columns left and right).
+    pub padding: (usize, usize),
+}
+
+impl Conv2d {
+    /// Stride 1 and half the (odd) kernel as padding: the output is as large as the input.
+    pub fn same(kernel: usize) -> Self {
+        Self { stride: (1, 1), padding: (kernel / 2, kernel / 2) }
+    }
+}
+
+/// The sizes of one convolution, checked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Geometry {
+    pub(crate) batch: usize,
+    pub(crate) h: usize,
+    pub(crate) w: usize,
+    pub(crate) c_in: usize,
+    pub(crate) c_out: usize,
+    pub(crate) kh: usize,
+    pub(crate) kw: usize,
+    pub(crate) oh: usize,
+    pub(crate) ow: usize,
+    pub(crate) conv: Conv2d,
+}
+
+impl Geometry {
+    fn of(x: &[usize], w: &[usize], conv: Conv2d) -> Result<Self> {
+        let (&[batch, h, width, c_in], &[c_out, kh, kw, channels]) = (x, w) else {
+            bail!("conv2d: expected x [B, H, W, C_in] and w [C_out, kh, kw, C_in], got {x:?} and {w:?}")
+        };
+        let (ph, pw) = conv.padding;
+        let fits = kh > 0
+            && kw > 0
+            && h + 2 * ph >= kh
+            && width + 2 * pw >= kw
+            && conv.stride.0 > 0
+            && conv.stride.1 > 0;
+        if channels != c_in || !fits {
+            bail!(
+                "conv2d: expected weights for {c_in} channels that fit the padded image {x:?}, got {w:?}, {conv:?}"
+            );
+        }
+        let (oh, ow) = ((h + 2 * ph - kh) / conv.stride.0 + 1, (width + 2 * pw - kw) / conv.stride.1 + 1);
+        Ok(Self { batch, h, w: width, c_in, c_out, kh, kw, oh, ow, conv })
+    }
+
+    pub(crate) fn x_dims(&self) -> [usize; 4] {
+        [self.batch, self.h, self.w, self.c_in]
+    }
+
+    pub(crate) fn w_dims(&self) -> [usize; 4] {
+        [self.c_out, self.kh, self.kw, self.c_in]
+    }
+
+    pub(crate) fn y_dims(&self) -> [usize; 4] {
+        [self.batch, self.oh, self.ow, self.c_out]
+    }
+
+    /// Products that one output sums.
+    pub(crate) fn depth(&self) -> usize {
+        self.kh * self.kw * self.c_in
+    }
+}
+
+/// `activation(conv(x, w) + b)`: `x [B, H, W, C_in]`, `w [C_out, kh, kw, C_in]`, `b [C_out]`, result
+/// `[B, (H + 2 padding - kh) / stride + 1, .., C_out]`.
+///
+/// The result for an image depends neither on the other images of the batch nor on the number of threads, to
+/// the bit. Can be differentiated twice with an activation of the relu family.
+///
+/// # Errors
+/// When the channels disagree or the kernel is larger than the padded image.
+pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, conv: Conv2d, activation: Activation) -> Result<Var> {
+    let geometry = Geometry::of(x.dims(), w.dims(), conv)?;
+    let bias_fits = b.is_none_or(|b| b.dims() == [geometry.c_out] && b.dtype() == x.dtype());
+    if w.dtype() != x.dtype() || !bias_fits {
+        bail!("conv2d: expected b [{}] and one element type, got {:?}", geometry.c_out, b.map(Var::dims));
+    }
+    let Some(slope) = slope(activation) else {
+        return crate::activate(&conv2d(x, w, b, conv, Activation::None)?, activation);
+    };
+    let value = forward(geometry, x.value(), w.value(), b.map(Var::value), slope)?;
+    let (kept_x, kept_w, output) = (x.clone(), w.clone(), value.clone());
+    let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
+    Ok(Var::record("conv2d", value, &inputs, move |grad, wants| {
+        let grad = activation_backward(grad, &output, slope)?;
+        let dx = if wants[0] { Some(input_gradient(geometry, &grad, &kept_w)?) } else { None };
+        let dw = if wants[1] { Some(weight_gradient(geometry, &kept_x, &grad)?) } else { None };
+        let mut grads = vec![dx, dw];
+        if let Some(&want) = wants.get(2) {
+            grads.push(if want { Some(sum_leading(&grad, &[geometry.c_out])?) } else { None });
+        }
+        Ok(grads)
+    }))
+}
+
+/// The convolution alone, as a map of the set.
+fn convolve(geometry: Geometry, x: &Var, w: &Var) -> Result<Var> {
+    conv2d(x, w, None, geometry.conv, Activation::None)
+}
+
+/// The gradient for the input: linear in `grad [B, OH, OW, C_out]` and in `w`.
+fn input_gradient(geometry: Geometry, grad: &Var, w: &Var) -> Result<Var> {
+    let value = by_dtype!("conv2d", grad, T => {
+        on_slices::<T>(grad.value(), w.value(), &geometry.x_dims(), |g, w| im2col::input_gradient(geometry, g, w))
+    })?;
+    let (kept_grad, kept_w) = (grad.clone(), w.clone());
+    Ok(Var::record("conv2d_input_gradient", value, &[grad, w], move |outer, wants| {
+        let dgrad = if wants[0] { Some(convolve(geometry, outer, &kept_w)?) } else { None };
+        let dw = if wants[1] { Some(weight_gradient(geometry, outer, &kept_grad)?) } else { None };
+        Ok(vec![dgrad, dw])
+    }))
+}
+
+/// The gradient for the weight: linear in `x` and in `grad [B, OH, OW, C_out]`.
+fn weight_gradient(geometry: Geometry, x: &Var, grad: &Var) -> Result<Var> {
+    let value = by_dtype!("conv2d", x, T => {
+        on_slices::<T>(x.value(), grad.value(), &geometry.w_dims(), |x, g| im2col::weight_gradient(geometry, x, g))
+    })?;
+    let (kept_x, kept_grad) = (x.clone(), grad.clone());
+    Ok(Var::record("conv2d_weight_gradient", value, &[x, grad], move |outer, wants| {
+        let dx = if wants[0] { Some(input_gradient(geometry, &kept_grad, outer)?) } else { None };
+        let dgrad = if wants[1] { Some(convolve(geometry, &kept_x, outer)?) } else { None };
+        Ok(vec![dx, dgrad])
+    }))
+}
+
+fn forward(geometry: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
+    by_dtype!("conv2d", x, T => {
+        let bias: Option<Vec<T>> = b.map(Tensor::to_vec1).transpose()?;
+        on_slices::<T>(x, w, &geometry.y_dims(), |x, w| im2col::forward(geometry, x, w, bias.as_deref(), slope))
+    })
+}
+
+fn on_slices<T: Element>(
+    a: &Tensor,
+    b: &Tensor,
+    dims: &[usize],
+    f: impl FnOnce(&[T], &[T]) -> Vec<T>,
+) -> Result<Tensor> {
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    let out = cpu::with_slice::<T, _>(&a, |a| cpu::with_slice::<T, _>(&b, |b| Ok(f(a, b))))?;
+    Tensor::from_vec(out, dims, a.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{check_gradients, check_second_order, pattern};
+
+    fn conv(stride: (usize, usize), padding: (usize, usize)) -> Conv2d {
+        Conv2d { stride, padding }
+    }
+
+    /// (x, w, how): odd sizes, strides, asymmetric kernels, one pixel, padding beyond the kernel.
+    fn cases() -> Vec<([usize; 4], [usize; 4], Conv2d)> {
+        vec![
+            ([2, 5, 4, 3], [2, 3, 3, 3], Conv2d::same(3)),
+            ([1, 6, 7, 2], [3, 3, 3, 2], conv((2, 2), (1, 1))),
+            ([2, 4, 5, 2], [2, 1, 5, 2], conv((1, 1), (0, 2))),
+            ([1, 6, 3, 2], [2, 4, 2, 2], conv((2, 1), (1, 0))),
+            ([2, 1, 1, 3], [4, 1, 1, 3], conv((1, 1), (0, 0))),
+            ([1, 1, 1, 2], [2, 3, 3, 2], Conv2d::same(3)),
+            ([1, 3, 3, 1], [1, 1, 1, 1], conv((1, 2), (1, 2))),
+        ]
+    }
+
+    #[test]
+    fn gradients_match_differences() -> Result<()> {
+        for (x, w, how) in cases() {
+            for activation in [Activation::None, Activation::LeakyRelu(0.2)] {
+                let f = |v: &[Var]| conv2d(&v[0], &v[1], Some(&v[2]), how, activation);
+                let inputs = [pattern(&x, 1)?, pattern(&w, 2)?, pattern(&[w[0]], 3)?];
+                check_gradients(f, &inputs)?;
+                check_second_order(f, &inputs)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn shape_errors_are_errors() -> Result<()> {
+        let var = |dims: &[usize]| pattern(dims, 1).map(Var::constant);
+        let x = var(&[1, 4, 4, 3])?;
+        let refuse = |w: &[usize], b: usize, how: Conv2d| -> Result<bool> {
+            Ok(conv2d(&x, &var(w)?, Some(&var(&[b])?), how, Activation::None).is_err())
+        };
+        assert!(refuse(&[2, 3, 3, 4], 2, Conv2d::same(3))?, "channels");
+        assert!(refuse(&[2, 3, 3, 3], 3, Conv2d::same(3))?, "bias");
+        assert!(refuse(&[2, 5, 5, 3], 2, conv((1, 1), (0, 0)))?, "kernel larger than image");
+        assert!(refuse(&[2, 3, 3, 3], 2, conv((0, 1), (1, 1)))?, "stride 0");
+        assert!(refuse(&[2, 3, 3], 2, Conv2d::same(3))?, "rank");
+        Ok(())
+    }
+}
