@@ -59,6 +59,9 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// Reading images failed.
+    #[error(transparent)]
+    Images(#[from] nestgen_images::Error),
     /// A tensor operation failed: a defect of this program, or memory ran out.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -89,6 +92,7 @@ impl Error {
                 Some(path) => format!("resume from `{}` with a lower learning rate", path.display()),
                 None => "lower the learning rate".into(),
             }),
+            Self::Images(error) => error.hint(),
             Self::Tensor(_) => None,
         }
     }

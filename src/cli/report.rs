@@ -26,7 +26,10 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| cause.downcast_ref::<nestgen::error::Error>()?.hint())
+    error.chain().find_map(|cause| {
+        let own = cause.downcast_ref::<nestgen::error::Error>().and_then(nestgen::error::Error::hint);
+        own.or_else(|| cause.downcast_ref::<nestgen_images::Error>()?.hint())
+    })
 }
 
 /// A failed tensor operation is never the user's doing: configurations are validated before they run.
