@@ -21,8 +21,11 @@ mod linear;
 mod map;
 mod reduce;
 mod scratch;
+mod rows;
 mod shape;
 pub mod simd;
+mod softmax;
+pub mod vmath;
 
 pub use activation::{Activation, activate};
 pub use autograd::{Gradients, Param, Var, backward, grad, no_grad};
@@ -34,3 +37,4 @@ pub use elementwise::{
 pub use linear::{linear, matmul};
 pub use reduce::{sum_all, sum_per_sample};
 pub use shape::{cat, narrow, permute, reshape};
+pub use softmax::{cross_entropy, log_softmax, softmax};

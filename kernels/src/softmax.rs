@@ -1,0 +1,276 @@
+//! Softmax and log-softmax over the last dimension, and the cross entropy of a classifier.
+//!
+//! Both can be differentiated twice: their backward passes are operations with a backward rule of their own.
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu::{self, by_dtype};
+use crate::map::CHUNK;
+use crate::simd::multiversion;
+use crate::vmath::Math;
+use crate::{Var, rows};
+
+/// Turns one row of scores into probabilities, in place.
+#[inline(always)]
+pub(crate) fn softmax_row<T: Math>(row: &mut [T]) {
+    let top = rows::max(row);
+    for x in row.iter_mut() {
+        *x = (*x - top).exp();
+    }
+    let norm = T::one() / rows::sum(row);
+    for x in row.iter_mut() {
+        *x *= norm;
+    }
+}
+
+/// `p * (g - <g, p>)`, written over `g`.
+#[inline(always)]
+pub(crate) fn softmax_backward_row<T: Math>(p: &[T], g: &mut [T]) {
+    let inner = rows::dot(p, g);
+    for (g, p) in g.iter_mut().zip(p) {
+        *g = *p * (*g - inner);
+    }
+}
+
+/// `ln sum exp` of a row.
+#[inline(always)]
+fn log_sum_exp<T: Math>(row: &[T], scratch: &mut [T]) -> T {
+    let top = rows::max(row);
+    for (s, x) in scratch.iter_mut().zip(row) {
+        *s = (*x - top).exp();
+    }
+    top + T::lit(rows::sum(scratch).to_f64().ln())
+}
+
+multiversion! {
+    fn softmax_rows<T: Math>(x: &[T], width: usize, out: &mut [T]) {
+        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            out.copy_from_slice(x);
+            softmax_row(out);
+        }
+    }
+    fn softmax_backward_rows<T: Math>(p: &[T], g: &[T], width: usize, out: &mut [T]) {
+        for ((out, p), g) in out.chunks_exact_mut(width).zip(p.chunks_exact(width)).zip(g.chunks_exact(width)) {
+            out.copy_from_slice(g);
+            softmax_backward_row(p, out);
+        }
+    }
+    fn log_softmax_rows<T: Math>(x: &[T], width: usize, out: &mut [T]) {
+        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+            let lse = log_sum_exp(x, out);
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = *x - lse;
+            }
+        }
+    }
+    fn log_softmax_backward_rows<T: Math>(y: &[T], g: &[T], width: usize, out: &mut [T]) {
+        for ((out, y), g) in out.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(g.chunks_exact(width)) {
+            let total = rows::sum(g);
+            for ((out, y), g) in out.iter_mut().zip(y).zip(g) {
+                *out = *g - y.exp() * total;
+            }
+        }
+    }
+    /// From the gradient `h` of `p * (g - <g, p>)`: what reaches `g` (into `dg`) and the scores (into `dx`).
+    fn softmax_twice_rows<T: Math>(p: &[T], g: &[T], h: &[T], width: usize, dg: &mut [T], dx: &mut [T]) {
+        for (i, p) in p.chunks_exact(width).enumerate() {
+            let row = i * width..(i + 1) * width;
+            let (g, h) = (&g[row.clone()], &h[row.clone()]);
+            let (dg, dx) = (&mut dg[row.clone()], &mut dx[row]);
+            let (gp, hp) = (rows::dot(g, p), rows::dot(h, p));
+            for (((dg, dx), p), (g, h)) in dg.iter_mut().zip(dx.iter_mut()).zip(p).zip(g.iter().zip(h)) {
+                *dg = *p * (*h - hp);
+                *dx = *h * (*g - gp) - *g * hp;
+            }
+            softmax_backward_row(p, dx);
+        }
+    }
+    /// From the gradient `h` of `g - e^y sum(g)`: what reaches `g` (into `dg`) and the scores (into `dx`).
+    fn log_softmax_twice_rows<T: Math>(y: &[T], g: &[T], h: &[T], width: usize, dg: &mut [T], dx: &mut [T]) {
+        for (i, y) in y.chunks_exact(width).enumerate() {
+            let row = i * width..(i + 1) * width;
+            let (g, h) = (&g[row.clone()], &h[row.clone()]);
+            let (dg, dx) = (&mut dg[row.clone()], &mut dx[row]);
+            for (dg, y) in dg.iter_mut().zip(y) {
+                *dg = y.exp();
+            }
+            let (total, hp) = (rows::sum(g), rows::dot(h, dg));
+            for ((dg, dx), h) in dg.iter_mut().zip(dx.iter_mut()).zip(h) {
+                // d/dp of -h p sum(g), taken through the softmax.
+                *dx = *dg * total * (hp - *h);
+                *dg = *h - hp;
+            }
+        }
+    }
+}
+
+/// A kernel over whole rows: (inputs.., width, outputs..).
+type Rows1<T> = fn(&[T], usize, &mut [T]);
+type Rows2<T> = fn(&[T], &[T], usize, &mut [T]);
+type RowsTwice<T> = fn(&[T], &[T], &[T], usize, &mut [T], &mut [T]);
+
+fn last_dim(name: &str, x: &Var) -> Result<usize> {
+    match x.dims().last() {
+        Some(&width) if width > 0 => Ok(width),
+        _ => bail!("{name}: expected a last dimension of at least 1, got shape {:?}", x.dims()),
+    }
+}
+
+/// Elements of a chunk of whole rows.
+fn chunk_of_rows(width: usize) -> usize {
+    (CHUNK / width).max(1) * width
+}
+
+fn each_row<T: Math>(x: &Tensor, width: usize, f: Rows1<T>) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let out = cpu::with_slice::<T, _>(&x, |x| {
+        let (mut out, chunk) = (cpu::uninit(x.len()), chunk_of_rows(width));
+        out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| f(x, width, out));
+        Ok(out)
+    })?;
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
+fn each_row2<T: Math>(a: &Tensor, b: &Tensor, width: usize, f: Rows2<T>) -> Result<Tensor> {
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    let out = cpu::with_slice::<T, _>(&a, |a| {
+        cpu::with_slice::<T, _>(&b, |b| {
+            let (mut out, chunk) = (cpu::uninit(a.len()), chunk_of_rows(width));
+            let inputs = a.par_chunks(chunk).zip(b.par_chunks(chunk));
+            out.par_chunks_mut(chunk).zip(inputs).for_each(|(out, (a, b))| f(a, b, width, out));
+            Ok(out)
+        })
+    })?;
+    Tensor::from_vec(out, a.shape(), a.device())
+}
+
+fn each_row_twice<T: Math>(
+    p: &Tensor,
+    g: &Tensor,
+    h: &Tensor,
+    width: usize,
+    f: RowsTwice<T>,
+) -> Result<Vec<Option<Tensor>>> {
+    let (g, h) = (g.contiguous()?, h.contiguous()?);
+    let (dg, dx) = cpu::with_slice::<T, _>(p, |p| {
+        cpu::with_slice::<T, _>(&g, |g| {
+            cpu::with_slice::<T, _>(&h, |h| {
+                let (mut dg, mut dx, chunk) =
+                    (cpu::uninit(p.len()), cpu::uninit(p.len()), chunk_of_rows(width));
+                let inputs = p.par_chunks(chunk).zip(g.par_chunks(chunk)).zip(h.par_chunks(chunk));
+                dg.par_chunks_mut(chunk)
+                    .zip(dx.par_chunks_mut(chunk))
+                    .zip(inputs)
+                    .for_each(|((dg, dx), ((p, g), h))| f(p, g, h, width, dg, dx));
+                Ok((dg, dx))
+            })
+        })
+    })?;
+    let tensor = |data| Tensor::from_vec(data, p.shape(), p.device()).map(Some);
+    Ok(vec![tensor(dg)?, tensor(dx)?])
+}
+
+/// Softmax over the last dimension. Can be differentiated twice.
+///
+/// # Errors
+/// When the last dimension is missing or empty, or the element type has no kernel.
+pub fn softmax(x: &Var) -> Result<Var> {
+    let width = last_dim("softmax", x)?;
+    let p = by_dtype!("softmax", x, T => each_row::<T>(x.value(), width, softmax_rows))?;
+    let (probabilities, scores) = (p.clone(), x.clone());
+    Ok(Var::record("softmax", p, &[x], move |grad, _| {
+        let p = probabilities.clone();
+        let dx = by_dtype!("softmax", p, T => each_row2::<T>(&p, grad.value(), width, softmax_backward_rows))?;
+        let g = grad.value().clone();
+        let dx = Var::record_once(
+            "softmax_backward",
+            dx,
+            &[grad, &scores],
+            move |h, _| by_dtype!("softmax", p, T => each_row_twice::<T>(&p, &g, h, width, softmax_twice_rows)),
+        );
+        Ok(vec![Some(dx)])
+    }))
+}
+
+/// `ln(softmax(x))` over the last dimension, without overflow. Can be differentiated twice.
+///
+/// # Errors
+/// When the last dimension is missing or empty, or the element type has no kernel.
+pub fn log_softmax(x: &Var) -> Result<Var> {
+    let width = last_dim("log_softmax", x)?;
+    let y = by_dtype!("log_softmax", x, T => each_row::<T>(x.value(), width, log_softmax_rows))?;
+    let (logs, scores) = (y.clone(), x.clone());
+    Ok(Var::record("log_softmax", y, &[x], move |grad, _| {
+        let y = logs.clone();
+        let kernel =
+            |g| by_dtype!("log_softmax", y, T => each_row2::<T>(&y, g, width, log_softmax_backward_rows));
+        let dx = kernel(grad.value())?;
+        let g = grad.value().clone();
+        let dx = Var::record_once(
+            "log_softmax_backward",
+            dx,
+            &[grad, &scores],
+            move |h, _| by_dtype!("log_softmax", y, T => each_row_twice::<T>(&y, &g, h, width, log_softmax_twice_rows)),
+        );
+        Ok(vec![Some(dx)])
+    }))
+}
+
+/// Mean over the batch of `-sum_k target_k ln softmax(logits)_k`: logits and target probabilities are `[B, K]`.
+///
+/// Targets need not be one-hot (label smoothing, MixUp) nor sum to 1.
+///
+/// # Errors
+/// When the shapes or element types differ, or are not `[B, K]` with B and K at least 1.
+pub fn cross_entropy(logits: &Var, targets: &Tensor) -> Result<Var> {
+    let &[batch, classes] = logits.dims() else {
+        bail!("cross_entropy: expected logits [B, K], got {:?}", logits.dims())
+    };
+    if batch == 0 || classes == 0 {
+        bail!("cross_entropy: expected at least one sample and one class, got {:?}", logits.dims());
+    }
+    if targets.dims() != logits.dims() || targets.dtype() != logits.dtype() {
+        bail!(
+            "cross_entropy: expected targets {:?} {:?}, got {:?} {:?}",
+            logits.dims(),
+            logits.dtype(),
+            targets.dims(),
+            targets.dtype()
+        );
+    }
+    let targets = targets.contiguous()?;
+    let (loss, slope) = by_dtype!("cross_entropy", targets, T => {
+        cross_entropy_value::<T>(logits.value(), &targets, batch, classes)
+    })?;
+    Ok(Var::record_once("cross_entropy", loss, &[logits], move |grad, _| {
+        Ok(vec![Some(slope.broadcast_mul(grad)?)])
+    }))
+}
+
+/// The loss and its derivative, `(softmax(logits) * sum(target) - target) / B`.
+fn cross_entropy_value<T: Math>(
+    logits: &Tensor,
+    targets: &Tensor,
+    batch: usize,
+    classes: usize,
+) -> Result<(Tensor, Tensor)> {
+    let logs = each_row::<T>(logits, classes, log_softmax_rows)?;
+    let (total, slope) = cpu::with_slice::<T, _>(&logs, |logs| {
+        cpu::with_slice::<T, _>(targets, |targets| {
+            let total: f64 = logs.iter().zip(targets).map(|(y, t)| y.to_f64() * t.to_f64()).sum();
+            let mut slope = cpu::uninit::<T>(logs.len());
+            let inverse = T::lit(1.0 / batch as f64);
+            let rows = logs.chunks(classes).zip(targets.chunks(classes));
+            for (slope, (logs, targets)) in slope.chunks_mut(classes).zip(rows) {
+                let mass = rows::sum(targets);
+                for ((s, y), t) in slope.iter_mut().zip(logs).zip(targets) {
+                    *s = (y.exp() * mass - *t) * inverse;
+                }
+            }
+            Ok((total, slope))
+        })
+    })?;
+    let loss = Tensor::from_vec(vec![T::lit(-total / batch as f64)], (), logits.device())?;
+    Ok((loss, Tensor::from_vec(slope, logits.shape(), logits.device())?))
+}
