@@ -18,6 +18,10 @@ mod gemm;
 pub mod gradcheck;
 mod im2col;
 mod linear;
+mod blocks;
+pub mod cpu;
+mod elementwise;
+mod layer_norm;
 mod map;
 mod reduce;
 mod scratch;
@@ -30,11 +34,13 @@ pub mod vmath;
 pub use activation::{Activation, activate};
 pub use autograd::{Gradients, Param, Var, backward, grad, no_grad};
 pub use conv2d::{Conv2d, conv2d};
+pub use blocks::{blockify, deblockify, pixel_shuffle2, pixel_unshuffle2};
 pub use elementwise::{
     add, add_broadcast, add_scalar, mean_all, mul, mul_scalar, recip, scale, sigmoid, softplus, sqrt, square,
     sub,
 };
 pub use linear::{linear, matmul};
+pub use layer_norm::layer_norm;
 pub use reduce::{sum_all, sum_per_sample};
 pub use shape::{cat, narrow, permute, reshape};
 pub use softmax::{cross_entropy, log_softmax, softmax};

@@ -51,3 +51,28 @@ pub(crate) fn dot<T: Element>(x: &[T], y: &[T]) -> T {
 pub(crate) fn max<T: Element>(x: &[T]) -> T {
     fold(x.len(), T::lit(f64::NEG_INFINITY), |acc, i| acc.maximum(x[i]), T::maximum)
 }
+
+/// Sum of `(x - mean)^2` over a row.
+#[inline(always)]
+pub(crate) fn sum_squares_about<T: Element>(x: &[T], mean: T) -> T {
+    fold(x.len(), T::zero(), |acc, i| (x[i] - mean).fma(x[i] - mean, acc), |a, b| a + b)
+}
+
+/// `y += x`, element by element.
+#[inline(always)]
+pub(crate) fn add_assign<T: Element>(y: &mut [T], x: &[T]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += *x;
+    }
+}
+
+/// The two sums over a row that layer normalisation's backward pass needs, with `h = g w` and
+/// `n = (x - mean) rstd`: (sum of `h`, sum of `h n`).
+#[inline(always)]
+pub(crate) fn layer_norm_sums<T: Element>(x: &[T], g: &[T], w: &[T], mean: T, rstd: T) -> (T, T) {
+    let (g, w) = (&g[..x.len()], &w[..x.len()]);
+    let h = |i: usize| g[i] * w[i];
+    let sum = fold(x.len(), T::zero(), |acc, i| acc + h(i), |a, b| a + b);
+    let inner = fold(x.len(), T::zero(), |acc, i| h(i).fma(x[i] - mean, acc), |a, b| a + b);
+    (sum, inner * rstd)
+}

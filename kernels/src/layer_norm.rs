@@ -1,0 +1,143 @@
+//! Layer normalisation over the last dimension (Ba, Kiros, Hinton 2016).
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::cpu::{self, Element, by_dtype};
+use crate::map::CHUNK;
+use crate::simd::multiversion;
+use crate::{Var, rows};
+
+/// Rows of one task: fixed, so that sums over rows do not depend on the number of threads.
+fn rows_a_task(width: usize) -> usize {
+    (2 * CHUNK / width).max(1)
+}
+
+/// Mean and reciprocal standard deviation of a row.
+///
+/// Two passes over a row that sits in the level-1 cache: one pass with `E[x^2] - E[x]^2` would cancel.
+#[inline(always)]
+fn moments<T: Element>(x: &[T], eps: T) -> (T, T) {
+    let inverse = T::lit(1.0 / x.len() as f64);
+    let mean = rows::sum(x) * inverse;
+    let variance = rows::sum_squares_about(x, mean) * inverse;
+    (mean, T::one() / (variance + eps).sqrt())
+}
+
+multiversion! {
+    /// Normalises rows of `x`; `stats` receives (mean, 1 / standard deviation) of each.
+    fn forward_rows<T: Element>(x: &[T], w: &[T], b: &[T], eps: T, out: &mut [T], stats: &mut [[T; 2]]) {
+        let width = w.len();
+        let b = &b[..width];
+        for ((x, out), stats) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(stats) {
+            let (mean, rstd) = moments(x, eps);
+            *stats = [mean, rstd];
+            for ((out, x), (w, b)) in out.iter_mut().zip(x).zip(w.iter().zip(b)) {
+                *out = ((*x - mean) * rstd).fma(*w, *b);
+            }
+        }
+    }
+    /// The gradients of rows of `x`; adds these rows' share to `dw` and `db`.
+    fn backward_rows<T: Element>(
+        x: &[T], w: &[T], stats: &[[T; 2]], g: &[T], dx: &mut [T], dw: &mut [T], db: &mut [T],
+    ) {
+        let width = w.len();
+        let (dw, db) = (&mut dw[..width], &mut db[..width]);
+        let inverse = T::lit(1.0 / width as f64);
+        for (i, &[mean, rstd]) in stats.iter().enumerate() {
+            let row = i * width..(i + 1) * width;
+            let (x, g, dx) = (&x[row.clone()], &g[row.clone()], &mut dx[row]);
+            let (sum, inner) = rows::layer_norm_sums(x, g, w, mean, rstd);
+            let (sum, inner) = (sum * inverse, inner * inverse);
+            for c in 0..width {
+                let normal = (x[c] - mean) * rstd;
+                dw[c] += g[c] * normal;
+                db[c] += g[c];
+                dx[c] = (g[c] * w[c] - sum - normal * inner) * rstd;
+            }
+        }
+    }
+}
+
+/// `(x - mean) / sqrt(variance + eps) * w + b` over the last dimension: `[.., C]` with `w` and `b` `[C]`.
+/// The variance is the biased one, as in PyTorch and Flax.
+///
+/// # Errors
+/// When C is 0, `w` or `b` is not `[C]`, or the element types differ.
+pub fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
+    check(x, w, b)?;
+    let input = x.value().contiguous()?;
+    let (w_value, b_value) = (w.value().contiguous()?, b.value().contiguous()?);
+    by_dtype!("layer_norm", x, T => {
+        let (out, stats) = forward::<T>(&input, &w_value, &b_value, eps)?;
+        Ok(Var::record_once("layer_norm", out, &[x, w, b], move |grad, _| {
+            backward::<T>(&input, &w_value, &stats, &grad.contiguous()?)
+        }))
+    })
+}
+
+fn check(x: &Var, w: &Var, b: &Var) -> Result<()> {
+    let width = x.dims().last().copied().unwrap_or(0);
+    if width == 0 || w.dims() != [width] || b.dims() != [width] {
+        bail!(
+            "layer_norm: expected x [.., C], w [C], b [C] with C at least 1, got {:?}, {:?}, {:?}",
+            x.dims(),
+            w.dims(),
+            b.dims()
+        );
+    }
+    if w.dtype() != x.dtype() || b.dtype() != x.dtype() {
+        bail!("layer_norm: expected one element type, got {:?}, {:?}, {:?}", x.dtype(), w.dtype(), b.dtype());
+    }
+    Ok(())
+}
+
+/// The output, and (mean, 1 / standard deviation) of every row.
+fn forward<T: Element>(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<(Tensor, Vec<[T; 2]>)> {
+    let (out, stats) = cpu::with_slice::<T, _>(x, |x| {
+        cpu::with_slice::<T, _>(w, |w| {
+            cpu::with_slice::<T, _>(b, |b| {
+                let (width, task) = (w.len(), rows_a_task(w.len()));
+                let mut out = cpu::uninit(x.len());
+                let mut stats = vec![[T::zero(); 2]; x.len() / width];
+                out.par_chunks_mut(task * width)
+                    .zip(stats.par_chunks_mut(task))
+                    .zip(x.par_chunks(task * width))
+                    .for_each(|((out, stats), x)| forward_rows(x, w, b, T::lit(eps), out, stats));
+                Ok((out, stats))
+            })
+        })
+    })?;
+    Ok((Tensor::from_vec(out, x.shape(), x.device())?, stats))
+}
+
+/// Gradients of x, w and b.
+fn backward<T: Element>(x: &Tensor, w: &Tensor, stats: &[[T; 2]], g: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    let (dx, dw, db) = cpu::with_slice::<T, _>(x, |x| {
+        cpu::with_slice::<T, _>(w, |w| {
+            cpu::with_slice::<T, _>(g, |g| {
+                let (width, task) = (w.len(), rows_a_task(w.len()));
+                let mut dx = cpu::uninit(x.len());
+                let partial: Vec<(Vec<T>, Vec<T>)> = dx
+                    .par_chunks_mut(task * width)
+                    .zip(x.par_chunks(task * width))
+                    .zip(g.par_chunks(task * width))
+                    .zip(stats.par_chunks(task))
+                    .map(|(((dx, x), g), stats)| {
+                        let (mut dw, mut db) = (vec![T::zero(); width], vec![T::zero(); width]);
+                        backward_rows(x, w, stats, g, dx, &mut dw, &mut db);
+                        (dw, db)
+                    })
+                    .collect();
+                let (mut dw, mut db) = (vec![T::zero(); width], vec![T::zero(); width]);
+                for (w, b) in &partial {
+                    rows::add_assign(&mut dw, w);
+                    rows::add_assign(&mut db, b);
+                }
+                Ok((dx, dw, db))
+            })
+        })
+    })?;
+    let row = |data| Tensor::from_vec(data, w.shape(), w.device()).map(Some);
+    Ok(vec![Some(Tensor::from_vec(dx, x.shape(), x.device())?), row(dw)?, row(db)?])
+}
