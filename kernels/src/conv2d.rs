@@ -48,7 +48,9 @@ impl Geometry {
             bail!("conv2d: expected x [B, H, W, C_in] and w [C_out, kh, kw, C_in], got {x:?} and {w:?}")
         };
         let (ph, pw) = conv.padding;
-        let fits = kh > 0
+        let fits = c_in > 0
+            && c_out > 0
+            && kh > 0
             && kw > 0
             && h + 2 * ph >= kh
             && width + 2 * pw >= kw

@@ -57,6 +57,12 @@ pub(crate) fn gemm<T: Element>(
     if m == 0 || n == 0 {
         return;
     }
+    if k == 0 {
+        if !accumulate {
+            c.chunks_mut(c_stride.max(1)).take(m).for_each(|row| row[..n].fill(T::zero()));
+        }
+        return;
+    }
     // SAFETY: `covers` has checked that every index that (m, n, k) and the strides reach is inside its slice.
     unsafe {
         gemm::gemm(

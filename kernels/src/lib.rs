@@ -10,6 +10,8 @@
 
 mod activation;
 pub mod autograd;
+mod batch_norm;
+mod blocks;
 mod conv2d;
 pub mod cpu;
 mod elementwise;
@@ -17,15 +19,14 @@ mod fused;
 mod gemm;
 pub mod gradcheck;
 mod im2col;
-mod linear;
-mod blocks;
-pub mod cpu;
-mod elementwise;
 mod layer_norm;
+mod linear;
 mod map;
+mod max_pool;
+mod pool;
 mod reduce;
-mod scratch;
 mod rows;
+mod scratch;
 mod shape;
 pub mod simd;
 mod softmax;
@@ -33,14 +34,17 @@ pub mod vmath;
 
 pub use activation::{Activation, activate};
 pub use autograd::{Gradients, Param, Var, backward, grad, no_grad};
-pub use conv2d::{Conv2d, conv2d};
+pub use batch_norm::{batch_norm, batch_norm_eval};
 pub use blocks::{blockify, deblockify, pixel_shuffle2, pixel_unshuffle2};
+pub use conv2d::{Conv2d, conv2d};
 pub use elementwise::{
     add, add_broadcast, add_scalar, mean_all, mul, mul_scalar, recip, scale, sigmoid, softplus, sqrt, square,
     sub,
 };
-pub use linear::{linear, matmul};
 pub use layer_norm::layer_norm;
+pub use linear::{linear, matmul};
+pub use max_pool::{PoolPadding, max_pool2, max_pool3s2};
+pub use pool::{avg_pool2, mean_middle, sum_middle, upsample_nearest2};
 pub use reduce::{sum_all, sum_per_sample};
 pub use shape::{cat, narrow, permute, reshape};
 pub use softmax::{cross_entropy, log_softmax, softmax};

@@ -53,30 +53,54 @@ fn sum_long<T: Element>(x: &[T]) -> f64 {
     totals.iter().sum()
 }
 
-/// Column sums of a `[rows, width]` matrix.
+/// Elements of one row of [`column_reduce`] for matrices of `width` columns: narrow rows are taken several at a
+/// time, so that inner loops stay at vector width.
+pub(crate) fn reduce_width(width: usize) -> usize {
+    width * (LANES / width.max(1)).max(1)
+}
+
+/// Reduces a `[rows, width]` matrix of `len` elements over its rows, to `outputs` vectors of `width` numbers.
 ///
-/// Narrow rows are taken several at a time, so that the inner loop stays at vector width.
-pub(crate) fn column_sums<T: Element>(x: &[T], width: usize) -> Vec<T> {
+/// `f(range, width, sums)` adds the rows in `range` to `sums`, `outputs` vectors of the given width. That width
+/// is `reduce_width(width)` for most calls: what `f` reads by column must be repeated accordingly.
+pub(crate) fn column_reduce<T: Element>(
+    len: usize,
+    width: usize,
+    outputs: usize,
+    f: impl Fn(std::ops::Range<usize>, usize, &mut [T]) + Sync,
+) -> Vec<f64> {
+    let mut total = vec![0.0; outputs * width];
     if width == 0 {
-        return Vec::new();
+        return total;
     }
-    let wide = width * (LANES / width).max(1);
-    let rows_a_task = (4 * CHUNK / wide).max(1);
-    let body = x.len() / wide * wide;
-    let partial: Vec<Vec<T>> = x[..body]
-        .par_chunks(rows_a_task * wide)
-        .map(|rows| {
-            let mut sums = vec![T::zero(); wide];
-            accumulate_rows(rows, &mut sums);
+    let wide = reduce_width(width);
+    let task = (4 * CHUNK / wide).max(1) * wide;
+    let body = len / wide * wide;
+    let mut partial: Vec<Vec<T>> = (0..body.div_ceil(task))
+        .into_par_iter()
+        .map(|i| {
+            let mut sums = vec![T::zero(); outputs * wide];
+            f(i * task..body.min((i + 1) * task), wide, &mut sums);
             sums
         })
         .collect();
-    let mut total = vec![T::zero(); width];
+    let mut tail = vec![T::zero(); outputs * width];
+    f(body..len, width, &mut tail);
+    partial.push(tail);
     for sums in &partial {
-        accumulate_rows(sums, &mut total);
+        for (total, sums) in total.chunks_exact_mut(width).zip(sums.chunks_exact(sums.len() / outputs)) {
+            for (i, x) in sums.iter().enumerate() {
+                total[i % width] += x.to_f64();
+            }
+        }
     }
-    accumulate_rows(&x[body..], &mut total);
     total
+}
+
+/// Column sums of a `[rows, width]` matrix.
+pub(crate) fn column_sums<T: Element>(x: &[T], width: usize) -> Vec<T> {
+    let sums = column_reduce(x.len(), width, 1, |range, _, sums| accumulate_rows(&x[range], sums));
+    sums.into_iter().map(T::lit).collect()
 }
 
 /// `x + b` with `b` repeated over the leading dimensions (the caller checked the shapes).

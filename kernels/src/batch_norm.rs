@@ -1,0 +1,238 @@
+//! Batch normalisation over every dimension but the last (Ioffe and Szegedy, 2015, arXiv:1502.03167).
+//!
+//! Differs from PyTorch: the caller keeps the running statistics; [`batch_norm`] returns those of the batch.
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::Var;
+use crate::cpu::{self, Element, by_dtype};
+use crate::map::CHUNK;
+use crate::reduce::{accumulate_rows, column_reduce, reduce_width};
+use crate::simd::multiversion;
+
+multiversion! {
+    fn add_squares<T: Element>(x: &[T], mean: &[T], sums: &mut [T]) {
+        for row in x.chunks_exact(sums.len()) {
+            for ((sum, x), mean) in sums.iter_mut().zip(row).zip(mean) {
+                let d = *x - *mean;
+                *sum = d.fma(d, *sum);
+            }
+        }
+    }
+    /// Adds `grad * (x - mean)` and `grad` to the column sums.
+    fn add_gradients<T: Element>(x: &[T], grad: &[T], mean: &[T], dw: &mut [T], db: &mut [T]) {
+        let width = dw.len();
+        for (row, grad) in x.chunks_exact(width).zip(grad.chunks_exact(width)) {
+            for ((((dw, db), x), g), mean) in dw.iter_mut().zip(db.iter_mut()).zip(row).zip(grad).zip(mean) {
+                *dw = (*x - *mean).fma(*g, *dw);
+                *db += *g;
+            }
+        }
+    }
+    /// `out = x * scale + offset`, by column.
+    fn scale_rows<T: Element>(x: &[T], scale: &[T], offset: &[T], out: &mut [T]) {
+        let width = scale.len();
+        for (out, row) in out.chunks_mut(width).zip(x.chunks(width)) {
+            for (((out, x), scale), offset) in out.iter_mut().zip(row).zip(scale).zip(offset) {
+                *out = x.fma(*scale, *offset);
+            }
+        }
+    }
+    /// `out = grad * a + x * b + c`, by column.
+    fn combine_rows<T: Element>(grad: &[T], x: &[T], a: &[T], b: &[T], c: &[T], out: &mut [T]) {
+        let width = a.len();
+        for ((out, grad), row) in out.chunks_mut(width).zip(grad.chunks(width)).zip(x.chunks(width)) {
+            for (((((out, g), x), a), b), c) in out.iter_mut().zip(grad).zip(row).zip(a).zip(b).zip(c) {
+                *out = g.fma(*a, x.fma(*b, *c));
+            }
+        }
+    }
+}
+
+/// A vector of C numbers repeated to the width that the row loops work on.
+fn widen<T: Element>(v: &[f64]) -> Vec<T> {
+    v.iter().cycle().take(reduce_width(v.len())).map(|x| T::lit(*x)).collect()
+}
+
+/// Elements of a chunk that is a whole number of wide rows.
+fn chunk(wide: usize) -> usize {
+    (CHUNK / wide.max(1)).max(1) * wide.max(1)
+}
+
+fn check(name: &str, x: &Var, vectors: &[(&str, &Tensor)]) -> Result<usize> {
+    let Some(&channels) = x.dims().last() else { bail!("{name}: expected x [.., C], got []") };
+    for (what, v) in vectors {
+        if v.dims() != [channels] || v.dtype() != x.dtype() {
+            let (dims, ty) = (v.dims(), v.dtype());
+            bail!("{name}: expected {what} [{channels}] of type {:?}, got {dims:?} {ty:?}", x.dtype());
+        }
+    }
+    Ok(channels)
+}
+
+fn floats<T: Element>(x: &Tensor) -> Result<Vec<f64>> {
+    cpu::with_slice::<T, _>(&x.contiguous()?, |x| Ok(x.iter().map(|x| x.to_f64()).collect()))
+}
+
+/// Normalises each channel of `x [.., C]` by the statistics of the batch, then applies gain `w [C]` and offset
+/// `b [C]`. Returns the result, the mean `[C]` and the biased variance `[C]`.
+///
+/// # Errors
+/// When the channels disagree, or there is not a single row to take statistics of.
+pub fn batch_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<(Var, Tensor, Tensor)> {
+    let channels = check("batch_norm", x, &[("w", w.value()), ("b", b.value())])?;
+    if x.value().elem_count() == 0 {
+        bail!("batch_norm: expected at least one row, got {:?}", x.dims());
+    }
+    let (mean, var) = by_dtype!("batch_norm", x, T => statistics::<T>(x.value(), channels))?;
+    let rstd: Vec<f64> = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
+    let value = by_dtype!("batch_norm", x, T => normalise::<T>(x.value(), w.value(), b.value(), &mean, &rstd))?;
+    let vector = |v: &[f64]| Tensor::from_slice(v, v.len(), x.device())?.to_dtype(x.dtype());
+    let (mean_value, var_value) = (vector(&mean)?, vector(&var)?);
+    let (kept_x, kept_w) = (x.value().clone(), w.value().clone());
+    let y = Var::record_once(
+        "batch_norm",
+        value,
+        &[x, w, b],
+        move |grad, wants| by_dtype!("batch_norm", grad, T => backward::<T>(grad, &kept_x, &kept_w, &mean, &rstd, true, wants)),
+    );
+    Ok((y, mean_value, var_value))
+}
+
+/// [`batch_norm`] with given statistics `mean [C]` and `var [C]`.
+///
+/// # Errors
+/// When the channels disagree.
+pub fn batch_norm_eval(x: &Var, w: &Var, b: &Var, mean: &Tensor, var: &Tensor, eps: f64) -> Result<Var> {
+    check("batch_norm_eval", x, &[("w", w.value()), ("b", b.value()), ("mean", mean), ("var", var)])?;
+    let mean = by_dtype!("batch_norm_eval", x, T => floats::<T>(mean))?;
+    let var = by_dtype!("batch_norm_eval", x, T => floats::<T>(var))?;
+    let rstd: Vec<f64> = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
+    let value =
+        by_dtype!("batch_norm_eval", x, T => normalise::<T>(x.value(), w.value(), b.value(), &mean, &rstd))?;
+    let (kept_x, kept_w) = (x.value().clone(), w.value().clone());
+    Ok(Var::record_once(
+        "batch_norm_eval",
+        value,
+        &[x, w, b],
+        move |grad, wants| by_dtype!("batch_norm_eval", grad, T => backward::<T>(grad, &kept_x, &kept_w, &mean, &rstd, false, wants)),
+    ))
+}
+
+/// Mean and biased variance of each channel, in two passes (one pass loses the variance of large means).
+fn statistics<T: Element>(x: &Tensor, channels: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+    cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
+        let rows = (x.len() / channels) as f64;
+        let divide = |sums: Vec<f64>| -> Vec<f64> { sums.iter().map(|s| s / rows).collect() };
+        let mean = divide(column_reduce(x.len(), channels, 1, |r, _, sums| accumulate_rows(&x[r], sums)));
+        let wide = widen::<T>(&mean);
+        let var = divide(column_reduce(x.len(), channels, 1, |r, _, sums| add_squares(&x[r], &wide, sums)));
+        Ok((mean, var))
+    })
+}
+
+fn normalise<T: Element>(x: &Tensor, w: &Tensor, b: &Tensor, mean: &[f64], rstd: &[f64]) -> Result<Tensor> {
+    let (w, b) = (floats::<T>(w)?, floats::<T>(b)?);
+    let scale: Vec<f64> = w.iter().zip(rstd).map(|(w, r)| w * r).collect();
+    let offset: Vec<f64> = b.iter().zip(&scale).zip(mean).map(|((b, s), m)| b - m * s).collect();
+    let (scale, offset) = (widen::<T>(&scale), widen::<T>(&offset));
+    let out = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
+        let mut out = cpu::uninit(x.len());
+        let chunk = chunk(scale.len());
+        out.par_chunks_mut(chunk)
+            .zip(x.par_chunks(chunk))
+            .for_each(|(out, x)| scale_rows(x, &scale, &offset, out));
+        Ok(out)
+    })?;
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
+/// Gradients for x, w and b. With `batch_statistics` the mean and the variance are functions of x.
+fn backward<T: Element>(
+    grad: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    mean: &[f64],
+    rstd: &[f64],
+    batch_statistics: bool,
+    wants: &[bool],
+) -> Result<Vec<Option<Tensor>>> {
+    let (grad, x) = (grad.contiguous()?, x.contiguous()?);
+    let gain = floats::<T>(w)?;
+    let channels = mean.len();
+    cpu::with_slice::<T, _>(&grad, |g| {
+        cpu::with_slice::<T, _>(&x, |data| {
+            let wide_mean = widen::<T>(mean);
+            let sums = column_reduce(g.len(), channels, 2, |r, width, sums: &mut [T]| {
+                let (dw, db) = sums.split_at_mut(width);
+                add_gradients(&data[r.clone()], &g[r], &wide_mean, dw, db);
+            });
+            let (centred, db) = sums.split_at(channels);
+            let dw: Vec<f64> = centred.iter().zip(rstd).map(|(s, r)| s * r).collect();
+            let vector = |v: &[f64]| Tensor::from_slice(v, v.len(), x.device())?.to_dtype(x.dtype());
+            let mut dx = None;
+            if wants[0] {
+                let rows = (g.len() / channels.max(1)) as f64;
+                let a: Vec<f64> = gain.iter().zip(rstd).map(|(w, r)| w * r).collect();
+                // dx = a (g - db / rows - xhat dw / rows), as g * a + x * b + c.
+                let on = if batch_statistics { 1.0 / rows } else { 0.0 };
+                let b: Vec<f64> = (0..channels).map(|c| -a[c] * rstd[c] * dw[c] * on).collect();
+                let c: Vec<f64> = (0..channels).map(|c| -a[c] * db[c] * on - b[c] * mean[c]).collect();
+                let (a, b, c) = (widen::<T>(&a), widen::<T>(&b), widen::<T>(&c));
+                let mut out = cpu::uninit(g.len());
+                let chunk = chunk(a.len());
+                out.par_chunks_mut(chunk)
+                    .zip(g.par_chunks(chunk))
+                    .zip(data.par_chunks(chunk))
+                    .for_each(|((out, g), x)| combine_rows(g, x, &a, &b, &c, out));
+                dx = Some(Tensor::from_vec(out, x.shape(), x.device())?);
+            }
+            Ok(vec![dx, Some(vector(&dw)?), Some(vector(db)?)])
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{check_gradients, pattern};
+
+    #[test]
+    fn gradients_match_differences() -> Result<()> {
+        for dims in [vec![6, 3], vec![2, 3, 3, 5], vec![70, 1]] {
+            let c = *dims.last().unwrap_or(&1);
+            let inputs = [pattern(&dims, 1)?, pattern(&[c], 2)?, pattern(&[c], 3)?];
+            check_gradients(|v| Ok(batch_norm(&v[0], &v[1], &v[2], 1e-3)?.0), &inputs)?;
+            let (mean, var) = (pattern(&[c], 4)?, pattern(&[c], 5)?.sqr()?);
+            check_gradients(|v| batch_norm_eval(&v[0], &v[1], &v[2], &mean, &var, 1e-3), &inputs)?;
+        }
+        Ok(())
+    }
+
+    /// A mean 1000 times the deviation must not swallow the variance, in f32 and over many chunks.
+    #[test]
+    fn large_means_keep_their_variance() -> Result<()> {
+        let x = (pattern(&[50_000, 3], 1)? + 1000.0)?;
+        let exact = x.broadcast_sub(&x.mean_keepdim(0)?)?.sqr()?.mean(0)?.to_vec1::<f64>()?;
+        let x = Var::constant(x.to_dtype(candle_core::DType::F32)?);
+        let one = Var::constant(Tensor::ones(3, candle_core::DType::F32, x.device())?);
+        let (_, mean, var) = batch_norm(&x, &one, &one, 1e-5)?;
+        for (got, exact) in var.to_vec1::<f32>()?.iter().zip(exact) {
+            assert!((*got as f64 - exact).abs() < 1e-3 * exact, "{got} {exact}");
+        }
+        assert!(mean.to_vec1::<f32>()?.iter().all(|m| (m - 1000.0).abs() < 0.1));
+        Ok(())
+    }
+
+    #[test]
+    fn shape_errors_are_errors() -> Result<()> {
+        let var = |dims: &[usize]| pattern(dims, 1).map(Var::constant);
+        let (x, w) = (var(&[4, 3])?, var(&[3])?);
+        assert!(batch_norm(&x, &var(&[4])?, &w, 1e-5).is_err());
+        assert!(batch_norm(&var(&[])?, &w, &w, 1e-5).is_err());
+        assert!(batch_norm(&var(&[0, 3])?, &w, &w, 1e-5).is_err());
+        assert!(batch_norm_eval(&x, &w, &w, &pattern(&[2], 1)?, &pattern(&[3], 1)?, 1e-5).is_err());
+        Ok(())
+    }
+}
