@@ -61,7 +61,9 @@ impl ImageData {
                     needed >> 20,
                     options.memory_budget_bytes >> 20
                 ),
-                hint: Some("write a pack with `nestgen data pack` and train from it, or raise the budget".into()),
+                hint: Some(
+                    "write a pack with `nestgen data pack` and train from it, or raise the budget".into(),
+                ),
             });
         }
         let pixels = decode_all(&set, count, options.res, progress)?;
@@ -71,7 +73,11 @@ impl ImageData {
             pixels,
             labels,
             class_names: set.class_names().to_vec(),
-            description: format!("{}{}", path.display(), set.split().map_or(String::new(), |s| format!(" ({s})"))),
+            description: format!(
+                "{}{}",
+                path.display(),
+                set.split().map_or(String::new(), |s| format!(" ({s})"))
+            ),
             digest: set.digest()?,
         })
     }

@@ -77,7 +77,10 @@ impl Loader {
     pub fn new(data: Arc<ImageData>, config: LoaderConfig) -> Result<Loader> {
         if config.batch == 0 || config.prefetch == 0 || config.rank >= config.world {
             let message = format!("impossible loader settings: {config:?}");
-            return Err(Error::Usage { message, hint: Some("batch and prefetch start at 1, ranks at 0".into()) });
+            return Err(Error::Usage {
+                message,
+                hint: Some("batch and prefetch start at 1, ranks at 0".into()),
+            });
         }
         let order = Order::new(data.len() as u64, config.seed, config.mirror);
         let maker = Arc::new(BatchMaker { data, order, config: config.clone() });

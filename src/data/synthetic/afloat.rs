@@ -20,7 +20,8 @@ pub(super) fn balloon(canvas: &mut Canvas, dice: &mut Dice) {
     let hue = dice.range(0.0, 1.0);
     let first = hsv(hue, 0.80, 0.92).tinted(day.light);
     let other_hue = hue + dice.pick([0.12, 0.5, 0.33]);
-    let second = if dice.chance(0.4) { Rgb(0.98, 0.96, 0.90) } else { hsv(other_hue, 0.7, 0.98) }.tinted(day.light);
+    let second =
+        if dice.chance(0.4) { Rgb(0.98, 0.96, 0.90) } else { hsv(other_hue, 0.7, 0.98) }.tinted(day.light);
     let gores = dice.range(1.3, 2.2);
     let (banded, phase) = (dice.chance(0.25), dice.range(0.0, 1.0));
     let envelope = |p: Point| {
@@ -28,7 +29,11 @@ pub(super) fn balloon(canvas: &mut Canvas, dice: &mut Dice) {
         smooth_union(circle(p, at(0.0, -0.26), 0.70), convex(p, neck), 0.18)
     };
     canvas.paint(Area(-0.75, -1.0, 0.75, 0.7), envelope, |p| {
-        let half = if p.y < 0.1 { (0.5 - (p.y + 0.26) * (p.y + 0.26)).max(0.04).sqrt() } else { 0.62 - 0.70 * (p.y - 0.1) };
+        let half = if p.y < 0.1 {
+            (0.5 - (p.y + 0.26) * (p.y + 0.26)).max(0.04).sqrt()
+        } else {
+            0.62 - 0.70 * (p.y - 0.1)
+        };
         let across = (p.x / half.max(0.12)).clamp(-1.0, 1.0);
         // The arc sine of `across`, roughly: stripes crowd towards the rim as on a ball.
         let angle = across * (1.0 + 0.35 * across * across);
@@ -37,9 +42,11 @@ pub(super) fn balloon(canvas: &mut Canvas, dice: &mut Dice) {
         lit(color, at(p.x, p.y + 0.20), 0.74)
     });
     let wicker = dice.near(Rgb(0.55, 0.36, 0.18), 0.05).tinted(day.light);
-    canvas.paint(Area(-0.15, 0.80, 0.15, 1.03), |p| rounded_box(p, at(0.0, 0.91), at(0.145, 0.11), 0.03), |p| {
-        wicker.times(1.05 - 1.6 * p.x - 0.22 * sine(p.y * 14.0))
-    });
+    canvas.paint(
+        Area(-0.15, 0.80, 0.15, 1.03),
+        |p| rounded_box(p, at(0.0, 0.91), at(0.145, 0.11), 0.03),
+        |p| wicker.times(1.05 - 1.6 * p.x - 0.22 * sine(p.y * 14.0)),
+    );
     canvas.mark_object(false);
 }
 
@@ -51,9 +58,13 @@ pub(super) fn boat(canvas: &mut Canvas, dice: &mut Dice) {
     let frame = dice.frame(at(0.5, 0.48), 0.42, 0.012);
     canvas.place(frame);
     let reflection = Area(-0.8, 0.5, 0.8, 0.95);
-    canvas.paint_soft(reflection, 0.25, 0.40, |p| {
-        ellipse(at(p.x + 0.05 * sine(p.y * 6.0), p.y), at(0.0, 0.70), at(0.72, 0.20))
-    }, |_| Rgb(0.03, 0.10, 0.20));
+    canvas.paint_soft(
+        reflection,
+        0.25,
+        0.40,
+        |p| ellipse(at(p.x + 0.05 * sine(p.y * 6.0), p.y), at(0.0, 0.70), at(0.72, 0.20)),
+        |_| Rgb(0.03, 0.10, 0.20),
+    );
     canvas.mark_object(true);
     let cloth_hue = dice.range(0.0, 1.0);
     let white = Rgb(0.98, 0.97, 0.93);
@@ -61,30 +72,54 @@ pub(super) fn boat(canvas: &mut Canvas, dice: &mut Dice) {
     let jib = if dice.chance(0.5) { white } else { hsv(cloth_hue + 0.08, 0.7, 0.95) }.tinted(day.light);
     let top = dice.range(-0.98, -0.82);
     let reach = dice.range(0.55, 0.72);
-    canvas.paint(Area(-0.03, top - 0.05, 0.05, 0.4), |p| segment(p, at(0.0, top), at(0.0, 0.4), 0.022), |_| Rgb(0.36, 0.24, 0.14));
+    canvas.paint(
+        Area(-0.03, top - 0.05, 0.05, 0.4),
+        |p| segment(p, at(0.0, top), at(0.0, 0.4), 0.022),
+        |_| Rgb(0.36, 0.24, 0.14),
+    );
     let bands = dice.chance(0.35);
     let sail = [at(0.05, top + 0.03), at(reach, 0.27), at(0.05, 0.27)];
-    canvas.paint(Area(0.05, top, reach, 0.27), |p| convex(p, sail), |p| {
-        let stripe = if bands { smoothstep(-0.2, 0.2, sine(p.y * 2.4)) * 0.55 } else { 0.0 };
-        main.times(1.06 - 0.5 * p.x + 0.1 * p.y).mix(jib.times(0.9), stripe)
-    });
+    canvas.paint(
+        Area(0.05, top, reach, 0.27),
+        |p| convex(p, sail),
+        |p| {
+            let stripe = if bands { smoothstep(-0.2, 0.2, sine(p.y * 2.4)) * 0.55 } else { 0.0 };
+            main.times(1.06 - 0.5 * p.x + 0.1 * p.y).mix(jib.times(0.9), stripe)
+        },
+    );
     let fore = [at(-0.05, top + 0.12), at(-0.05, 0.27), at(-reach * 0.85, 0.27)];
     canvas.paint(Area(-reach, top, -0.05, 0.27), |p| convex(p, fore), |p| jib.times(0.88 - 0.35 * p.x));
-    let hull_color = dice.pick([Rgb(0.62, 0.20, 0.14), Rgb(0.16, 0.26, 0.46), Rgb(0.50, 0.32, 0.18), Rgb(0.92, 0.92, 0.90), Rgb(0.14, 0.44, 0.40)]);
+    let hull_color = dice.pick([
+        Rgb(0.62, 0.20, 0.14),
+        Rgb(0.16, 0.26, 0.46),
+        Rgb(0.50, 0.32, 0.18),
+        Rgb(0.92, 0.92, 0.90),
+        Rgb(0.14, 0.44, 0.40),
+    ]);
     let hull_color = dice.near(hull_color, 0.04).tinted(day.light);
     let hull = [at(-0.82, 0.36), at(0.82, 0.36), at(0.58, 0.68), at(-0.54, 0.68)];
-    canvas.paint(Area(-0.85, 0.32, 0.85, 0.7), |p| convex(p, hull) - 0.02, |p| {
-        let rail = smoothstep(0.045, 0.03, (p.y - 0.41).abs());
-        hull_color.times(1.1 - 1.1 * (p.y - 0.36) - 0.2 * p.x).mix(white.tinted(day.light), rail * 0.85)
-    });
+    canvas.paint(
+        Area(-0.85, 0.32, 0.85, 0.7),
+        |p| convex(p, hull) - 0.02,
+        |p| {
+            let rail = smoothstep(0.045, 0.03, (p.y - 0.41).abs());
+            hull_color.times(1.1 - 1.1 * (p.y - 0.36) - 0.2 * p.x).mix(white.tinted(day.light), rail * 0.85)
+        },
+    );
     canvas.mark_object(false);
     canvas.place(Frame::PICTURE);
     let foam = dice.seed();
     let line = frame.center.y + frame.scale * 0.67;
-    canvas.paint_soft(Area(0.0, line - 0.03, 1.0, line + 0.06), 0.03, 0.75, |p| {
-        let crest = 0.02 * (value_noise(at(p.x * 12.0, 0.0), foam) - 0.5);
-        ellipse(at(p.x, p.y + crest), at(frame.center.x, line), at(frame.scale * 0.78, 0.012))
-    }, |_| Rgb(0.92, 0.97, 1.0).tinted(day.light));
+    canvas.paint_soft(
+        Area(0.0, line - 0.03, 1.0, line + 0.06),
+        0.03,
+        0.75,
+        |p| {
+            let crest = 0.02 * (value_noise(at(p.x * 12.0, 0.0), foam) - 0.5);
+            ellipse(at(p.x, p.y + crest), at(frame.center.x, line), at(frame.scale * 0.78, 0.012))
+        },
+        |_| Rgb(0.92, 0.97, 1.0).tinted(day.light),
+    );
 }
 
 /// A striped fish among bubbles and weed.
@@ -126,17 +161,26 @@ pub(super) fn fish(canvas: &mut Canvas, dice: &mut Dice) {
     let stripes = dice.range(1.2, 2.6);
     let (phase, striped) = (dice.range(0.0, 1.0), dice.chance(0.75));
     canvas.paint(Area(-0.62, -0.56, 0.76, 0.56), body, |p| {
-        let band = if striped { smoothstep(0.1, 0.4, sine(p.x * stripes + phase + 0.25 * p.y * p.y)) } else { 0.0 };
+        let band =
+            if striped { smoothstep(0.1, 0.4, sine(p.x * stripes + phase + 0.25 * p.y * p.y)) } else { 0.0 };
         let scales = 0.08 * sine(p.x * 9.0 + p.y * 4.5) * sine(p.y * 9.0 - p.x * 4.5);
         let belly = smoothstep(0.05, 0.45, p.y) * 0.35;
         let color = body_color.mix(stripe_color, band).mix(Rgb(1.0, 0.98, 0.9), belly);
         lit(color, at((p.x - 0.1) * 0.7, p.y), 0.55).times(1.0 + scales)
     });
     let side_fin = [at(-0.05, 0.02), at(0.16, 0.10), at(-0.10, 0.30)];
-    canvas.paint(Area(-0.2, 0.0, 0.2, 0.35), |p| convex(p, side_fin) - 0.03, |p| fin.times(0.9 + 0.2 * sine(p.y * 6.0)));
+    canvas.paint(
+        Area(-0.2, 0.0, 0.2, 0.35),
+        |p| convex(p, side_fin) - 0.03,
+        |p| fin.times(0.9 + 0.2 * sine(p.y * 6.0)),
+    );
     let eye = at(0.46, -0.10);
     canvas.paint(Area(0.3, -0.25, 0.6, 0.05), |p| circle(p, eye, 0.105), |_| Rgb(0.99, 0.99, 0.97));
-    canvas.paint(Area(0.3, -0.25, 0.6, 0.05), |p| circle(p, at(0.485, -0.10), 0.058), |_| Rgb(0.05, 0.05, 0.08));
+    canvas.paint(
+        Area(0.3, -0.25, 0.6, 0.05),
+        |p| circle(p, at(0.485, -0.10), 0.058),
+        |_| Rgb(0.05, 0.05, 0.08),
+    );
     canvas.mark_object(false);
     bubbles(canvas, dice);
 }
@@ -145,9 +189,11 @@ fn sea_floor(canvas: &mut Canvas, dice: &mut Dice, depth: Rgb) {
     canvas.place(Frame::PICTURE);
     let sand = Rgb(0.80, 0.72, 0.50).mix(depth, 0.35);
     let grains = dice.seed();
-    canvas.paint(Area(0.0, 0.84, 1.0, 1.0), |p| 0.90 + 0.03 * sine(p.x * 1.1) - p.y, |p| {
-        sand.times(0.85 + 0.3 * noise(at(p.x * 20.0, p.y * 30.0), grains))
-    });
+    canvas.paint(
+        Area(0.0, 0.84, 1.0, 1.0),
+        |p| 0.90 + 0.03 * sine(p.x * 1.1) - p.y,
+        |p| sand.times(0.85 + 0.3 * noise(at(p.x * 20.0, p.y * 30.0), grains)),
+    );
     for _ in 0..4 {
         let foot = dice.range(0.03, 0.97);
         let tall = dice.range(0.15, 0.36);
@@ -175,7 +221,8 @@ fn bubbles(canvas: &mut Canvas, dice: &mut Dice) {
 /// A banded or cloudy planet among stars, often with a ring.
 pub(super) fn planet(canvas: &mut Canvas, dice: &mut Dice) {
     let nebula = dice.seed();
-    let tone = hsv(dice_hue(dice, 0.55, 0.95), 0.7, 0.45);
+    let tone_hue = dice.range(0.55, 0.95);
+    let tone = hsv(tone_hue, 0.7, 0.45);
     let shift = dice.range(0.0, 50.0);
     canvas.fill(|p| {
         let cloud = noise(at(p.x * 2.6 + shift, p.y * 2.6), nebula);
@@ -205,19 +252,23 @@ pub(super) fn planet(canvas: &mut Canvas, dice: &mut Dice) {
     let (base, accent) = (hsv(hue, 0.62, 0.92), hsv(hue + dice.pick([0.06, 0.10, 0.5]), 0.50, 0.98));
     let banded = ringed || dice.chance(0.5);
     let bands = dice.range(1.2, 2.4);
-    canvas.paint(Area(-radius, -radius, radius, radius), |p| circle(p, at(0.0, 0.0), radius), |p| {
-        let swirl = noise(at(p.x * 3.2 + 9.0, p.y * 4.0), surface);
-        let share = if banded { 0.5 + 0.5 * sine(p.y * bands + 0.35 * swirl) } else { smoothstep(0.42, 0.58, swirl) };
-        let color = base.mix(accent, share);
-        let night = smoothstep(0.75, -0.15, (0.62 * p.x + 0.55 * p.y) / radius);
-        color.times(0.16 + 0.98 * night).times(1.0 - 0.25 * (p.length() / radius) * (p.length() / radius))
-    });
+    canvas.paint(
+        Area(-radius, -radius, radius, radius),
+        |p| circle(p, at(0.0, 0.0), radius),
+        |p| {
+            let swirl = noise(at(p.x * 3.2 + 9.0, p.y * 4.0), surface);
+            let share = if banded {
+                0.5 + 0.5 * sine(p.y * bands + 0.35 * swirl)
+            } else {
+                smoothstep(0.42, 0.58, swirl)
+            };
+            let color = base.mix(accent, share);
+            let night = smoothstep(0.75, -0.15, (0.62 * p.x + 0.55 * p.y) / radius);
+            color.times(0.16 + 0.98 * night).times(1.0 - 0.25 * (p.length() / radius) * (p.length() / radius))
+        },
+    );
     if ringed {
         canvas.paint(Area(-1.05, 0.0, 1.05, 0.4), |p| ring(p).max(-p.y), ring_shade);
     }
     canvas.mark_object(false);
-}
-
-fn dice_hue(dice: &mut Dice, low: f32, high: f32) -> f32 {
-    dice.range(low, high)
 }

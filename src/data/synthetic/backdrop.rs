@@ -73,14 +73,21 @@ fn sun(canvas: &mut Canvas, place: Point, radius: f32) {
 fn moon(canvas: &mut Canvas, place: Point, radius: f32, shadow: Rgb) {
     let area = Area(place.x - radius, place.y - radius, place.x + radius, place.y + radius);
     let bite = at(place.x + radius * 0.5, place.y - radius * 0.25);
-    canvas.paint_soft(area, radius, 0.25, |p| circle(p, place, radius * 1.3), |_| Rgb(0.9, 0.92, 1.0).mix(shadow, 0.5));
+    canvas.paint_soft(
+        area,
+        radius,
+        0.25,
+        |p| circle(p, place, radius * 1.3),
+        |_| Rgb(0.9, 0.92, 1.0).mix(shadow, 0.5),
+    );
     let crescent = |p| circle(p, place, radius).max(-circle(p, bite, radius * 0.8));
     canvas.paint(area, crescent, |_| Rgb(0.97, 0.96, 0.86));
 }
 
 /// Rolling land below about `height` in two layers; returns the height of the nearer one at the middle.
 pub(super) fn meadow(canvas: &mut Canvas, dice: &mut Dice, day: &Daylight, height: f32) {
-    let green = dice.pick([Rgb(0.36, 0.66, 0.24), Rgb(0.46, 0.68, 0.22), Rgb(0.24, 0.56, 0.28), Rgb(0.72, 0.66, 0.30)]);
+    let green =
+        dice.pick([Rgb(0.36, 0.66, 0.24), Rgb(0.46, 0.68, 0.22), Rgb(0.24, 0.56, 0.28), Rgb(0.72, 0.66, 0.30)]);
     let green = dice.near(green, 0.05).tinted(day.light);
     canvas.place(Frame::PICTURE);
     for (lift, color) in [(0.09, green.mix(day.horizon, 0.35)), (0.0, green)] {
@@ -99,15 +106,20 @@ pub(super) fn meadow(canvas: &mut Canvas, dice: &mut Dice, day: &Daylight, heigh
 
 /// Water from `height` down, with waves that flatten towards the horizon.
 pub(super) fn water(canvas: &mut Canvas, dice: &mut Dice, day: &Daylight, height: f32) {
-    let deep = dice.pick([Rgb(0.05, 0.32, 0.56), Rgb(0.04, 0.42, 0.52), Rgb(0.10, 0.26, 0.50)]).tinted(day.light);
+    let deep =
+        dice.pick([Rgb(0.05, 0.32, 0.56), Rgb(0.04, 0.42, 0.52), Rgb(0.10, 0.26, 0.50)]).tinted(day.light);
     let waves = dice.seed();
     canvas.place(Frame::PICTURE);
-    canvas.paint(Area(0.0, height, 1.0, 1.0), |p| height - p.y, |p| {
-        let depth = (p.y - height) / (1.0 - height);
-        let crest = value_noise(at(p.x * 9.0 / (0.35 + depth), 40.0 * depth / (0.5 + depth)), waves);
-        let base = day.horizon.mix(deep, 0.35 + 0.6 * depth.sqrt());
-        base.mix(Rgb(1.0, 1.0, 1.0).tinted(day.light), 0.45 * smoothstep(0.62, 0.95, crest))
-    });
+    canvas.paint(
+        Area(0.0, height, 1.0, 1.0),
+        |p| height - p.y,
+        |p| {
+            let depth = ((p.y - height) / (1.0 - height)).max(0.0);
+            let crest = value_noise(at(p.x * 9.0 / (0.35 + depth), 40.0 * depth / (0.5 + depth)), waves);
+            let base = day.horizon.mix(deep, 0.35 + 0.6 * depth.sqrt());
+            base.mix(Rgb(1.0, 1.0, 1.0).tinted(day.light), 0.45 * smoothstep(0.62, 0.95, crest))
+        },
+    );
 }
 
 /// Blurred greenery with round spots of light, as behind a close-up.

@@ -60,7 +60,8 @@ pub(super) struct Frame {
 
 impl Frame {
     /// The whole picture, 0..1 both ways.
-    pub(super) const PICTURE: Frame = Frame { center: at(0.0, 0.0), scale: 1.0, tilt: (1.0, 0.0), flipped: false };
+    pub(super) const PICTURE: Frame =
+        Frame { center: at(0.0, 0.0), scale: 1.0, tilt: (1.0, 0.0), flipped: false };
 
     fn to_local(self, p: Point) -> Point {
         let d = at((p.x - self.center.x) / self.scale, (p.y - self.center.y) / self.scale);
@@ -166,10 +167,12 @@ impl Canvas {
     fn pixels_of(&self, area: Area, margin: f32) -> Option<PixelBox> {
         let Area(left, top, right, bottom) = area;
         let (left, top, right, bottom) = (left - margin, top - margin, right + margin, bottom + margin);
-        let corners = [at(left, top), at(right, top), at(left, bottom), at(right, bottom)].map(|q| self.frame.to_picture(q));
+        let corners = [at(left, top), at(right, top), at(left, bottom), at(right, bottom)]
+            .map(|q| self.frame.to_picture(q));
         let res = self.res as f32;
         let low = |pick: fn(Point) -> f32| corners.iter().map(|&c| pick(c)).fold(f32::INFINITY, f32::min) * res;
-        let high = |pick: fn(Point) -> f32| corners.iter().map(|&c| pick(c)).fold(f32::NEG_INFINITY, f32::max) * res;
+        let high =
+            |pick: fn(Point) -> f32| corners.iter().map(|&c| pick(c)).fold(f32::NEG_INFINITY, f32::max) * res;
         let (left, right) = (low(|c| c.x).floor().max(0.0), high(|c| c.x).floor().min(res - 1.0));
         let (top, bottom) = (low(|c| c.y).floor().max(0.0), high(|c| c.y).floor().min(res - 1.0));
         (left <= right && top <= bottom).then_some(PixelBox {

@@ -78,12 +78,13 @@ pub fn render(seed: u64, index: u64, res: usize) -> Scene {
     let mut dice = Dice(Rng::new(seed).split("scene").at(index));
     SCENES[label].1(&mut canvas, &mut dice);
     let share = |pixel: usize| pixel as f32 / res as f32;
-    let object = canvas.object().map_or(BoundingBox { left: 0.0, top: 0.0, right: 1.0, bottom: 1.0 }, |b| BoundingBox {
-        left: share(b.left),
-        top: share(b.top),
-        right: share(b.right + 1),
-        bottom: share(b.bottom + 1),
-    });
+    let object =
+        canvas.object().map_or(BoundingBox { left: 0.0, top: 0.0, right: 1.0, bottom: 1.0 }, |b| BoundingBox {
+            left: share(b.left),
+            top: share(b.top),
+            right: share(b.right + 1),
+            bottom: share(b.bottom + 1),
+        });
     Scene { pixels: canvas.into_bytes(), label: label as u32, object }
 }
 

@@ -3,7 +3,9 @@
 use super::backdrop::{Daylight, greenery, meadow, shadow, sky};
 use super::canvas::{Area, Canvas, Frame, Point, Rgb, at};
 use super::dice::Dice;
-use super::shapes::{circle, convex, ellipse, hsv, lit, noise, rounded_box, segment, sine, smoothstep, value_noise};
+use super::shapes::{
+    circle, convex, ellipse, hsv, lit, noise, rounded_box, segment, sine, smoothstep, value_noise,
+};
 
 /// A house with door, windows and chimney on a meadow.
 pub(super) fn house(canvas: &mut Canvas, dice: &mut Dice) {
@@ -21,7 +23,8 @@ pub(super) fn house(canvas: &mut Canvas, dice: &mut Dice) {
         Rgb(0.94, 0.66, 0.62),
     ]);
     let wall = dice.near(wall, 0.04).tinted(day.light);
-    let roof = dice.pick([Rgb(0.66, 0.22, 0.16), Rgb(0.32, 0.34, 0.42), Rgb(0.46, 0.28, 0.18), Rgb(0.20, 0.42, 0.44)]);
+    let roof =
+        dice.pick([Rgb(0.66, 0.22, 0.16), Rgb(0.32, 0.34, 0.42), Rgb(0.46, 0.28, 0.18), Rgb(0.20, 0.42, 0.44)]);
     let roof = dice.near(roof, 0.04).tinted(day.light);
     let peak = dice.range(-0.92, -0.70);
     if dice.chance(0.75) {
@@ -31,26 +34,42 @@ pub(super) fn house(canvas: &mut Canvas, dice: &mut Dice) {
     }
     let bricks = dice.seed();
     let courses = dice.chance(0.5);
-    canvas.paint(Area(-0.68, -0.15, 0.68, 0.72), |p| rounded_box(p, at(0.0, 0.28), at(0.68, 0.44), 0.01), |p| {
-        let grain = if courses { sine(p.y * 6.0).max(0.0) * 0.12 } else { 0.0 };
-        let under_eaves = 0.30 * smoothstep(0.10, -0.12, p.y);
-        wall.times(1.03 - 0.16 * p.x - grain - under_eaves + 0.10 * (value_noise(at(p.x * 14.0, p.y * 20.0), bricks) - 0.5))
-    });
+    canvas.paint(
+        Area(-0.68, -0.15, 0.68, 0.72),
+        |p| rounded_box(p, at(0.0, 0.28), at(0.68, 0.44), 0.01),
+        |p| {
+            let grain = if courses { sine(p.y * 6.0).max(0.0) * 0.12 } else { 0.0 };
+            let under_eaves = 0.30 * smoothstep(0.10, -0.12, p.y);
+            wall.times(
+                1.03 - 0.16 * p.x - grain - under_eaves
+                    + 0.10 * (value_noise(at(p.x * 14.0, p.y * 20.0), bricks) - 0.5),
+            )
+        },
+    );
     let eaves = [at(0.0, peak), at(0.90, -0.08), at(0.82, 0.02), at(-0.82, 0.02), at(-0.90, -0.08)];
-    canvas.paint(Area(-0.9, peak, 0.9, 0.02), |p| convex(p, eaves), |p| {
-        let rows = sine(p.y * 5.5).max(-0.3);
-        roof.times(1.0 - 0.25 * p.x - 0.12 * rows)
-    });
+    canvas.paint(
+        Area(-0.9, peak, 0.9, 0.02),
+        |p| convex(p, eaves),
+        |p| {
+            let rows = sine(p.y * 5.5).max(-0.3);
+            roof.times(1.0 - 0.25 * p.x - 0.12 * rows)
+        },
+    );
     let pane = if day.is_night { Rgb(1.0, 0.86, 0.42) } else { Rgb(0.58, 0.80, 0.94).tinted(day.light) };
     let frame_color = Rgb(0.98, 0.98, 0.96).tinted(day.light);
     let door_side = dice.range(-0.12, 0.12);
     for x in [-0.42, 0.42] {
         window(canvas, at(x, 0.22), frame_color, pane);
     }
-    let door = { let hue = dice.range(0.0, 1.0); hsv(hue, 0.6, 0.5) }.tinted(day.light);
+    let door_hue = dice.range(0.0, 1.0);
+    let door = hsv(door_hue, 0.6, 0.5).tinted(day.light);
     let middle = at(door_side, 0.45);
     let area = Area(door_side - 0.17, 0.15, door_side + 0.17, 0.72);
-    canvas.paint(area, |p| rounded_box(p, middle, at(0.16, 0.27), 0.03), |p| door.times(1.0 - 0.4 * (p.x - middle.x)));
+    canvas.paint(
+        area,
+        |p| rounded_box(p, middle, at(0.16, 0.27), 0.03),
+        |p| door.times(1.0 - 0.4 * (p.x - middle.x)),
+    );
     let knob = at(door_side + 0.09, 0.48);
     canvas.paint(area, |p| circle(p, knob, 0.025), |_| Rgb(0.95, 0.85, 0.4));
     canvas.mark_object(false);
@@ -76,10 +95,16 @@ pub(super) fn tree(canvas: &mut Canvas, dice: &mut Dice) {
     let bark = dice.near(Rgb(0.42, 0.28, 0.17), 0.05).tinted(day.light);
     let grain = dice.seed();
     let trunk = [at(-0.075, 0.0), at(0.075, 0.0), at(0.13, 0.86), at(-0.13, 0.86)];
-    canvas.paint(Area(-0.13, 0.0, 0.13, 0.86), |p| convex(p, trunk), |p| {
-        bark.times(1.05 - 2.6 * p.x + 0.35 * (value_noise(at(p.x * 22.0, p.y * 5.0), grain) - 0.5))
-    });
-    if dice.chance(0.3) { conifer(canvas, dice, &day) } else { crown(canvas, dice, &day) }
+    canvas.paint(
+        Area(-0.13, 0.0, 0.13, 0.86),
+        |p| convex(p, trunk),
+        |p| bark.times(1.05 - 2.6 * p.x + 0.35 * (value_noise(at(p.x * 22.0, p.y * 5.0), grain) - 0.5)),
+    );
+    if dice.chance(0.3) {
+        conifer(canvas, dice, &day)
+    } else {
+        crown(canvas, dice, &day)
+    }
     canvas.mark_object(false);
 }
 
@@ -120,13 +145,22 @@ fn conifer(canvas: &mut Canvas, dice: &mut Dice, day: &Daylight) {
     let needles = dice.seed();
     for (top, bottom, half) in [(-0.25, 0.48, 0.60), (-0.62, 0.14, 0.48), (-0.98, -0.24, 0.34)] {
         let tier = [at(0.0, top), at(half, bottom), at(-half, bottom)];
-        canvas.paint(Area(-half, top, half, bottom + 0.05), |p| {
-            convex(p, tier) + 0.05 * (value_noise(at(p.x * 14.0, p.y * 3.0), needles) - 0.5)
-        }, |p| {
-            let down = (p.y - top) / (bottom - top);
-            let base = needle.times(1.15 - 0.5 * down - 0.5 * p.x + 0.5 * (value_noise(at(p.x * 16.0, p.y * 10.0), needles) - 0.5));
-            if snowy { base.mix(Rgb(0.96, 0.98, 1.0).tinted(day.light), smoothstep(0.55, 0.25, down)) } else { base }
-        });
+        canvas.paint(
+            Area(-half, top, half, bottom + 0.05),
+            |p| convex(p, tier) + 0.05 * (value_noise(at(p.x * 14.0, p.y * 3.0), needles) - 0.5),
+            |p| {
+                let down = (p.y - top) / (bottom - top);
+                let base = needle.times(
+                    1.15 - 0.5 * down - 0.5 * p.x
+                        + 0.5 * (value_noise(at(p.x * 16.0, p.y * 10.0), needles) - 0.5),
+                );
+                if snowy {
+                    base.mix(Rgb(0.96, 0.98, 1.0).tinted(day.light), smoothstep(0.55, 0.25, down))
+                } else {
+                    base
+                }
+            },
+        );
     }
 }
 
@@ -139,7 +173,11 @@ pub(super) fn mountain(canvas: &mut Canvas, dice: &mut Dice) {
     canvas.place(Frame::PICTURE);
     let phase = dice.range(0.0, 9.0);
     let far = stone.mix(day.horizon, 0.55);
-    canvas.paint(Area(0.0, 0.40, 1.0, 1.0), |p| 0.62 - 0.18 * noise(at(p.x * 4.0 + phase, 0.0), ridge) - p.y, |_| far);
+    canvas.paint(
+        Area(0.0, 0.40, 1.0, 1.0),
+        |p| 0.62 - 0.18 * noise(at(p.x * 4.0 + phase, 0.0), ridge) - p.y,
+        |_| far,
+    );
     canvas.place(dice.frame(at(0.5, 0.50), 0.40, 0.0));
     canvas.mark_object(true);
     let lean = dice.range(-0.2, 0.2);
@@ -150,7 +188,11 @@ pub(super) fn mountain(canvas: &mut Canvas, dice: &mut Dice) {
     let outline = |p: Point| convex(p, slopes) + 0.16 * (noise(at(p.x * 5.0, p.y * 5.0), ridge) - 0.5);
     canvas.paint(Area(-1.2, -1.0, 1.2, 0.62), outline, |p| {
         let folds = noise(at(p.x * 4.0 - p.y * 2.0, p.y * 6.0 + p.x * 2.0), ridge ^ 7);
-        let sunny = smoothstep(-0.05, 0.08, lean + 0.25 * (p.y - summit.y) * (folds - 0.5) * 2.0 - p.x + 0.12 * sine(p.y * 2.2));
+        let sunny = smoothstep(
+            -0.05,
+            0.08,
+            lean + 0.25 * (p.y - summit.y) * (folds - 0.5) * 2.0 - p.x + 0.12 * sine(p.y * 2.2),
+        );
         let shade = 0.58 + 0.52 * sunny;
         let is_snow = smoothstep(0.05, -0.06, p.y - snow_line - 0.55 * (folds - 0.5));
         stone.times(0.75 + 0.5 * folds).mix(snow, is_snow).times(shade)
@@ -183,30 +225,52 @@ pub(super) fn car(canvas: &mut Canvas, dice: &mut Dice) {
     canvas.place(Frame::PICTURE);
     let asphalt = Rgb(0.30, 0.31, 0.34).tinted(day.light);
     let gravel = dice.seed();
-    canvas.paint(Area(0.0, 0.66, 1.0, 1.0), |p| 0.66 - p.y, |p| {
-        let line = smoothstep(0.012, 0.006, (p.y - 0.86).abs()) * smoothstep(-0.1, 0.1, sine(p.x * 3.0));
-        let grain = value_noise(at(p.x * 60.0, p.y * 60.0), gravel);
-        asphalt.times(0.85 + 0.3 * grain).mix(Rgb(0.95, 0.92, 0.8).tinted(day.light), line)
-    });
+    canvas.paint(
+        Area(0.0, 0.66, 1.0, 1.0),
+        |p| 0.66 - p.y,
+        |p| {
+            let line = smoothstep(0.012, 0.006, (p.y - 0.86).abs()) * smoothstep(-0.1, 0.1, sine(p.x * 3.0));
+            let grain = value_noise(at(p.x * 60.0, p.y * 60.0), gravel);
+            asphalt.times(0.85 + 0.3 * grain).mix(Rgb(0.95, 0.92, 0.8).tinted(day.light), line)
+        },
+    );
     canvas.place(dice.frame(at(0.5, 0.58), 0.42, 0.0));
     shadow(canvas, at(0.0, 0.64), at(1.0, 0.09));
     canvas.mark_object(true);
     let hue = dice.range(0.0, 1.0);
-    let paint = if dice.chance(0.75) { hsv(hue, 0.78, 0.86) } else { dice.pick([Rgb(0.92, 0.92, 0.93), Rgb(0.24, 0.25, 0.28)]) };
+    let paint = if dice.chance(0.75) {
+        hsv(hue, 0.78, 0.86)
+    } else {
+        dice.pick([Rgb(0.92, 0.92, 0.93), Rgb(0.24, 0.25, 0.28)])
+    };
     let paint = paint.tinted(day.light);
     let roof = dice.range(-0.52, -0.36);
     let front = dice.range(0.52, 0.66);
     let back = dice.range(-0.74, -0.52);
     let cabin = [at(back + 0.26, roof), at(front - 0.34, roof), at(front, 0.06), at(back, 0.06)];
-    canvas.paint(Area(back, roof, front, 0.1), |p| convex(p, cabin) - 0.04, |p| paint.times(1.1 - 0.3 * (p.y - roof)));
+    canvas.paint(
+        Area(back, roof, front, 0.1),
+        |p| convex(p, cabin) - 0.04,
+        |p| paint.times(1.1 - 0.3 * (p.y - roof)),
+    );
     let glass = if day.is_night { Rgb(0.95, 0.86, 0.55) } else { Rgb(0.62, 0.82, 0.92).tinted(day.light) };
-    canvas.paint(Area(back, roof, front, 0.1), |p| (convex(p, cabin) + 0.07).max(0.035 - (p.x - 0.02).abs()).max(p.y + 0.02), |p| {
-        glass.times(1.1 - 0.7 * (p.y - roof)).mix(Rgb(1.0, 1.0, 1.0), 0.3 * smoothstep(0.2, 0.4, sine(p.x * 1.1 - p.y * 0.9)))
-    });
-    canvas.paint(Area(-0.95, -0.08, 0.95, 0.5), |p| rounded_box(p, at(0.0, 0.22), at(0.95, 0.27), 0.14), |p| {
-        let gleam = 0.35 * smoothstep(0.10, 0.0, (p.y - 0.06).abs());
-        paint.times(1.05 - 0.75 * (p.y - 0.1)).mix(Rgb(1.0, 1.0, 1.0), gleam)
-    });
+    canvas.paint(
+        Area(back, roof, front, 0.1),
+        |p| (convex(p, cabin) + 0.07).max(0.035 - (p.x - 0.02).abs()).max(p.y + 0.02),
+        |p| {
+            glass
+                .times(1.1 - 0.7 * (p.y - roof))
+                .mix(Rgb(1.0, 1.0, 1.0), 0.3 * smoothstep(0.2, 0.4, sine(p.x * 1.1 - p.y * 0.9)))
+        },
+    );
+    canvas.paint(
+        Area(-0.95, -0.08, 0.95, 0.5),
+        |p| rounded_box(p, at(0.0, 0.22), at(0.95, 0.27), 0.14),
+        |p| {
+            let gleam = 0.35 * smoothstep(0.10, 0.0, (p.y - 0.06).abs());
+            paint.times(1.05 - 0.75 * (p.y - 0.1)).mix(Rgb(1.0, 1.0, 1.0), gleam)
+        },
+    );
     let lamp = |p: Point| ellipse(p, at(0.88, 0.16), at(0.06, 0.08));
     canvas.paint(Area(0.8, 0.06, 0.95, 0.26), lamp, |_| Rgb(1.0, 0.96, 0.70));
     let tail = |p: Point| ellipse(p, at(-0.90, 0.16), at(0.045, 0.08));
@@ -233,13 +297,18 @@ pub(super) fn mushroom(canvas: &mut Canvas, dice: &mut Dice) {
     canvas.mark_object(true);
     let flesh = dice.near(Rgb(0.95, 0.90, 0.80), 0.03);
     let stem = [at(-0.15, -0.1), at(0.15, -0.1), at(0.23, 0.80), at(-0.23, 0.80)];
-    canvas.paint(Area(-0.3, -0.1, 0.3, 0.85), |p| convex(p, stem) - 0.04, |p| {
-        let under_cap = 0.45 * smoothstep(0.30, -0.02, p.y);
-        flesh.times(1.02 - 0.9 * p.x.abs() - 0.45 * p.x - under_cap)
-    });
+    canvas.paint(
+        Area(-0.3, -0.1, 0.3, 0.85),
+        |p| convex(p, stem) - 0.04,
+        |p| {
+            let under_cap = 0.45 * smoothstep(0.30, -0.02, p.y);
+            flesh.times(1.02 - 0.9 * p.x.abs() - 0.45 * p.x - under_cap)
+        },
+    );
     let skirt = |p: Point| ellipse(p, at(0.0, 0.22), at(0.26, 0.07));
     canvas.paint(Area(-0.26, 0.14, 0.26, 0.3), skirt, |p| flesh.times(1.0 - 0.6 * p.x));
-    let cap_color = dice.pick([Rgb(0.85, 0.12, 0.10), Rgb(0.90, 0.42, 0.12), Rgb(0.60, 0.36, 0.20), Rgb(0.56, 0.26, 0.62)]);
+    let cap_color =
+        dice.pick([Rgb(0.85, 0.12, 0.10), Rgb(0.90, 0.42, 0.12), Rgb(0.60, 0.36, 0.20), Rgb(0.56, 0.26, 0.62)]);
     let cap_color = dice.near(cap_color, 0.04);
     let tall = dice.range(0.62, 0.86);
     let dome = |p: Point| ellipse(p, at(0.0, 0.05), at(0.86, tall));
@@ -252,7 +321,11 @@ pub(super) fn mushroom(canvas: &mut Canvas, dice: &mut Dice) {
         let spot = at(dice.range(-0.66, 0.66), dice.range(-0.58, -0.02));
         let radii = at(dice.range(0.07, 0.14), dice.range(0.05, 0.10));
         let around = Area(spot.x - radii.x, spot.y - radii.y, spot.x + radii.x, spot.y + radii.y);
-        canvas.paint(around, |p| ellipse(p, spot, radii).max(cap(p) + 0.02), |p| lit(Rgb(0.99, 0.96, 0.90), p, 1.1));
+        canvas.paint(
+            around,
+            |p| ellipse(p, spot, radii).max(cap(p) + 0.02),
+            |p| lit(Rgb(0.99, 0.96, 0.90), p, 1.1),
+        );
     }
     canvas.mark_object(false);
     grass(canvas, dice, bright.times(0.62));
