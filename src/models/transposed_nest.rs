@@ -1,0 +1,235 @@
+//! The transposed NesT generator (Zhang et al., "Nested Hierarchical Transformer", arXiv 2105.12723, section 3.3).
+//!
+//! z -> linear -> one block of tokens -> levels. Level `l` holds `4^l` blocks of the same number of tokens; its
+//! transformer layers attend inside each block with weights that all blocks share. Between levels, block
+//! de-aggregation doubles the side of the token map on the image plane. After the last level every token is a
+//! pixel: layer norm, linear to RGB.
+//!
+//! Not stated in the paper, chosen here:
+//! - The first map is 8x8 tokens, one block, so 32, 64, 128 and 256 px have 3, 4, 5 and 6 levels.
+//! - [`Config::paper`]: widths 1024, 256, 64, 16 (pixel shuffle without extra weights) and depths 5, 3, 3, 3
+//!   with z of 128 numbers come to 74.2M parameters at 64 px; the paper's count is about 74M. At larger sizes the
+//!   width stays at 16 and a linear layer widens before the shuffle.
+//! - Heads have 32 channels, as in the NesT classifier (16 where the level is 16 wide).
+//! - The position embedding is learned for every block, added once at the start of a level, as in the classifier.
+//! - A layer norm follows every de-aggregation and precedes the last linear layer.
+//! - RGB comes from a linear layer without tanh, as in HiT and TransGAN: pictures with plain white or black
+//!   areas would drive tanh into saturation, where its gradient vanishes. Values beyond -1..1 are possible, and are
+//!   cut when an image is written.
+//! - GELU is the tanh approximation, flax's default.
+//! - Initial weights are NesT's truncated normal with standard deviation 0.02.
+
+use candle_core::Result;
+use nestgen_kernels::{self as k, Activation, Param, Var};
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, check};
+use crate::nn::{
+    AttentionKind, BlockDeaggregation, Builder, Deaggregation, INIT, LayerNorm, LayerShape, Linear, ParamSet,
+    TransformerLayer,
+};
+
+/// Sides of images, in pixels, that the generator can make.
+const RESOLUTIONS: [usize; 4] = [32, 64, 128, 256];
+/// RGB.
+const CHANNELS: usize = 3;
+
+/// The shape of a generator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Side of the images in pixels: 32, 64, 128 or 256.
+    pub resolution: usize,
+    /// Length of z.
+    pub z_dim: usize,
+    /// Side of a block, and of the first token map, in tokens.
+    pub block_size: usize,
+    /// Channels of each level's tokens, first (smallest map) to last.
+    pub dims: Vec<usize>,
+    /// Transformer layers of each level; 0 leaves only the de-aggregation before it.
+    pub depths: Vec<usize>,
+    /// Channels of a head; a level narrower than this has one head.
+    pub head_dim: usize,
+    /// How heads share keys and values.
+    pub attention: AttentionKind,
+    /// How the token map doubles its side.
+    pub deaggregation: Deaggregation,
+}
+
+impl Config {
+    /// The published size, about 74M parameters at 64 px.
+    pub fn paper(resolution: usize) -> Self {
+        Self {
+            z_dim: 128,
+            ..Self::with_levels(resolution, &[1024, 256, 64, 16, 16, 16], &[5, 3, 3, 3, 3, 3], 128)
+        }
+    }
+
+    /// Half the paper's first width, more width where the pixels are: trains well on one GPU.
+    pub fn fast(resolution: usize) -> Self {
+        let levels = Self::with_levels(resolution, &[512, 256, 128, 64, 32, 32], &[4, 3, 2, 2, 1, 0], 256);
+        Self { deaggregation: Deaggregation::PixelShuffleConv, ..levels }
+    }
+
+    /// Small enough for two CPU cores: full attention where it is cheap, a convolution where pixels are many.
+    pub fn demo(resolution: usize) -> Self {
+        let levels = Self::with_levels(resolution, &[256, 128, 64, 32, 32, 16], &[2, 1, 1, 0, 0, 0], 128);
+        Self { deaggregation: Deaggregation::PixelShuffleConv, ..levels }
+    }
+
+    /// As many of the levels as `resolution` has; [`Config::validate`] refuses other resolutions later.
+    fn with_levels(resolution: usize, dims: &[usize], depths: &[usize], z_dim: usize) -> Self {
+        let block_size = 8;
+        let levels = (resolution / block_size).max(1).ilog2() as usize + 1;
+        Self {
+            resolution,
+            z_dim,
+            block_size,
+            dims: dims.iter().copied().take(levels).collect(),
+            depths: depths.iter().copied().take(levels).collect(),
+            head_dim: 32,
+            attention: AttentionKind::MultiHead,
+            deaggregation: Deaggregation::PixelShuffle,
+        }
+    }
+
+    /// Checks every field and how they fit together.
+    ///
+    /// # Errors
+    /// The first field that is wrong, with the reason.
+    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
+        check("resolution", RESOLUTIONS.contains(&self.resolution), || {
+            format!("must be one of {RESOLUTIONS:?}, got {}", self.resolution)
+        })?;
+        check("z_dim", (1..=65_536).contains(&self.z_dim), || {
+            format!("must be between 1 and 65536, got {}", self.z_dim)
+        })?;
+        check("block_size", matches!(self.block_size, 4 | 8 | 16), || {
+            format!("must be 4, 8 or 16, got {}", self.block_size)
+        })?;
+        let levels = (self.resolution / self.block_size).ilog2() as usize + 1;
+        for (field, len) in [("dims", self.dims.len()), ("depths", self.depths.len())] {
+            check(field, len == levels, || {
+                let Self { resolution, block_size, .. } = self;
+                format!("{resolution} px from blocks of {block_size} takes {levels} levels, got {len} entries")
+            })?;
+        }
+        check("head_dim", self.head_dim >= 1, || "must be at least 1".into())?;
+        for &dim in &self.dims {
+            let head = self.head_dim.min(dim);
+            check("dims", (1..=8192).contains(&dim), || format!("must be between 1 and 8192, got {dim}"))?;
+            check("dims", dim % head == 0, || format!("{dim} is not a multiple of head_dim {head}"))?;
+        }
+        check("depths", self.depths.iter().all(|&depth| depth <= 64), || "must be at most 64".into())
+    }
+
+    fn layer(&self, dim: usize) -> LayerShape {
+        let heads = (dim / self.head_dim).max(1);
+        LayerShape { dim, heads, attention: self.attention, activation: Activation::GeluTanh }
+    }
+}
+
+/// The tokens of one resolution: `blocks` blocks of `tokens` tokens.
+struct Level {
+    blocks: usize,
+    tokens: usize,
+    /// `[T, N, C]`.
+    pos_embed: Param,
+    layers: Vec<TransformerLayer>,
+    /// Towards the next level; `None` on the last.
+    up: Option<BlockDeaggregation>,
+}
+
+impl Level {
+    fn new(b: &Builder, config: &Config, index: usize) -> Result<Self> {
+        let (blocks, tokens) = (1 << (2 * index), config.block_size * config.block_size);
+        let dim = config.dims[index];
+        let layers = (0..config.depths[index])
+            .map(|i| TransformerLayer::new(&b.pp("layers").pp(i), config.layer(dim), 0.0))
+            .collect::<Result<_>>()?;
+        let up = match config.dims.get(index + 1) {
+            Some(&next) => {
+                let up = b.pp("up");
+                Some(BlockDeaggregation::new(&up, config.deaggregation, config.block_size, dim, next)?)
+            }
+            None => None,
+        };
+        Ok(Self { blocks, tokens, pos_embed: b.get(&[blocks, tokens, dim], INIT, "pos_embed")?, layers, up })
+    }
+
+    /// `[B, T, N, C]` -> `[B, 4T, N, C']`, or the same shape on the last level.
+    fn forward(&self, x: &Var) -> Result<Var> {
+        let mut x = k::add_broadcast(x, &self.pos_embed.var())?;
+        for layer in &self.layers {
+            x = layer.forward(&x, None)?;
+        }
+        match &self.up {
+            Some(up) => up.forward(&x),
+            None => Ok(x),
+        }
+    }
+
+    fn macs(&self) -> u64 {
+        let layers: u64 = self.layers.iter().map(|layer| layer.macs(self.blocks, self.tokens)).sum();
+        layers + self.up.as_ref().map_or(0, |up| up.macs(self.blocks * self.tokens))
+    }
+}
+
+/// The generator.
+pub struct TransposedNest {
+    config: Config,
+    input: Linear,
+    levels: Vec<Level>,
+    norm: LayerNorm,
+    to_rgb: Linear,
+    params: ParamSet,
+}
+
+impl TransposedNest {
+    /// Makes the parameters.
+    ///
+    /// # Errors
+    /// When the configuration does not validate.
+    pub fn new(config: &Config, b: &Builder) -> Result<Self> {
+        config.validate()?;
+        let tokens = config.block_size * config.block_size;
+        let (first, last) = (config.dims[0], config.dims[config.dims.len() - 1]);
+        let input = Linear::new(&b.pp("input"), config.z_dim, tokens * first, INIT)?;
+        let levels = (0..config.dims.len())
+            .map(|index| Level::new(&b.pp("levels").pp(index), config, index))
+            .collect::<Result<_>>()?;
+        let norm = LayerNorm::new(&b.pp("norm"), last)?;
+        let to_rgb = Linear::new(&b.pp("to_rgb"), last, CHANNELS, INIT)?;
+        Ok(Self { config: config.clone(), input, levels, norm, to_rgb, params: b.params() })
+    }
+
+    /// z `[B, z_dim]` -> images `[B, H, W, 3]`, nominally in -1..1.
+    pub fn forward(&self, z: &Var) -> Result<Var> {
+        let Config { block_size, dims, .. } = &self.config;
+        let (batch, _) = z.value().dims2()?;
+        let x = self.input.forward(z, Activation::None, false)?;
+        let mut x = k::reshape(&x, &[batch, 1, block_size * block_size, dims[0]])?;
+        for level in &self.levels {
+            x = level.forward(&x)?;
+        }
+        let rgb = self.to_rgb.forward(&self.norm.forward(&x)?, Activation::None, false)?;
+        k::deblockify(&rgb, *block_size)
+    }
+
+    /// The shape this generator was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its named tensors.
+    pub fn params(&self) -> &ParamSet {
+        &self.params
+    }
+
+    /// Floating-point operations to make one image: twice the multiply-adds of products and convolutions.
+    pub fn flops(&self) -> u64 {
+        let pixels = self.config.resolution * self.config.resolution;
+        let levels: u64 = self.levels.iter().map(Level::macs).sum();
+        2 * (self.input.macs(1) + levels + self.to_rgb.macs(pixels))
+    }
+}

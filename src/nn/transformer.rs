@@ -1,0 +1,149 @@
+//! The transformer layer of NesT and ViT: attention inside each block of tokens, then a two-layer MLP, both
+//! behind a layer norm and beside a residual connection (arXiv 2105.12723, section 3).
+//!
+//! Tokens are `[B, T, N, C]`: T blocks that do not see each other, N tokens a block. Every block uses the same
+//! weights.
+
+use candle_core::Result;
+use nestgen_kernels::{self as k, Activation, Var};
+use serde::{Deserialize, Serialize};
+
+use super::{Builder, Init, LayerNorm, Linear, drop_path};
+use crate::rng::Rng;
+
+/// Standard deviation of NesT's truncated normal initial weights.
+pub const INIT: Init = Init::TruncNormal(0.02);
+/// Width of the MLP's hidden layer over the width of the tokens.
+const MLP_RATIO: usize = 4;
+
+/// How heads share keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionKind {
+    /// Keys and values for every head.
+    #[default]
+    MultiHead,
+    /// One head of keys and values for all heads of queries (Shazeer, arXiv 1911.02150).
+    MultiQuery,
+}
+
+/// What a transformer layer looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerShape {
+    /// Channels of a token, C.
+    pub dim: usize,
+    /// Heads; must divide `dim`.
+    pub heads: usize,
+    /// How heads share keys and values.
+    pub attention: AttentionKind,
+    /// The MLP's activation.
+    pub activation: Activation,
+}
+
+enum Attention {
+    MultiHead { qkv: Linear },
+    MultiQuery { q: Linear, kv: Linear },
+}
+
+/// One layer; tokens keep their shape.
+pub struct TransformerLayer {
+    shape: LayerShape,
+    norm1: LayerNorm,
+    attention: Attention,
+    proj: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    /// Probability that a sample skips a branch in training.
+    drop: f64,
+}
+
+impl TransformerLayer {
+    /// Makes the layer's parameters, with timm's names.
+    pub fn new(b: &Builder, shape: LayerShape, drop: f64) -> Result<Self> {
+        let LayerShape { dim, heads, .. } = shape;
+        let (attn, mlp) = (b.pp("attn"), b.pp("mlp"));
+        let norm1 = LayerNorm::new(&b.pp("norm1"), dim)?;
+        let attention = match shape.attention {
+            AttentionKind::MultiHead => {
+                Attention::MultiHead { qkv: Linear::new(&attn.pp("qkv"), dim, 3 * dim, INIT)? }
+            }
+            AttentionKind::MultiQuery => Attention::MultiQuery {
+                q: Linear::new(&attn.pp("q"), dim, dim, INIT)?,
+                kv: Linear::new(&attn.pp("kv"), dim, 2 * (dim / heads), INIT)?,
+            },
+        };
+        Ok(Self {
+            shape,
+            norm1,
+            attention,
+            proj: Linear::new(&attn.pp("proj"), dim, dim, INIT)?,
+            norm2: LayerNorm::new(&b.pp("norm2"), dim)?,
+            fc1: Linear::new(&mlp.pp("fc1"), dim, MLP_RATIO * dim, INIT)?,
+            fc2: Linear::new(&mlp.pp("fc2"), MLP_RATIO * dim, dim, INIT)?,
+            drop,
+        })
+    }
+
+    /// `[B, T, N, C]` -> `[B, T, N, C]`. `drop` is the stream of drop-path decisions in training, `None` in
+    /// evaluation and for models without drop-path.
+    pub fn forward(&self, x: &Var, mut drop: Option<&mut Rng>) -> Result<Var> {
+        let attended = self.attend(&self.norm1.forward(x)?)?;
+        let x = self.residual(x, attended, drop.as_deref_mut())?;
+        let hidden = self.fc1.forward(&self.norm2.forward(&x)?, self.shape.activation, false)?;
+        let mixed = self.fc2.forward(&hidden, Activation::None, false)?;
+        self.residual(&x, mixed, drop)
+    }
+
+    fn residual(&self, x: &Var, branch: Var, drop: Option<&mut Rng>) -> Result<Var> {
+        match drop {
+            Some(rng) if self.drop > 0.0 => k::add(x, &drop_path(&branch, self.drop, rng)?),
+            _ => k::add(x, &branch),
+        }
+    }
+
+    fn attend(&self, x: &Var) -> Result<Var> {
+        let heads = self.shape.heads;
+        let mixed = match &self.attention {
+            Attention::MultiHead { qkv } => attention(&qkv.forward(x, Activation::None, false)?, heads)?,
+            Attention::MultiQuery { q, kv } => {
+                let (q, kv) = (q.forward(x, Activation::None, false)?, kv.forward(x, Activation::None, false)?);
+                multi_query_attention(&q, &kv, heads)?
+            }
+        };
+        self.proj.forward(&mixed, Activation::None, false)
+    }
+
+    /// Multiply-adds for `blocks` blocks of `tokens` tokens.
+    pub fn macs(&self, blocks: usize, tokens: usize) -> u64 {
+        let rows = blocks * tokens;
+        let project = match &self.attention {
+            Attention::MultiHead { qkv } => qkv.macs(rows),
+            Attention::MultiQuery { q, kv } => q.macs(rows) + kv.macs(rows),
+        };
+        let weigh_and_sum = 2 * (rows * tokens * self.shape.dim) as u64;
+        project + weigh_and_sum + self.proj.macs(rows) + self.fc1.macs(rows) + self.fc2.macs(rows)
+    }
+}
+
+/// `qkv [B, T, N, 3C]` -> `[B, T, N, C]`.
+fn attention(qkv: &Var, heads: usize) -> Result<Var> {
+    let (b, t, n, c3) = qkv.value().dims4()?;
+    let parts = k::permute(&k::reshape(qkv, &[b, t, n, 3, heads, c3 / 3 / heads])?, &[3, 0, 1, 4, 2, 5])?;
+    let part = |i| k::narrow(&parts, 0, i, 1);
+    let scores = k::matmul(&part(0)?, &part(1)?, false, true)?;
+    let weights = k::softmax(&k::scale(&scores, 1.0 / ((c3 / 3 / heads) as f64).sqrt())?)?;
+    let mixed = k::matmul(&weights, &part(2)?, false, false)?;
+    k::reshape(&k::permute(&mixed, &[0, 1, 2, 4, 3, 5])?, &[b, t, n, c3 / 3])
+}
+
+/// `q [B, T, N, C]`, `kv [B, T, N, 2 hd]` -> `[B, T, N, C]`.
+fn multi_query_attention(q: &Var, kv: &Var, heads: usize) -> Result<Var> {
+    let (b, t, n, c) = q.value().dims4()?;
+    let hd = c / heads;
+    // Heads of one token are rows of one product: `[N nh, hd] x [hd, N]`.
+    let rows = k::reshape(q, &[b, t, n * heads, hd])?;
+    let scores = k::matmul(&rows, &k::narrow(kv, 3, 0, hd)?, false, true)?;
+    let weights = k::softmax(&k::scale(&scores, 1.0 / (hd as f64).sqrt())?)?;
+    k::reshape(&k::matmul(&weights, &k::narrow(kv, 3, hd, hd)?, false, false)?, &[b, t, n, c])
+}
