@@ -1,0 +1,226 @@
+"""The project's models in PyTorch, written as a PyTorch user would, with the same parameter names.
+
+They give the reference outputs and gradients of tests/fixtures/make_models.py and are the opponent that
+benches/peers times. Images are NCHW (in channels-last memory where that is natural), tokens [B, T, N, C].
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import spectral_norm
+
+
+def attend(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class MultiHead(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        b, t, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, t, n, 3, self.heads, c // self.heads).permute(3, 0, 1, 4, 2, 5)
+        x = attend(*qkv.unbind(0))
+        return self.proj(x.transpose(2, 3).reshape(b, t, n, c))
+
+
+class MultiQuery(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * (dim // heads))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        b, t, n, c = x.shape
+        q = self.q(x).reshape(b, t, n, self.heads, c // self.heads).transpose(2, 3)
+        k, v = self.kv(x).unsqueeze(2).expand(-1, -1, self.heads, -1, -1).chunk(2, dim=-1)
+        return self.proj(attend(q, k, v).transpose(2, 3).reshape(b, t, n, c))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, gelu):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+        self.gelu = gelu
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.gelu))
+
+
+class TransformerLayer(nn.Module):
+    def __init__(self, dim, heads, attention="multi_head", gelu="tanh"):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = {"multi_head": MultiHead, "multi_query": MultiQuery}[attention](dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, gelu)
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+def blockify(x, size):
+    """NCHW -> [B, T, N, C]"""
+    b, c, h, w = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(b, h // size, size, w // size, size, c).transpose(2, 3)
+    return x.reshape(b, -1, size * size, c)
+
+
+def deblockify(x, size):
+    """[B, T, N, C] -> NCHW"""
+    b, t, _, c = x.shape
+    side = math.isqrt(t)
+    x = x.reshape(b, side, side, size, size, c).transpose(2, 3)
+    return x.reshape(b, side * size, side * size, c).permute(0, 3, 1, 2)
+
+
+class BlockDeaggregation(nn.Module):
+    def __init__(self, kind, block_size, inputs, outputs):
+        super().__init__()
+        self.kind, self.block_size = kind, block_size
+        shuffles = kind != "nearest_conv"
+        self.expand = nn.Linear(inputs, 4 * outputs) if shuffles and inputs != 4 * outputs else nn.Identity()
+        if kind != "pixel_shuffle":
+            self.conv = nn.Conv2d(outputs if shuffles else inputs, outputs, 3, padding=1)
+        self.norm = nn.LayerNorm(outputs, eps=1e-6)
+
+    def forward(self, x):
+        x = deblockify(self.expand(x), self.block_size)
+        x = F.interpolate(x, scale_factor=2) if self.kind == "nearest_conv" else F.pixel_shuffle(x, 2)
+        if self.kind != "pixel_shuffle":
+            x = self.conv(x)
+        return self.norm(blockify(x, self.block_size))
+
+
+class GeneratorLevel(nn.Module):
+    def __init__(self, cfg, index):
+        super().__init__()
+        dims, size = cfg["dims"], cfg["block_size"]
+        dim = dims[index]
+        self.pos_embed = nn.Parameter(torch.zeros(4**index, size * size, dim))
+        heads = max(1, dim // cfg["head_dim"])
+        layers = [TransformerLayer(dim, heads, cfg["attention"]) for _ in range(cfg["depths"][index])]
+        self.layers = nn.Sequential(*layers)
+        self.up = None
+        if index + 1 < len(dims):
+            self.up = BlockDeaggregation(cfg["deaggregation"], size, dim, dims[index + 1])
+
+    def forward(self, x):
+        x = self.layers(x + self.pos_embed)
+        return x if self.up is None else self.up(x)
+
+
+class TransposedNest(nn.Module):
+    """z [B, z_dim] -> images [B, 3, H, W]"""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.size, dims = cfg["block_size"], cfg["dims"]
+        self.input = nn.Linear(cfg["z_dim"], self.size**2 * dims[0])
+        self.levels = nn.Sequential(*[GeneratorLevel(cfg, i) for i in range(len(dims))])
+        self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
+        self.to_rgb = nn.Linear(dims[-1], 3)
+
+    def forward(self, z):
+        x = self.levels(self.input(z).reshape(len(z), 1, self.size**2, -1))
+        return deblockify(self.to_rgb(self.norm(x)), self.size)
+
+
+def conv(inputs, outputs, kernel, sn, bias=True):
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+    return spectral_norm(layer) if sn else layer
+
+
+def linear(inputs, outputs, sn, bias=True):
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    return spectral_norm(layer) if sn else layer
+
+
+class DiscriminatorBlock(nn.Module):
+    def __init__(self, inputs, outputs, sn):
+        super().__init__()
+        self.conv1 = conv(inputs, inputs, 3, sn)
+        self.conv2 = conv(inputs, outputs, 3, sn)
+        self.shortcut = conv(inputs, outputs, 1, sn, bias=False)
+
+    def forward(self, x):
+        shortcut = self.shortcut(F.avg_pool2d(x, 2))
+        x = F.avg_pool2d(F.leaky_relu(self.conv1(x), 0.2), 2)
+        return F.leaky_relu(self.conv2(x), 0.2) + shortcut
+
+
+class Discriminator(nn.Module):
+    """images [B, 3, H, W] -> logits [B]"""
+
+    def __init__(self, cfg):
+        super().__init__()
+        channels, sn, self.stddev = cfg["channels"], cfg["spectral_norm"], cfg["minibatch_stddev"]
+        self.from_rgb = conv(3, channels[0], 3, sn)
+        blocks = [DiscriminatorBlock(i, o, sn) for i, o in zip(channels, channels[1:])]
+        self.blocks = nn.Sequential(*blocks)
+        self.conv = conv(channels[-1] + self.stddev, channels[-1], 3, sn)
+        self.head = linear(16 * channels[-1], 1, sn)
+
+    def forward(self, x):
+        x = self.blocks(F.leaky_relu(self.from_rgb(x), 0.2))
+        if self.stddev:
+            b, _, h, w = x.shape
+            group = next(g for g in (4, 3, 2, 1) if b % g == 0)
+            std = (x.reshape(group, b // group, -1).var(0, unbiased=False) + 1e-8).sqrt().mean(1)
+            x = torch.cat([x, std.repeat(group).reshape(b, 1, 1, 1).expand(b, 1, h, w)], 1)
+        x = F.leaky_relu(self.conv(x), 0.2)
+        return self.head(x.permute(0, 2, 3, 1).flatten(1)).squeeze(1)
+
+
+def to_channels_last_columns(v, weight):
+    """A spectral-norm vector over [in, kh, kw] -> over [kh, kw, in], as a column."""
+    if weight.dim() == 4:
+        v = v.reshape(weight.shape[1:]).permute(1, 2, 0)
+    return v.reshape(-1, 1)
+
+
+def named_tensors(module):
+    """The parameters and buffers of a module under the project's names: weights in PyTorch's layout,
+    spectral-norm vectors as columns."""
+    state = {name: t.detach() for name, t in module.state_dict().items() if "num_batches" not in name}
+    out = {}
+    for name, t in state.items():
+        if name.endswith("weight_v"):
+            t = to_channels_last_columns(t, state[name[:-1] + "orig"])
+        elif name.endswith("weight_u"):
+            t = t.reshape(-1, 1)
+        out[name.removesuffix("_orig")] = t.contiguous().clone()
+    return out
+
+
+def named_gradients(module):
+    """The gradients of a module's parameters under the project's names."""
+    return {n.removesuffix("_orig"): p.grad.contiguous().clone() for n, p in module.named_parameters()}
+
+
+def load_named(module, tensors):
+    """Copies tensors under the project's names (see named_tensors) into a module."""
+    state = module.state_dict()
+    for name, t in state.items():
+        if "num_batches" in name:
+            continue
+        new = tensors[name.removesuffix("_orig")]
+        if name.endswith("weight_v"):
+            weight = state[name[:-1] + "orig"]
+            if weight.dim() == 4:
+                _, i, kh, kw = weight.shape
+                new = new.reshape(kh, kw, i).permute(2, 0, 1)
+            new = new.reshape(-1)
+        elif name.endswith("weight_u"):
+            new = new.reshape(-1)
+        t.copy_(new)

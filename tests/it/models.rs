@@ -1,0 +1,118 @@
+//! Every model against PyTorch: outputs, gradients and buffers of `tests/fixtures/make_models.py`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Result, Tensor};
+use nestgen::models::{Discriminator, Generator};
+use nestgen::nn::{Builder, ParamSet};
+use nestgen::rng::Rng;
+use nestgen_kernels::{Var, backward, mul, sum_all};
+
+/// Relative to the largest value of a tensor: f32 sums in another order, through a few layers.
+const TOLERANCE: f64 = 1e-4;
+/// Gradients smaller than this part of the model's largest are rounding noise of larger terms.
+const NOISE: f64 = 1e-5;
+
+struct Fixture {
+    tensors: BTreeMap<String, Tensor>,
+    config: String,
+}
+
+impl Fixture {
+    fn open(name: &str) -> Self {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/models_{name}.safetensors"));
+        let bytes = std::fs::read(path).expect("the fixture is there");
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).expect("a safetensors file");
+        let config = metadata.metadata().as_ref().expect("metadata")["config"].clone();
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).expect("tensors");
+        Self { tensors: tensors.into_iter().collect(), config }
+    }
+
+    fn get(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
+    }
+
+    fn group(&self, prefix: &str) -> BTreeMap<String, Tensor> {
+        let part = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()));
+        self.tensors.iter().filter_map(part).collect()
+    }
+
+    /// Loads the weights, runs `forward` in training and in evaluation, compares all there is.
+    fn check(&self, params: &ParamSet, forward: impl Fn(&Var, bool) -> Result<Var>) -> Result<()> {
+        params.load_torch(&self.group("before.")).expect("the fixture fits the model");
+        let x = Var::leaf(self.get("in.x").clone());
+        let y = forward(&x, true)?;
+        assert_close("out.y", y.value(), self.get("out.y"), 0.0)?;
+        let grads = backward(sum_all(&mul(&y, &Var::constant(self.get("in.weights").clone()))?)?)?;
+        let expected = self.group("grad.");
+        let largest =
+            expected.values().map(max_abs).collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max);
+        assert_close("grad.x", grads.leaf(&x).expect("a gradient"), &expected["x"], NOISE * largest)?;
+        assert_eq!(expected.len(), params.params().len() + 1);
+        for param in params.params() {
+            let got = grads.param(param).unwrap_or_else(|| panic!("no gradient for {}", param.name()));
+            let got = if got.rank() == 4 { got.permute((0, 3, 1, 2))? } else { got.clone() };
+            assert!(max_abs(&got)? > 0.0, "the gradient of {} is zero", param.name());
+            assert_close(param.name(), &got, &expected[param.name()], NOISE * largest)?;
+        }
+        let after = self.group("after.");
+        assert_eq!(after.len(), params.buffers().len());
+        for buffer in params.buffers() {
+            assert_close(buffer.name(), &buffer.value(), &after[buffer.name()], 0.0)?;
+        }
+        assert_close("out.eval", forward(&x, false)?.value(), self.get("out.eval"), 0.0)
+    }
+}
+
+fn max_abs(t: &Tensor) -> Result<f64> {
+    t.to_dtype(DType::F64)?.abs()?.max_all()?.to_scalar()
+}
+
+fn assert_close(what: &str, got: &Tensor, expected: &Tensor, noise: f64) -> Result<()> {
+    assert_eq!(got.dims(), expected.dims(), "{what}");
+    let difference = max_abs(&(got.contiguous()? - expected)?)?;
+    let allowed = TOLERANCE * max_abs(expected)? + noise;
+    assert!(difference <= allowed, "{what}: off by {difference:.3e}, allowed {allowed:.3e}");
+    Ok(())
+}
+
+fn check_generator(name: &str) -> Result<()> {
+    let fixture = Fixture::open(name);
+    let config = serde_json::from_str(&fixture.config).expect("a generator's configuration");
+    let model = Generator::new(&config, &Rng::new(0), DType::F32, &Device::Cpu)?;
+    fixture.check(model.params(), |z, train| model.forward(z, train))
+}
+
+fn check_discriminator(name: &str) -> Result<()> {
+    let fixture = Fixture::open(name);
+    let config = serde_json::from_str(&fixture.config).expect("a discriminator's configuration");
+    let model = Discriminator::new(&config, &Builder::new(&Rng::new(0), DType::F32, &Device::Cpu))?;
+    fixture.check(model.params(), |images, train| model.forward(images, train))
+}
+
+#[test]
+fn transposed_nest_with_pixel_shuffle() -> Result<()> {
+    check_generator("nest_shuffle")
+}
+
+#[test]
+fn transposed_nest_with_pixel_shuffle_and_convolution_and_multi_query() -> Result<()> {
+    check_generator("nest_shuffle_conv")
+}
+
+#[test]
+fn transposed_nest_with_nearest_upsampling() -> Result<()> {
+    check_generator("nest_nearest")
+}
+
+#[test]
+fn discriminator_with_spectral_norm() -> Result<()> {
+    check_discriminator("discriminator_spectral")
+}
+
+#[test]
+fn discriminator_with_minibatch_stddev() -> Result<()> {
+    check_discriminator("discriminator_stddev")
+}
