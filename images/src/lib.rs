@@ -6,9 +6,11 @@
 pub mod decode;
 mod error;
 mod layout;
+pub mod resample;
 mod set;
 mod source;
 
 pub use decode::{Header, Limits, RgbImage8};
 pub use error::{Error, Result};
+pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions};

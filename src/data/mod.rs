@@ -1,0 +1,12 @@
+//! Data: from any source of images (or the built-in scenes) to shuffled batches for training.
+//!
+//! [`ImageData`] holds a set at one resolution as 8-bit pixels, in memory or in a pack on disk. [`Loader`] hands out its
+//! images in an order that is a pure function of (seed, number of images seen), prepared ahead in worker threads.
+
+mod image_data;
+mod loader;
+mod order;
+pub mod synthetic;
+
+pub use image_data::{ImageData, LoadOptions};
+pub use loader::{Batch, Loader, LoaderConfig};
