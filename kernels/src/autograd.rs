@@ -14,7 +14,7 @@
 //!   with [`Var::record_once`] and refuse a second differentiation with an error, never silently.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -255,7 +255,7 @@ impl Gradients {
 pub fn backward(loss: Var) -> Result<Gradients> {
     let seed = ones_like_scalar(&loss)?;
     let mut leaves = HashMap::new();
-    sweep(loss, seed, false, |id, grad| {
+    sweep(loss, seed, false, None, |id, grad| {
         leaves.insert(id, grad.into_value());
     })?;
     Ok(Gradients(leaves))
@@ -271,7 +271,8 @@ pub fn backward(loss: Var) -> Result<Gradients> {
 pub fn grad(output: &Var, inputs: &[&Var], create_graph: bool) -> Result<Vec<Var>> {
     let seed = ones_like_scalar(output)?;
     let mut leaves = HashMap::new();
-    sweep(output.clone(), seed, create_graph, |id, grad| {
+    let way = nodes_between(output, inputs);
+    sweep(output.clone(), seed, create_graph, Some(&way), |id, grad| {
         leaves.insert(id, grad);
     })?;
     let find = |input: &&Var| match input.node.as_ref().and_then(|node| leaves.get(&node.id)) {
@@ -279,6 +280,29 @@ pub fn grad(output: &Var, inputs: &[&Var], create_graph: bool) -> Result<Vec<Var
         None => bail!("grad: the output does not depend on {input:?}"),
     };
     inputs.iter().map(find).collect()
+}
+
+/// The nodes on a way from `output` to one of `inputs`: a gradient with respect to images needs no gradient of
+/// the weights on its way.
+fn nodes_between(output: &Var, inputs: &[&Var]) -> HashSet<u64> {
+    let mut seen: BTreeMap<u64, Rc<Node>> = BTreeMap::new();
+    let mut stack: Vec<Rc<Node>> = output.node.iter().cloned().collect();
+    while let Some(node) = stack.pop() {
+        if !seen.contains_key(&node.id) {
+            let op = node.op.iter();
+            stack.extend(op.flat_map(|op| &op.inputs).filter_map(|input| input.node.clone()));
+            seen.insert(node.id, node);
+        }
+    }
+    let mut way: HashSet<u64> = inputs.iter().filter_map(|input| Some(input.node.as_ref()?.id)).collect();
+    // From the lowest number up, a node's inputs are always decided before it.
+    for (id, node) in &seen {
+        let mut inputs = node.op.iter().flat_map(|op| &op.inputs).filter_map(|input| input.node.as_ref());
+        if inputs.any(|input| way.contains(&input.id)) {
+            way.insert(*id);
+        }
+    }
+    way
 }
 
 fn ones_like_scalar(output: &Var) -> Result<Var> {
@@ -289,7 +313,15 @@ fn ones_like_scalar(output: &Var) -> Result<Var> {
 }
 
 /// Visits the graph from `output` down, in order of falling node number, and hands leaf gradients over.
-fn sweep(output: Var, seed: Var, create_graph: bool, mut on_leaf: impl FnMut(u64, Var)) -> Result<()> {
+///
+/// With `way` only its nodes are visited.
+fn sweep(
+    output: Var,
+    seed: Var,
+    create_graph: bool,
+    way: Option<&HashSet<u64>>,
+    mut on_leaf: impl FnMut(u64, Var),
+) -> Result<()> {
     let Some(root) = output.node.clone() else {
         bail!("backward: the output does not depend on anything trainable");
     };
@@ -303,13 +335,20 @@ fn sweep(output: Var, seed: Var, create_graph: bool, mut on_leaf: impl FnMut(u64
         if create_graph && !op.twice {
             bail!("{} cannot be differentiated twice", op.name);
         }
-        let wants: Vec<bool> = op.inputs.iter().map(Var::is_tracked).collect();
+        let wanted = |input: &Var| {
+            let node = input.node.as_ref();
+            node.is_some_and(|node| way.is_none_or(|way| way.contains(&node.id)))
+        };
+        let wants: Vec<bool> = op.inputs.iter().map(wanted).collect();
         let grads = with_recording(create_graph, || (op.rule)(&grad, &wants))?;
         drop(grad);
         for (input, grad) in op.inputs.iter().zip(grads) {
             let (Some(to), Some(grad)) = (&input.node, grad) else {
                 continue;
             };
+            if !wanted(input) {
+                continue;
+            }
             if grad.dims() != input.dims() {
                 bail!("{}: gradient {:?} for an input {:?}", op.name, grad.dims(), input.dims());
             }
