@@ -1,0 +1,179 @@
+//! Files that are either the old ones or the new ones, never half of each.
+//!
+//! A file is written under a temporary name in its folder, synced to the disk, then renamed; a folder of files
+//! likewise. What a crash or a full disk leaves behind is a temporary name, which [`sweep`] removes.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Marks names of unfinished files and folders.
+const UNFINISHED: &str = ".unfinished-";
+/// Marks names of whole folders that are about to be replaced.
+const REPLACED: &str = ".replaced-";
+
+fn unfinished(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{UNFINISHED}{name}"))
+}
+
+fn replaced(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{REPLACED}{name}"))
+}
+
+/// Replaces the file at `path` by what `write` writes, wholly or not at all.
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let temporary = unfinished(path);
+    let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, path));
+    finish(path, &temporary, written, |temporary| fs::remove_file(temporary))
+}
+
+/// Replaces the folder at `path` by one that `fill` fills, wholly or not at all.
+///
+/// `fill` gets the temporary folder, where it creates files with [`write_synced`].
+pub fn write_folder_atomic(path: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    let temporary = unfinished(path);
+    let written = (|| {
+        remove_folder(&temporary)?;
+        fs::create_dir(&temporary)?;
+        fill(&temporary)?;
+        sync_folder(&temporary)?;
+        if path.exists() {
+            // A folder with content cannot be renamed over: the old one steps aside first. A crash between the
+            // two renames leaves it under a name from which `sweep` brings it back.
+            let old = replaced(path);
+            remove_folder(&old)?;
+            fs::rename(path, &old)?;
+            fs::rename(&temporary, path)?;
+            remove_folder(&old)
+        } else {
+            fs::rename(&temporary, path)
+        }
+    })();
+    finish(path, &temporary, written, |temporary| fs::remove_dir_all(temporary))
+}
+
+fn finish(
+    path: &Path,
+    temporary: &Path,
+    written: io::Result<()>,
+    remove: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    match written.and_then(|()| sync_folder(parent)) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            // Give the space back; the error that is reported is the first one.
+            let _ = remove(temporary);
+            Err(Error::io("write", path)(error))
+        }
+    }
+}
+
+/// Creates a file and makes sure that it is on the disk before returning.
+pub fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    write(&mut file)?;
+    file.flush()?;
+    file.get_ref().sync_all()
+}
+
+/// A rename is durable only once its folder is synced.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}
+
+/// Removes a folder so that it is there whole or not at all, whenever the process ends.
+pub fn remove_folder_atomic(path: &Path) -> Result<()> {
+    let temporary = unfinished(path);
+    let removed = remove_folder(&temporary).and_then(|()| fs::rename(path, &temporary));
+    removed.and_then(|()| remove_folder(&temporary)).map_err(Error::io("remove", path))
+}
+
+fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what a crashed run left unfinished in `dir`, and brings back what it was about to replace.
+pub fn sweep(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let path = entry.map_err(Error::io("read", dir))?.path();
+        let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        let swept = match name.strip_prefix(REPLACED) {
+            Some(name) if !dir.join(name).exists() => fs::rename(&path, dir.join(name)),
+            Some(_) => fs::remove_dir_all(&path),
+            None if !name.starts_with(UNFINISHED) => Ok(()),
+            None if path.is_dir() => fs::remove_dir_all(&path),
+            None => fs::remove_file(&path),
+        };
+        swept.map_err(Error::io("tidy up", &path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk_full() -> io::Error {
+        io::Error::from(io::ErrorKind::StorageFull)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_old_file_and_no_rubbish() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        write_atomic(&path, |file| file.write_all(b"old")).unwrap();
+        let failed = write_atomic(&path, |file| {
+            file.write_all(b"half of the n")?;
+            Err(disk_full())
+        });
+        assert!(failed.unwrap_err().hint().unwrap().contains("free some space"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let fill =
+            |text: &'static [u8]| move |dir: &Path| write_synced(&dir.join("a"), |file| file.write_all(text));
+        write_folder_atomic(&path, fill(b"one")).unwrap();
+        let failed = write_folder_atomic(&path, |dir| {
+            fill(b"two")(dir)?;
+            Err(disk_full())
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(path.join("a")).unwrap(), b"one");
+        write_folder_atomic(&path, fill(b"three")).unwrap();
+        assert_eq!(fs::read(path.join("a")).unwrap(), b"three");
+        assert_eq!(names(dir.path()), ["state"]);
+    }
+
+    #[test]
+    fn sweeping_removes_only_what_is_unfinished() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(".replaced-whole")).unwrap();
+        fs::create_dir(dir.path().join(".replaced-z")).unwrap();
+        fs::write(dir.path().join(".unfinished-x"), "").unwrap();
+        fs::create_dir(dir.path().join(".unfinished-y")).unwrap();
+        fs::write(dir.path().join("z"), "").unwrap();
+        sweep(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), ["whole", "z"]);
+    }
+}

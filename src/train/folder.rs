@@ -1,0 +1,180 @@
+//! The folder of a run, `runs/00007-<data>-<preset>/`, with the names that users of StyleGAN's tools know.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::files::{sweep, write_atomic};
+use super::grid::Picture;
+use super::{state, stats};
+use crate::error::{Error, Result};
+
+/// An open run folder; nobody else can train in it while it is open.
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Makes the next folder in `outdir`: its number is one above the highest there.
+    ///
+    /// # Errors
+    /// When `outdir` cannot be made or written to.
+    pub fn create(outdir: &Path, data: &str, preset: &str) -> Result<Self> {
+        fs::create_dir_all(outdir).map_err(Error::io("create", outdir))?;
+        let mut number = numbered(outdir)?.last().map_or(0, |(number, _)| number + 1);
+        let slug = |text: &str| text.replace(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c)), "_");
+        loop {
+            let path = outdir.join(format!("{number:05}-{}-{}", slug(data), slug(preset)));
+            match fs::create_dir(&path) {
+                Ok(()) => return Self::open(&path),
+                // Another run took the name in the meantime.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(Error::io("create", &path)(error)),
+            }
+        }
+    }
+
+    /// Opens a run folder to go on in it, and removes what a crash left unfinished.
+    ///
+    /// # Errors
+    /// When another process trains in it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let lock_path = path.join("lock");
+        let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
+        lock.try_lock().map_err(|_| Error::Usage {
+            message: format!("another process is training in `{}`", path.display()),
+            hint: Some("wait for it, stop it, or start a run of your own without --resume".into()),
+        })?;
+        sweep(path)?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Replaces a small file.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_atomic(&self.file(name), |file| file.write_all(bytes))
+    }
+
+    /// Writes a picture as PNG and gives its bytes back.
+    pub fn write_picture(&self, name: &str, picture: &Picture) -> Result<Vec<u8>> {
+        let png = picture.png().map_err(Error::io("write", self.file(name)))?;
+        self.write(name, &png)?;
+        Ok(png)
+    }
+
+    /// Appends a line to `log.txt`.
+    pub fn log(&self, line: &str) -> Result<()> {
+        stats::append_line(&self.file("log.txt"), line)
+    }
+}
+
+/// The folders in `outdir` whose names begin with a number, in its order.
+fn numbered(outdir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(outdir).map_err(Error::io("read", outdir))? {
+        let path = entry.map_err(Error::io("read", outdir))?.path();
+        let number = path.file_name().and_then(|name| name.to_str()?.split('-').next()?.parse().ok());
+        found.extend(number.filter(|_| path.is_dir()).map(|number| (number, path)));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What `--resume` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumePoint {
+    /// The run folder.
+    pub run: PathBuf,
+    /// The training states to try, best first: the one that was named, or all of the run, newest first.
+    pub states: Vec<PathBuf>,
+}
+
+/// Finds the run and states that `--resume latest`, `--resume RUN` or `--resume RUN/training-state-KIMG` means.
+///
+/// # Errors
+/// When there is nothing to resume from.
+pub fn resume_point(outdir: &Path, what: &str) -> Result<ResumePoint> {
+    let nothing = |message: String| Error::Usage {
+        message,
+        hint: Some("name a run folder or a training state in it, or leave --resume out".into()),
+    };
+    if what == "latest" {
+        let runs = if outdir.is_dir() { numbered(outdir)? } else { Vec::new() };
+        for (_, run) in runs.into_iter().rev() {
+            let states = newest_first(&run)?;
+            if !states.is_empty() {
+                return Ok(ResumePoint { run, states });
+            }
+        }
+        return Err(nothing(format!("no run in `{}` has a training state", outdir.display())));
+    }
+    let path = PathBuf::from(what);
+    if !path.is_dir() {
+        return Err(nothing(format!("`{what}` is not a folder")));
+    }
+    if path.join("manifest.toml").is_file() {
+        let absolute = fs::canonicalize(&path).map_err(Error::io("read", &path))?;
+        let run = absolute.parent().map(Path::to_path_buf).unwrap_or_default();
+        return Ok(ResumePoint { run, states: vec![absolute] });
+    }
+    let states = newest_first(&path)?;
+    if states.is_empty() {
+        return Err(nothing(format!("there is no training state in `{what}`")));
+    }
+    Ok(ResumePoint { run: path, states })
+}
+
+fn newest_first(run: &Path) -> Result<Vec<PathBuf>> {
+    let mut states = state::list(run)?;
+    states.reverse();
+    Ok(states)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_up_and_names_are_tame() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("00006-old-x")).unwrap();
+        let run = RunFolder::create(dir.path(), "my data/é", "demo64").unwrap();
+        assert_eq!(run.path().file_name().unwrap(), "00007-my_data__-demo64");
+        let next = RunFolder::create(dir.path(), "d", "p").unwrap();
+        assert_eq!(next.path().file_name().unwrap(), "00008-d-p");
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunFolder::create(dir.path(), "d", "p").unwrap();
+        let error = RunFolder::open(run.path()).err().unwrap();
+        assert!(error.to_string().contains("another process"), "{error}");
+        let path = run.path().to_path_buf();
+        drop(run);
+        RunFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn resume_finds_the_newest_run_that_has_a_state() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["00001-a-b/training-state-000009", "00001-a-b/training-state-000012", "00002-a-b"] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        let point = resume_point(dir.path(), "latest").unwrap();
+        assert_eq!(point.run, dir.path().join("00001-a-b"));
+        assert!(point.states[0].ends_with("training-state-000012") && point.states.len() == 2);
+        let empty = dir.path().join("00002-a-b");
+        assert!(resume_point(dir.path(), empty.to_str().unwrap()).is_err());
+        assert!(resume_point(&dir.path().join("none"), "latest").is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! A training state on disk: everything that an exact resume needs, in one folder that is whole or absent.
+//!
+//! `training-state-<kimg>/` holds both networks, the averaged generator, both optimizers, the configuration, and
+//! `position.toml`: images seen, schedules, augmentation strength, penalties' averages, guard, unfinished
+//! statistics. Random numbers need no state of their own: each is a function of the seed and the number of the
+//! image it is for, and the order of the data likewise. `manifest.toml` holds the SHA-256 of every file.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::augment::AugmentStrength;
+use super::files::{write_folder_atomic, write_synced};
+use super::guard::Guard;
+use super::penalties::LeCam;
+use super::stats::Collector;
+use super::tensors::{self, Metadata, NamedTensors};
+use crate::error::{Error, Result};
+
+/// Where a run is, beside its tensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// Real images shown to the discriminator.
+    pub cur_nimg: u64,
+    /// Steps of the generator.
+    pub g_steps: u64,
+    /// Steps of the discriminator.
+    pub d_steps: u64,
+    /// Ticks finished.
+    pub tick: u64,
+    /// Images seen when the running tick began.
+    pub tick_start_nimg: u64,
+    /// Images that the whole run is expected to show: what schedules are stretched to.
+    pub total_nimg: u64,
+    /// Seconds of training so far, over all sessions.
+    pub elapsed_secs: f64,
+    /// Times that the guard has rolled the run back; later random numbers and learning rates depend on it.
+    pub rollbacks: u32,
+    /// Augmentation.
+    pub augment: AugmentStrength,
+    /// LeCam's averages.
+    pub lecam: LeCam,
+    /// What the guard remembers.
+    pub guard: Guard,
+    /// The best score so far.
+    pub best: Option<Best>,
+    /// Statistics of the unfinished tick.
+    pub collected: Collector,
+}
+
+impl Position {
+    /// Thousands of real images.
+    pub fn kimg(&self) -> f64 {
+        self.cur_nimg as f64 / 1e3
+    }
+}
+
+/// The best score of a run, and how many scores it is the best of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// The score's name.
+    pub metric: String,
+    /// The lowest value.
+    pub score: f64,
+    /// Where it was taken.
+    pub kimg: f64,
+    /// Scores taken so far.
+    pub of: u64,
+}
+
+/// The tensors of a state, by file name.
+pub type StateTensors = BTreeMap<&'static str, NamedTensors>;
+
+/// The tensor files of a state.
+pub const TENSOR_FILES: [&str; 5] =
+    ["generator", "discriminator", "generator-ema", "generator-adam", "discriminator-adam"];
+
+const POSITION: &str = "position.toml";
+const CONFIG: &str = "config.toml";
+const MANIFEST: &str = "manifest.toml";
+
+/// A state as read back.
+pub struct SavedState {
+    /// Where the run was.
+    pub position: Position,
+    /// The configuration it ran with, resolved.
+    pub config: String,
+    /// Its tensors.
+    pub tensors: StateTensors,
+}
+
+/// The folder of the state at `cur_nimg` images in a run folder.
+pub fn state_path(run: &Path, cur_nimg: u64) -> PathBuf {
+    run.join(format!("{STATE_PREFIX}{:06}", cur_nimg / 1000))
+}
+
+const STATE_PREFIX: &str = "training-state-";
+
+/// Saves a state, replacing one of the same thousand of images; other states stay as they are.
+///
+/// # Errors
+/// When the disk refuses; then what was saved before is still whole.
+pub fn save(run: &Path, position: &Position, config: &str, tensors: &StateTensors) -> Result<PathBuf> {
+    let path = state_path(run, position.cur_nimg);
+    let text =
+        toml::to_string(position).map_err(|error| Error::io("write", &path)(std::io::Error::other(error)))?;
+    write_folder_atomic(&path, |folder| {
+        let mut manifest = BTreeMap::new();
+        let mut add = |name: String, write: &dyn Fn(&mut dyn Write) -> std::io::Result<()>| {
+            let file = folder.join(&name);
+            write_synced(&file, write)?;
+            manifest.insert(name, tensors::file_sha256(&file)?);
+            Ok::<_, std::io::Error>(())
+        };
+        for (name, tensors) in tensors {
+            let write = |file: &mut dyn Write| tensors::write(file, &Metadata::new(), tensors);
+            add(format!("{name}.safetensors"), &write)?;
+        }
+        add(POSITION.into(), &|file| file.write_all(text.as_bytes()))?;
+        add(CONFIG.into(), &|file| file.write_all(config.as_bytes()))?;
+        let manifest = toml::to_string(&manifest).map_err(std::io::Error::other)?;
+        write_synced(&folder.join(MANIFEST), |file| file.write_all(manifest.as_bytes()))
+    })?;
+    Ok(path)
+}
+
+/// Reads a state and checks every file against the manifest.
+///
+/// # Errors
+/// When a file is missing, damaged or does not belong.
+pub fn load(path: &Path) -> Result<SavedState> {
+    let bad = |reason: String| Error::Checkpoint {
+        path: path.to_path_buf(),
+        reason,
+        hint: Some("resume from an older training state of the run".into()),
+    };
+    let read =
+        |name: &str| std::fs::read_to_string(path.join(name)).map_err(Error::io("read", path.join(name)));
+    let manifest: BTreeMap<String, String> =
+        toml::from_str(&read(MANIFEST)?).map_err(|error| bad(format!("{MANIFEST}: {}", error.message())))?;
+    for (name, expected) in &manifest {
+        let file = path.join(name);
+        if &tensors::file_sha256(&file).map_err(Error::io("read", &file))? != expected {
+            return Err(bad(format!("`{name}` does not match its checksum")));
+        }
+    }
+    let mut tensors = StateTensors::new();
+    for name in TENSOR_FILES {
+        let (_, named) = tensors::read(&path.join(format!("{name}.safetensors")))?;
+        tensors.insert(name, named);
+    }
+    let position =
+        toml::from_str(&read(POSITION)?).map_err(|error| bad(format!("{POSITION}: {}", error.message())))?;
+    Ok(SavedState { position, config: read(CONFIG)?, tensors })
+}
+
+/// The states in a run folder, oldest first.
+pub fn list(run: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(run).map_err(Error::io("read", run))? {
+        let path = entry.map_err(Error::io("read", run))?.path();
+        let kimg =
+            path.file_name().and_then(|name| name.to_str()?.strip_prefix(STATE_PREFIX)?.parse::<u64>().ok());
+        found.extend(kimg.map(|kimg| (kimg, path)));
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Removes all but the newest `keep` states.
+pub fn prune(run: &Path, keep: usize) -> Result<()> {
+    let states = list(run)?;
+    for old in states.iter().take(states.len().saturating_sub(keep.max(1))) {
+        super::files::remove_folder_atomic(old)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    fn tensors() -> StateTensors {
+        let tensor = |x: f32| Tensor::new(&[x, -x], &Device::Cpu).unwrap();
+        TENSOR_FILES
+            .iter()
+            .enumerate()
+            .map(|(i, name)| (*name, vec![("w".to_owned(), tensor(i as f32))]))
+            .collect()
+    }
+
+    fn position() -> Position {
+        let mut position = Position { cur_nimg: 3456, elapsed_secs: 0.1 + 0.2, ..Position::default() };
+        position.collected.report("Loss/G", 1.0 / 3.0);
+        position.best = Some(Best { metric: "kid".into(), score: 1e-17, kimg: 3.0, of: 2 });
+        position
+    }
+
+    #[test]
+    fn a_state_reads_back_exactly() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = save(dir.path(), &position(), "[train]\n", &tensors()).unwrap();
+        assert_eq!(path.file_name().unwrap(), "training-state-000003");
+        let state = load(&path).unwrap();
+        assert_eq!(state.position, position());
+        assert_eq!(state.config, "[train]\n");
+        assert_eq!(state.tensors["generator-adam"][0].1.to_vec1::<f32>().unwrap(), [3.0, -3.0]);
+    }
+
+    #[test]
+    fn any_changed_or_missing_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = save(dir.path(), &position(), "", &tensors()).unwrap();
+        std::fs::write(path.join(CONFIG), "x = 1").unwrap();
+        assert!(load(&path).err().unwrap().to_string().contains("`config.toml` does not match"));
+        std::fs::remove_file(path.join("discriminator.safetensors")).unwrap();
+        assert!(matches!(load(&path).err().unwrap(), Error::Checkpoint { .. } | Error::Io { .. }));
+    }
+
+    #[test]
+    fn pruning_keeps_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        for nimg in [9_000, 10_000, 100_000] {
+            save(dir.path(), &Position { cur_nimg: nimg, ..position() }, "", &tensors()).unwrap();
+        }
+        prune(dir.path(), 2).unwrap();
+        let names: Vec<_> =
+            list(dir.path()).unwrap().iter().map(|p| p.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["training-state-000010", "training-state-000100"]);
+    }
+}
