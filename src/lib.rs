@@ -20,3 +20,4 @@ pub mod error;
 pub mod models;
 pub mod nn;
 pub mod rng;
+pub mod train;

@@ -1,0 +1,20 @@
+//! Training: one readable loop a task, and the pieces it is made of.
+
+pub mod augment;
+pub mod changes;
+pub mod ema;
+pub mod event;
+pub mod files;
+pub mod folder;
+pub mod grid;
+pub mod guard;
+pub mod losses;
+pub mod penalties;
+pub mod reals;
+pub mod schedule;
+pub mod score;
+pub mod settings;
+pub mod state;
+pub mod stats;
+pub mod tensorboard;
+pub mod tensors;
