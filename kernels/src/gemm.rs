@@ -8,9 +8,9 @@ use crate::cpu::{self, Element};
 /// A matrix inside a slice: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a, T> {
-    data: &'a [T],
-    row_stride: usize,
-    col_stride: usize,
+    pub(crate) data: &'a [T],
+    pub(crate) row_stride: usize,
+    pub(crate) col_stride: usize,
 }
 
 impl<'a, T> Mat<'a, T> {
@@ -35,7 +35,8 @@ impl<'a, T> Mat<'a, T> {
         Self { data: &self.data[start..], ..self }
     }
 
-    fn covers(&self, rows: usize, cols: usize) -> bool {
+    /// Whether `rows` by `cols` elements are inside the slice.
+    pub(crate) fn covers(&self, rows: usize, cols: usize) -> bool {
         rows == 0 || cols == 0 || (rows - 1) * self.row_stride + (cols - 1) * self.col_stride < self.data.len()
     }
 }

@@ -9,6 +9,7 @@
 //! One file an operation: what it computes, its backward rule, its CPU kernel, its tests.
 
 mod activation;
+mod attention;
 pub mod autograd;
 mod batch_norm;
 mod blocks;
@@ -23,16 +24,20 @@ mod layer_norm;
 mod linear;
 mod map;
 mod max_pool;
+mod mul_samples;
 mod pool;
 mod reduce;
+mod regroup;
 mod rows;
 mod scratch;
 mod shape;
 pub mod simd;
+mod small_gemm;
 mod softmax;
 pub mod vmath;
 
 pub use activation::{Activation, activate};
+pub use attention::{attention, multi_query_attention};
 pub use autograd::{Gradients, Param, Var, backward, grad, no_grad};
 pub use batch_norm::{batch_norm, batch_norm_eval};
 pub use blocks::{blockify, deblockify, pixel_shuffle2, pixel_unshuffle2};
@@ -44,7 +49,9 @@ pub use elementwise::{
 pub use layer_norm::layer_norm;
 pub use linear::{linear, matmul};
 pub use max_pool::{PoolPadding, max_pool2, max_pool3s2};
+pub use mul_samples::mul_samples;
 pub use pool::{avg_pool2, mean_middle, sum_middle, upsample_nearest2};
 pub use reduce::{sum_all, sum_per_sample};
+pub use regroup::deaggregate;
 pub use shape::{cat, narrow, permute, reshape};
 pub use softmax::{cross_entropy, log_softmax, softmax};
