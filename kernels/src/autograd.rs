@@ -233,6 +233,11 @@ impl Gradients {
         leaf.node.as_ref().and_then(|node| self.0.get(&node.id))
     }
 
+    /// Replaces the gradient of a parameter (clipping, averaging over ranks).
+    pub fn set_param(&mut self, param: &Param, gradient: Tensor) {
+        self.0.insert(param.0.node.id, gradient);
+    }
+
     /// Adds the gradients of another micro-batch (gradient accumulation).
     pub fn accumulate(&mut self, other: Gradients) -> Result<()> {
         for (id, grad) in other.0 {

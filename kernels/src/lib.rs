@@ -9,6 +9,7 @@
 //! One file an operation: what it computes, its backward rule, its CPU kernel, its tests.
 
 mod activation;
+pub mod alloc;
 mod attention;
 pub mod autograd;
 mod batch_norm;
@@ -25,6 +26,7 @@ mod linear;
 mod map;
 mod max_pool;
 mod mul_samples;
+pub mod optim;
 mod pool;
 mod reduce;
 mod regroup;
@@ -50,6 +52,7 @@ pub use layer_norm::layer_norm;
 pub use linear::{linear, matmul};
 pub use max_pool::{PoolPadding, max_pool2, max_pool3s2};
 pub use mul_samples::mul_samples;
+pub use optim::{Adam, AdamConfig, clip_grad_norm, ema_update};
 pub use pool::{avg_pool2, mean_middle, sum_middle, upsample_nearest2};
 pub use reduce::{sum_all, sum_per_sample};
 pub use regroup::deaggregate;
