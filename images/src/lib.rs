@@ -3,14 +3,19 @@
 //! `ImageSet::open` lists a source; `read_rgb(i)` gives 8-bit RGB by the rule stated in [`decode`]. This crate knows nothing
 //! of tensors or models.
 
+mod check;
+mod cifar;
 pub mod decode;
 mod error;
 mod layout;
+mod pack;
 pub mod resample;
 mod set;
 mod source;
 
+pub use check::{CheckReport, check};
 pub use decode::{Header, Limits, RgbImage8};
 pub use error::{Error, Result};
+pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions};

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::cifar::Cifar;
 use crate::decode::{self, Header, Limits, RgbImage8};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, layout};
+use crate::pack::Pack;
 use crate::source::{self, Source};
 
 /// How to open a source.
@@ -39,31 +41,62 @@ pub struct ImageSet {
 enum Kind {
     /// Encoded files: entries of `source` that are kept, and how many bytes of their names are common folders.
     Files { source: Source, kept: Vec<usize>, stripped: usize },
+    /// CIFAR-10's binary version.
+    Cifar(Cifar),
+    /// An HDF5 pack.
+    Pack(Pack),
 }
 
 impl ImageSet {
-    /// Opens a folder, `.zip`, `.tar` or `.tar.gz` and lists its images. No pixel is decoded.
+    /// Opens a folder, `.zip`, `.tar`, `.tar.gz`, the binary version of CIFAR-10 in any of these, or an HDF5 pack. No image
+    /// is decoded.
     ///
     /// # Errors
-    /// A missing or unreadable path, a damaged archive, a set without images, an unknown split.
+    /// A missing or unreadable path, a damaged archive or pack, a set without images, an unknown split.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
         let kind = source::kind_of(path)?;
-        let mut source = Source::open(path, kind, options.limits, options.spool_bytes)?;
-        let listed = source.entries.len();
-        source.entries.retain(|entry| source::is_image_name(&entry.name));
-        if source.entries.is_empty() {
-            let other_files = source.other_files + listed;
-            return Err(Error::NoImages { path: path.to_owned(), other_files });
+        if matches!(kind, source::Kind::Hdf5) {
+            return Self::from_pack(path, options);
         }
-        let names: Vec<&[u8]> = source.entries.iter().map(|e| e.name.as_slice()).collect();
-        let Layout { kept, stripped, labels, class_names, split } = layout(&names, options.split.as_deref())
-            .map_err(|found| Error::NoSuchSplit {
+        let mut source = Source::open(path, kind, options.limits, options.spool_bytes)?;
+        let (images, data_files): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut source.entries).into_iter().partition(|e| source::is_image_name(&e.name));
+        if images.is_empty() {
+            let other_files = source.other_files + data_files.len();
+            source.entries = data_files;
+            let Some(cifar) = Cifar::open(&source, options.split.as_deref())? else {
+                return Err(Error::NoImages { path: path.to_owned(), other_files });
+            };
+            let (labels, class_names) = (Some(cifar.labels.clone()), cifar.class_names.clone());
+            let split = cifar.split.clone();
+            return Ok(ImageSet {
                 path: path.to_owned(),
-                split: options.split.clone().unwrap_or_default(),
-                found,
-            })?;
+                kind: Kind::Cifar(cifar),
+                labels,
+                class_names,
+                split,
+            });
+        }
+        source.entries = images;
+        Self::from_files(path, source, options)
+    }
+
+    fn from_files(path: &Path, source: Source, options: &OpenOptions) -> Result<ImageSet> {
+        let names: Vec<&[u8]> = source.entries.iter().map(|e| e.name.as_slice()).collect();
+        let Layout { kept, stripped, labels, class_names, split } =
+            layout(&names, options.split.as_deref()).map_err(|found| no_such_split(path, options, found))?;
         let kind = Kind::Files { source, kept, stripped };
         Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split })
+    }
+
+    fn from_pack(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
+        let mut pack = Pack::open(path)?;
+        let (labels, class_names, split) =
+            (pack.labels.clone(), std::mem::take(&mut pack.class_names), pack.split.take());
+        if options.split.is_some() && options.split != split && options.split.as_deref() != Some("all") {
+            return Err(no_such_split(path, options, split.into_iter().collect()));
+        }
+        Ok(ImageSet { path: path.to_owned(), kind: Kind::Pack(pack), labels, class_names, split })
     }
 
     /// Number of images; never 0.
@@ -71,6 +104,8 @@ impl ImageSet {
     pub fn len(&self) -> usize {
         match &self.kind {
             Kind::Files { kept, .. } => kept.len(),
+            Kind::Cifar(cifar) => cifar.labels.len(),
+            Kind::Pack(pack) => pack.len(),
         }
     }
 
@@ -86,6 +121,8 @@ impl ImageSet {
                 let entry = kept.get(i).and_then(|&at| source.entries.get(at));
                 entry.map_or(Cow::Borrowed(""), |e| String::from_utf8_lossy(&e.name))
             }
+            Kind::Cifar(cifar) => Cow::Owned(cifar.name(i)),
+            Kind::Pack(_) => Cow::Owned(format!("row {i}")),
         }
     }
 
@@ -111,19 +148,11 @@ impl ImageSet {
     pub fn read_rgb(&self, i: usize) -> Result<RgbImage8> {
         match &self.kind {
             Kind::Files { source, .. } => {
-                let at = self.entry(i)?;
-                decode::decode_rgb(&source.read(at)?, source.limits()).map_err(|reason| source.bad(at, reason))
+                let bytes = source.read(self.entry(i)?)?;
+                decode::decode_rgb(&bytes, source.limits()).map_err(|reason| self.bad(i, reason))
             }
-        }
-    }
-
-    /// The encoded file of image `i`.
-    ///
-    /// # Errors
-    /// `Error::BadImage` when it cannot be read.
-    pub fn read_encoded(&self, i: usize) -> Result<Vec<u8>> {
-        match &self.kind {
-            Kind::Files { source, .. } => source.read(self.entry(i)?),
+            Kind::Cifar(cifar) => cifar.read_rgb(i).ok_or_else(|| self.bad(i, "no such record")),
+            Kind::Pack(pack) => pack.read_rgb(i),
         }
     }
 
@@ -132,16 +161,20 @@ impl ImageSet {
     /// # Errors
     /// `Error::BadImage` with the image's name and the reason.
     pub fn read_header(&self, i: usize) -> Result<Header> {
+        let rgb = |(width, height)| Ok(Header { width, height, channels: 3, bits: 8 });
         match &self.kind {
             Kind::Files { source, .. } => {
-                let at = self.entry(i)?;
-                decode::read_header(&source.read(at)?, source.limits()).map_err(|reason| source.bad(at, reason))
+                let bytes = source.read(self.entry(i)?)?;
+                decode::read_header(&bytes, source.limits()).map_err(|reason| self.bad(i, reason))
             }
+            Kind::Cifar(_) => rgb((32, 32)),
+            Kind::Pack(pack) => rgb(pack.size()),
         }
     }
 
-    /// SHA-256 (hex) over the images' names below their common folder and the SHA-256 of their encoded bytes, in order:
-    /// the same files give the same digest from a folder, a zip or a tar.
+    /// Content digest, SHA-256 in hex. Of files: over their names below the common folder and their encoded bytes, in
+    /// order, so that the same files give the same digest from a folder, a zip or a tar. Of CIFAR-10 batches: over the
+    /// records. Of a pack: over shape, pixels and labels.
     ///
     /// # Errors
     /// The first file that cannot be read.
@@ -156,18 +189,32 @@ impl ImageSet {
                     whole.update(Sha256::digest(source.read(at)?));
                 }
             }
+            Kind::Cifar(cifar) => {
+                (0..self.len()).filter_map(|i| cifar.record(i)).for_each(|record| whole.update(record));
+            }
+            Kind::Pack(pack) => return pack.digest(),
         }
         Ok(hex(&whole.finalize()))
     }
 
-    fn entry(&self, i: usize) -> Result<usize> {
-        let Kind::Files { kept, .. } = &self.kind;
-        kept.get(i).copied().ok_or_else(|| Error::BadImage {
-            path: self.path.clone(),
-            name: format!("number {i}"),
-            reason: format!("the set has {} images", kept.len()),
-        })
+    /// True for a pack, whose rows can be read at random at little cost.
+    pub fn is_pack(&self) -> bool {
+        matches!(self.kind, Kind::Pack(_))
     }
+
+    /// An error about image `i`.
+    pub(crate) fn bad(&self, i: usize, reason: impl ToString) -> Error {
+        Error::BadImage { path: self.path.clone(), name: self.name(i).into_owned(), reason: reason.to_string() }
+    }
+
+    fn entry(&self, i: usize) -> Result<usize> {
+        let kept: &[usize] = if let Kind::Files { kept, .. } = &self.kind { kept } else { &[] };
+        kept.get(i).copied().ok_or_else(|| self.bad(i, format!("the set has no image {i}")))
+    }
+}
+
+fn no_such_split(path: &Path, options: &OpenOptions, found: Vec<String>) -> Error {
+    Error::NoSuchSplit { path: path.to_owned(), split: options.split.clone().unwrap_or_default(), found }
 }
 
 /// Lower-case hexadecimal.

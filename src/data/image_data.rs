@@ -18,7 +18,8 @@ pub struct LoadOptions {
     pub max_images: Option<usize>,
     /// How to open the source (split, limits).
     pub open: OpenOptions,
-    /// Pixels held in memory at most, bytes; a larger set must be a pack, which is then read as it is needed.
+    /// Pixels held in memory at most, bytes. A larger pack is read row by row as it is needed; any other larger source is
+    /// refused, since decoding in the middle of training is slow and meets bad files late.
     pub memory_budget_bytes: u64,
 }
 
@@ -32,11 +33,19 @@ impl LoadOptions {
 /// Images `[N, res, res, 3]` with optional labels.
 pub struct ImageData {
     res: usize,
-    pixels: Vec<u8>,
+    count: usize,
+    storage: Storage,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
     description: String,
     digest: String,
+}
+
+enum Storage {
+    /// All pixels, `[N, res, res, 3]`.
+    Memory(Vec<u8>),
+    /// A pack, read and resized row by row.
+    Pack(ImageSet),
 }
 
 impl ImageData {
@@ -52,8 +61,17 @@ impl ImageData {
         let set = ImageSet::open(path, &options.open)?;
         let count = set.len().min(options.max_images.unwrap_or(usize::MAX));
         let res = options.res as usize;
-        let needed = (count * res * res * 3) as u64;
-        if needed > options.memory_budget_bytes {
+        let needed = count as u64 * (res * res * 3) as u64;
+        let labels = (0..count).map(|i| set.label(i)).collect();
+        let class_names = set.class_names().to_vec();
+        let description =
+            format!("{}{}", path.display(), set.split().map_or(String::new(), |s| format!(" ({s})")));
+        let digest = set.digest()?;
+        let storage = if needed <= options.memory_budget_bytes {
+            Storage::Memory(decode_all(&set, count, options.res, progress)?)
+        } else if set.is_pack() {
+            Storage::Pack(set)
+        } else {
             return Err(Error::Usage {
                 message: format!(
                     "`{}`: {count} images of {res} px need {} MiB, more than the {} MiB of the memory budget",
@@ -61,25 +79,10 @@ impl ImageData {
                     needed >> 20,
                     options.memory_budget_bytes >> 20
                 ),
-                hint: Some(
-                    "write a pack with `nestgen data pack` and train from it, or raise the budget".into(),
-                ),
+                hint: Some("write a pack with `nestgen data pack` and train from it".into()),
             });
-        }
-        let pixels = decode_all(&set, count, options.res, progress)?;
-        let labels = (0..count).map(|i| set.label(i)).collect();
-        Ok(ImageData {
-            res,
-            pixels,
-            labels,
-            class_names: set.class_names().to_vec(),
-            description: format!(
-                "{}{}",
-                path.display(),
-                set.split().map_or(String::new(), |s| format!(" ({s})"))
-            ),
-            digest: set.digest()?,
-        })
+        };
+        Ok(ImageData { res, count, storage, labels, class_names, description, digest })
     }
 
     /// From pixels in memory: `pixels` is `[N, res, res, 3]`, at least one image; `labels`, if any, one a picture.
@@ -106,18 +109,24 @@ impl ImageData {
                 hint: None,
             });
         }
-        Ok(ImageData { res, pixels, labels, class_names, description, digest })
+        let count = pixels.len() / image_bytes;
+        Ok(ImageData { res, count, storage: Storage::Memory(pixels), labels, class_names, description, digest })
     }
 
     /// Number of images; never 0.
     #[allow(clippy::len_without_is_empty)] // A set without images cannot be made.
     pub fn len(&self) -> usize {
-        self.pixels.len() / (self.res * self.res * 3)
+        self.count
     }
 
     /// Side of the images, px.
     pub fn res(&self) -> usize {
         self.res
+    }
+
+    /// Whether images are read from a pack as they are needed.
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.storage, Storage::Pack(_))
     }
 
     /// Class of image `i`; `None` in an unlabelled set.
@@ -153,15 +162,16 @@ impl ImageData {
     /// Copies image `i`, `[res, res, 3]`, into `out` (of `res * res * 3` bytes).
     ///
     /// # Errors
-    /// An index or buffer that does not fit.
+    /// An index or buffer that does not fit; a row of a pack that cannot be read.
     pub fn read(&self, i: usize, out: &mut [u8]) -> Result<()> {
         let size = self.res * self.res * 3;
-        match self.pixels.get(i * size..(i + 1) * size) {
-            Some(pixels) if out.len() == size => out.copy_from_slice(pixels),
-            _ => {
-                let message = format!("no image {i} of {size} bytes for a buffer of {}", out.len());
-                return Err(Error::Usage { message, hint: None });
-            }
+        if i >= self.count || out.len() != size {
+            let message = format!("no image {i} of {size} bytes for a buffer of {}", out.len());
+            return Err(Error::Usage { message, hint: None });
+        }
+        match &self.storage {
+            Storage::Memory(pixels) => out.copy_from_slice(&pixels[i * size..(i + 1) * size]),
+            Storage::Pack(set) => out.copy_from_slice(&to_square(&set.read_rgb(i)?, self.res as u32)),
         }
         Ok(())
     }
@@ -174,12 +184,13 @@ fn decode_all(
     res: u32,
     progress: &(dyn Fn(usize, usize) -> bool + Sync),
 ) -> Result<Vec<u8>> {
-    let mut pixels = vec![0; count * (res * res * 3) as usize];
+    let image_bytes = res as usize * res as usize * 3;
+    let mut pixels = vec![0; count * image_bytes];
     let done = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let first_error: Mutex<Option<(usize, nestgen_images::Error)>> = Mutex::new(None);
     let lock = || first_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    pixels.par_chunks_exact_mut((res * res * 3) as usize).enumerate().for_each(|(i, out)| {
+    pixels.par_chunks_exact_mut(image_bytes).enumerate().for_each(|(i, out)| {
         if stop.load(Ordering::Relaxed) {
             return;
         }
@@ -205,4 +216,71 @@ fn decode_all(
         return Err(Error::Usage { message: "stopped while reading the images".into(), hint: None });
     }
     Ok(pixels)
+}
+
+#[cfg(test)]
+mod tests {
+    use nestgen_images::{PackOptions, write_pack};
+
+    use super::*;
+    use crate::data::{Loader, LoaderConfig, synthetic};
+
+    fn open(path: &Path, options: &LoadOptions) -> Result<ImageData> {
+        ImageData::open(path, options, &|_, _| true)
+    }
+
+    /// A folder of six scenes of 16 px and a pack of it.
+    fn folder_and_pack(dir: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
+        let folder = dir.join("scenes");
+        std::fs::create_dir(&folder).unwrap();
+        for i in 0..6 {
+            let pixels = synthetic::render(0, i, 16).pixels;
+            image::save_buffer(folder.join(format!("{i}.png")), &pixels, 16, 16, image::ColorType::Rgb8)
+                .unwrap();
+        }
+        let pack = dir.join("scenes.h5");
+        let set = ImageSet::open(&folder, &OpenOptions::default()).unwrap();
+        write_pack(&set, &pack, &PackOptions::default(), &|_, _| true).unwrap();
+        (folder, pack)
+    }
+
+    #[test]
+    fn a_pack_beyond_the_budget_streams_the_same_batches() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, pack) = folder_and_pack(dir.path());
+        for res in [16, 8] {
+            let small = LoadOptions { memory_budget_bytes: 100, ..LoadOptions::new(res) };
+            let in_memory = open(&folder, &LoadOptions::new(res)).unwrap();
+            let streamed = open(&pack, &small).unwrap();
+            assert!(streamed.is_streamed() && !in_memory.is_streamed());
+            let batch = |data| {
+                let mut loader = Loader::new(std::sync::Arc::new(data), LoaderConfig::new(5, 1)).unwrap();
+                loader.next_batch().unwrap();
+                loader.next_batch().unwrap().images.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            assert_eq!(batch(streamed), batch(in_memory), "{res} px");
+            let refused = open(&folder, &small).err().unwrap();
+            assert!(refused.hint().unwrap().contains("data pack"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_bad_image_is_named_before_training_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, _) = folder_and_pack(dir.path());
+        std::fs::write(folder.join("3.png"), b"not a png").unwrap();
+        let error = open(&folder, &LoadOptions::new(8)).err().unwrap();
+        assert!(error.to_string().contains("3.png"), "{error}");
+    }
+
+    #[test]
+    fn the_first_images_can_be_taken_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, _) = folder_and_pack(dir.path());
+        let data = open(&folder, &LoadOptions { max_images: Some(2), ..LoadOptions::new(16) }).unwrap();
+        let mut pixels = vec![0; 16 * 16 * 3];
+        data.read(1, &mut pixels).unwrap();
+        assert_eq!((data.len(), pixels), (2, synthetic::render(0, 1, 16).pixels));
+        assert!(data.read(2, &mut vec![0; 16 * 16 * 3]).is_err());
+    }
 }

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use crate::decode::Limits;
 use crate::error::{Error, Result};
-use positioned::{PositionedFile, read_exact_at};
+use positioned::PositionedFile;
+pub(crate) use positioned::read_exact_at;
 
 /// One file of a source.
 pub(crate) struct Entry {
@@ -106,6 +107,10 @@ impl Source {
         };
         source.entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(source)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn limits(&self) -> &Limits {

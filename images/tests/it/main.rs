@@ -2,4 +2,5 @@
 
 mod bad_input;
 mod make;
+mod packs;
 mod sources;

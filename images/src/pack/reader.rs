@@ -1,0 +1,192 @@
+//! Reads packs: ours, and HDF5 files of others with `images` u8 `[N, 3, H, W]` or `[N, H, W, 3]` and optional integer
+//! `labels` `[N]`, contiguous or chunked, gzip and shuffle included. Only the rows asked for are read.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use hdf5::{AttrValue, DType, Dataset, Layout};
+use sha2::{Digest, Sha256};
+
+use crate::decode::RgbImage8;
+use crate::error::{Error, Result};
+use crate::set::hex;
+use crate::source::read_exact_at;
+
+/// An opened pack.
+pub(crate) struct Pack {
+    path: PathBuf,
+    images: Rows,
+    count: usize,
+    height: usize,
+    width: usize,
+    channels_first: bool,
+    pub(crate) labels: Option<Vec<u32>>,
+    pub(crate) class_names: Vec<String>,
+    pub(crate) split: Option<String>,
+}
+
+enum Rows {
+    /// One run of bytes: read where it lies, from any number of threads.
+    Contiguous { file: File, address: u64 },
+    /// Chunks, found and unpacked by the HDF5 reader.
+    Chunked(Dataset),
+}
+
+/// Rows hashed at a time.
+const DIGEST_ROWS: usize = 256;
+
+impl Pack {
+    pub(crate) fn open(path: &Path) -> Result<Pack> {
+        let bad = |reason: String| Error::Pack { path: path.to_owned(), reason };
+        let broken = |error: hdf5::Error| bad(error.to_string());
+        let file = hdf5::File::open_streaming(path).map_err(broken)?;
+        let length = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+        let expected = file.superblock().eof_address;
+        if length < expected {
+            return Err(bad(format!("truncated: {length} bytes of {expected}")));
+        }
+        let images = file.dataset("images").map_err(|e| bad(format!("no dataset `images`: {e}")))?;
+        let shape = images.shape().map_err(broken)?;
+        if images.dtype().map_err(broken)? != DType::U8 {
+            return Err(bad("`images` must hold 8-bit unsigned integers".into()));
+        }
+        let (count, height, width, channels_first) = match shape[..] {
+            [n, 3, h, w] => (n, h, w, true),
+            [n, h, w, 3] => (n, h, w, false),
+            _ => return Err(bad(format!("`images` must be [N, 3, H, W], got {shape:?}"))),
+        };
+        const MAX_SIDE: u64 = 1 << 15;
+        if count == 0 || count >= 1 << 32 || height == 0 || width == 0 || height > MAX_SIDE || width > MAX_SIDE
+        {
+            return Err(bad(format!("`images` has the impossible shape {shape:?}")));
+        }
+        let rows = rows(path, images, count * height * width * 3)?;
+        let labels = match file.dataset("labels") {
+            Ok(labels) => Some(read_labels(&labels, count).map_err(bad)?),
+            Err(_) => None,
+        };
+        let class_names = match file.dataset("class_names") {
+            Ok(names) => names.read_string().map_err(broken)?,
+            Err(_) => Vec::new(),
+        };
+        let class_names = class_names.iter().map(|name| name.trim_end_matches('\0').to_owned()).collect();
+        let attributes = file.root().attrs().map_err(broken)?;
+        let split = match attributes.get("split") {
+            Some(AttrValue::String(text) | AttrValue::AsciiString(text)) => {
+                Some(text.trim_end_matches('\0').to_owned())
+            }
+            _ => None,
+        };
+        Ok(Pack {
+            path: path.to_owned(),
+            images: rows,
+            count: count as usize,
+            height: height as usize,
+            width: width as usize,
+            channels_first,
+            labels,
+            class_names,
+            split: split.filter(|text| !text.is_empty()),
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn size(&self) -> (u32, u32) {
+        (self.width as u32, self.height as u32)
+    }
+
+    pub(crate) fn read_rgb(&self, i: usize) -> Result<RgbImage8> {
+        let stored = self.read_rows(i, 1)?;
+        let (width, height) = self.size();
+        let data = if self.channels_first { to_channels_last(&stored) } else { stored };
+        Ok(RgbImage8 { width, height, data })
+    }
+
+    /// Rows `start..start + count`, as stored.
+    fn read_rows(&self, start: usize, count: usize) -> Result<Vec<u8>> {
+        let row_bytes = self.height * self.width * 3;
+        let damaged =
+            |reason: String| Error::BadImage { path: self.path.clone(), name: format!("row {start}"), reason };
+        if start + count > self.count {
+            return Err(damaged(format!("the pack has {} rows", self.count)));
+        }
+        match &self.images {
+            Rows::Contiguous { file, address } => {
+                let mut bytes = vec![0; count * row_bytes];
+                read_exact_at(file, &mut bytes, address + (start * row_bytes) as u64)
+                    .map_err(|e| damaged(e.to_string()))?;
+                Ok(bytes)
+            }
+            Rows::Chunked(dataset) => {
+                let bytes =
+                    dataset.read_raw_rows(start as u64, count as u64).map_err(|e| damaged(e.to_string()))?;
+                if bytes.len() != count * row_bytes {
+                    return Err(damaged(format!("{} bytes instead of {}", bytes.len(), count * row_bytes)));
+                }
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// SHA-256 over the shape, pixels (channels last) and labels.
+    pub(crate) fn digest(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for dim in [self.count, self.height, self.width] {
+            hash.update((dim as u64).to_le_bytes());
+        }
+        let row_bytes = self.height * self.width * 3;
+        for start in (0..self.count).step_by(DIGEST_ROWS) {
+            let rows = self.read_rows(start, DIGEST_ROWS.min(self.count - start))?;
+            for row in rows.chunks_exact(row_bytes) {
+                if self.channels_first { hash.update(to_channels_last(row)) } else { hash.update(row) }
+            }
+        }
+        for label in self.labels.iter().flatten() {
+            hash.update(label.to_le_bytes());
+        }
+        Ok(hex(&hash.finalize()))
+    }
+}
+
+fn rows(path: &Path, images: Dataset, needed: u64) -> Result<Rows> {
+    let bad = |reason: &str| Error::Pack { path: path.to_owned(), reason: reason.to_owned() };
+    match images.layout().map_err(|e| bad(&e.to_string()))? {
+        Layout::Contiguous { address: Some(address), size } => {
+            let file = File::open(path).map_err(|e| Error::io(path, e))?;
+            let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
+            if size < needed || address.checked_add(needed).is_none_or(|end| end > length) {
+                return Err(bad("truncated: `images` reaches beyond the end of the file"));
+            }
+            Ok(Rows::Contiguous { file, address })
+        }
+        Layout::Contiguous { address: None, .. } => Err(bad("`images` was never written")),
+        Layout::Virtual => Err(bad("`images` is a virtual dataset, which is not supported")),
+        _ => Ok(Rows::Chunked(images)),
+    }
+}
+
+fn read_labels(labels: &Dataset, count: u64) -> std::result::Result<Vec<u32>, String> {
+    let shape = labels.shape().map_err(|e| e.to_string())?;
+    if shape != [count] {
+        return Err(format!("`labels` must be [{count}], one for each image, got {shape:?}"));
+    }
+    let values = match labels.dtype().map_err(|e| e.to_string())? {
+        DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::U8 | DType::U16 | DType::U32 | DType::U64 => {
+            labels.read_i64().map_err(|e| e.to_string())?
+        }
+        other => return Err(format!("`labels` must hold integers, got {other}")),
+    };
+    let label = |&value: &i64| u32::try_from(value).map_err(|_| format!("`labels` holds {value}"));
+    values.iter().map(label).collect()
+}
+
+/// `[3, H * W]` to `[H * W, 3]`.
+fn to_channels_last(planes: &[u8]) -> Vec<u8> {
+    let plane = planes.len() / 3;
+    let (red, rest) = planes.split_at(plane);
+    let (green, blue) = rest.split_at(plane);
+    red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]).collect()
+}
