@@ -1,9 +1,16 @@
 //! Activation functions, chosen by an [`Activation`] value.
+//!
+//! Only the input is kept for the backward pass, which computes the derivative again: cheaper than writing and
+//! reading one more tensor.
 
 use candle_core::{Result, Tensor};
 
-use crate::cpu::{self, Element, by_dtype};
-use crate::{Var, mul};
+use crate::Var;
+use crate::cpu::by_dtype;
+use crate::fused::activation_backward;
+use crate::map::{binary, unary};
+use crate::simd::multiversion;
+use crate::vmath::Math;
 
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,7 +21,7 @@ pub enum Activation {
     Relu,
     /// `x` where positive, the given slope times `x` elsewhere.
     LeakyRelu(f32),
-    /// `x * Phi(x)` with the exact normal distribution function.
+    /// `x * Phi(x)` with the exact normal distribution function (Hendrycks and Gimpel 2016).
     GeluErf,
     /// GELU's tanh approximation.
     GeluTanh,
@@ -24,67 +31,170 @@ pub enum Activation {
     Tanh,
 }
 
-impl Activation {
-    /// The value and the derivative at `x`. The derivative of the relu family at 0 is the one from the left,
-    /// as in PyTorch.
-    fn at(self, x: f64) -> (f64, f64) {
-        use std::f64::consts::{FRAC_1_SQRT_2, PI};
-        match self {
-            Activation::None => (x, 1.0),
-            Activation::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
-            Activation::LeakyRelu(slope) => {
-                let d = if x > 0.0 { 1.0 } else { slope as f64 };
-                (x * d, d)
-            }
-            Activation::GeluErf => {
-                let phi = 0.5 * (1.0 + candle_core::cpu::erf::erf_f64(x * FRAC_1_SQRT_2));
-                (x * phi, phi + x * (-0.5 * x * x).exp() / (2.0 * PI).sqrt())
-            }
-            Activation::GeluTanh => {
-                let s = (2.0 / PI).sqrt();
-                let t = (s * (x + 0.044715 * x * x * x)).tanh();
-                let d = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * s * (1.0 + 3.0 * 0.044715 * x * x);
-                (0.5 * x * (1.0 + t), d)
-            }
-            Activation::Silu => {
-                let s = 1.0 / (1.0 + (-x).exp());
-                (x * s, s * (1.0 + x * (1.0 - s)))
-            }
-            Activation::Tanh => (x.tanh(), 1.0 - x.tanh() * x.tanh()),
-        }
-    }
+/// Each function returns (value, derivative) at `x`; a caller's unused half is never computed.
+#[inline(always)]
+fn gelu_erf<T: Math>(x: T) -> (T, T) {
+    let (cdf, pdf) = x.normal_cdf_pdf();
+    (x * cdf, x.fma(pdf, cdf))
+}
 
-    /// Whether the function is piecewise linear: its backward pass can be differentiated again.
-    fn is_piecewise_linear(self) -> bool {
-        matches!(self, Activation::None | Activation::Relu | Activation::LeakyRelu(_))
+#[inline(always)]
+fn gelu_tanh<T: Math>(x: T) -> (T, T) {
+    // 0.5 (1 + tanh(u)) = sigmoid(2u) with 2u = a x + b x^3.
+    let a = T::lit(2.0 * (2.0 / std::f64::consts::PI).sqrt());
+    let b = T::lit(2.0 * (2.0 / std::f64::consts::PI).sqrt() * 0.044715);
+    let square = x * x;
+    let s = (x * square.fma(b, a)).sigmoid();
+    let slope = square.fma(T::lit(3.0) * b, a);
+    (x * s, (x * s * (T::one() - s)).fma(slope, s))
+}
+
+#[inline(always)]
+fn silu<T: Math>(x: T) -> (T, T) {
+    let s = x.sigmoid();
+    (x * s, (x * s).fma(T::one() - s, s))
+}
+
+#[inline(always)]
+fn tanh<T: Math>(x: T) -> (T, T) {
+    let y = Math::tanh(x);
+    (y, T::one() - y * y)
+}
+
+macro_rules! loops {
+    ($($function:ident: $forward:ident, $backward:ident;)*) => {
+        multiversion! {$(
+            fn $forward<T: Math>(x: &[T], out: &mut [T]) {
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = $function(*x).0;
+                }
+            }
+            fn $backward<T: Math>(x: &[T], grad: &[T], out: &mut [T]) {
+                for ((out, x), grad) in out.iter_mut().zip(x).zip(grad) {
+                    *out = *grad * $function(*x).1;
+                }
+            }
+        )*}
+    };
+}
+loops! {
+    gelu_erf: gelu_erf_forward, gelu_erf_backward;
+    gelu_tanh: gelu_tanh_forward, gelu_tanh_backward;
+    silu: silu_forward, silu_backward;
+    tanh: tanh_forward, tanh_backward;
+}
+
+multiversion! {
+    fn leak_forward<T: Math>(x: &[T], slope: T, out: &mut [T]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = if *x > T::zero() { *x } else { *x * slope };
+        }
     }
 }
 
-/// Applies `activation` to every element. The relu family can be differentiated twice.
+/// Applies `activation` to every element. The relu family can be differentiated twice; its derivative at 0 is the
+/// one from the left, as in PyTorch.
 ///
 /// # Errors
 /// When the element type is neither f32 nor f64.
 pub fn activate(x: &Var, activation: Activation) -> Result<Var> {
-    if activation == Activation::None {
-        return Ok(x.clone());
+    match activation {
+        Activation::None => Ok(x.clone()),
+        Activation::Relu => leak(x, 0.0),
+        Activation::LeakyRelu(slope) => leak(x, slope),
+        Activation::GeluErf => by_dtype!("gelu", x, T => smooth::<T>(x, gelu_erf_forward, gelu_erf_backward)),
+        Activation::GeluTanh => {
+            by_dtype!("gelu", x, T => smooth::<T>(x, gelu_tanh_forward, gelu_tanh_backward))
+        }
+        Activation::Silu => by_dtype!("silu", x, T => smooth::<T>(x, silu_forward, silu_backward)),
+        Activation::Tanh => by_dtype!("tanh", x, T => smooth::<T>(x, tanh_forward, tanh_backward)),
     }
-    let input = x.value().contiguous()?;
-    let (value, slope) = by_dtype!("activate", input, T => evaluate::<T>(&input, activation))?;
-    if activation.is_piecewise_linear() {
-        let slope = Var::constant(slope);
-        return Ok(Var::record("activate", value, &[x], move |grad, _| Ok(vec![Some(mul(grad, &slope)?)])));
-    }
-    Ok(Var::record_once("activate", value, &[x], move |grad, _| Ok(vec![Some((grad * &slope)?)])))
 }
 
-fn evaluate<T: Element>(x: &Tensor, activation: Activation) -> Result<(Tensor, Tensor)> {
-    let (value, slope): (Vec<T>, Vec<T>) = cpu::with_slice::<T, _>(x, |x| {
-        Ok(x.iter()
-            .map(|x| {
-                let (y, d) = activation.at(x.to_f64());
-                (T::lit(y), T::lit(d))
-            })
-            .unzip())
+fn leak(x: &Var, slope: f32) -> Result<Var> {
+    let input = x.value().clone();
+    let value = by_dtype!("activate", x, T => {
+        unary::<T>(&input, |x, out| leak_forward(x, slope as T, out))
     })?;
-    Ok((Tensor::from_vec(value, x.shape(), x.device())?, Tensor::from_vec(slope, x.shape(), x.device())?))
+    // Only the sign of the second operand counts, so the input serves as well as the output.
+    Ok(Var::record("leaky_relu", value, &[x], move |grad, _| {
+        Ok(vec![Some(activation_backward(grad, &input, slope)?)])
+    }))
+}
+
+fn smooth<T: Math>(x: &Var, forward: fn(&[T], &mut [T]), backward: fn(&[T], &[T], &mut [T])) -> Result<Var> {
+    let input = x.value().clone();
+    let value = unary::<T>(&input, forward)?;
+    Ok(Var::record_once("activate", value, &[x], move |grad: &Tensor, _| {
+        Ok(vec![Some(binary::<T>(&input, grad, backward)?)])
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::gradcheck::{check_gradients, check_second_order, pattern};
+
+    /// Rounding of the argument (x^2 or x^3 inside an exponential) costs up to 1e-6 where the function is near x.
+    const TOLERANCE: f64 = 3e-6;
+
+    const ALL: [Activation; 7] = [
+        Activation::None,
+        Activation::Relu,
+        Activation::LeakyRelu(0.2),
+        Activation::GeluErf,
+        Activation::GeluTanh,
+        Activation::Silu,
+        Activation::Tanh,
+    ];
+
+    #[test]
+    fn gradients_agree_with_differences() -> Result<()> {
+        for activation in ALL {
+            check_gradients(|x| activate(&x[0], activation), &[pattern(&[3, 37], 1)?])?;
+        }
+        for activation in &ALL[..3] {
+            check_second_order(|x| activate(&crate::square(&x[0])?, *activation), &[pattern(&[5], 2)?])?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn f32_agrees_with_f64_over_the_whole_range() -> Result<()> {
+        let x: Vec<f64> = (-2000..2000).map(|i| f64::from(i) * 0.01).collect();
+        for activation in ALL {
+            let run = |dtype: DType| -> Result<Vec<f64>> {
+                let leaf = Var::leaf(Tensor::new(x.as_slice(), &Device::Cpu)?.to_dtype(dtype)?);
+                let y = activate(&leaf, activation)?;
+                let value = y.value().to_dtype(DType::F64)?.to_vec1()?;
+                let gradients = crate::backward(crate::sum_all(&y)?)?;
+                let slope = gradients.leaf(&leaf).cloned().unwrap_or(x_zeros(&x)?);
+                Ok([value, slope.to_dtype(DType::F64)?.to_vec1()?].concat())
+            };
+            for (i, (found, want)) in run(DType::F32)?.iter().zip(run(DType::F64)?).enumerate() {
+                assert!(
+                    (found - want).abs() <= TOLERANCE * want.abs().max(1.0),
+                    "{activation:?} {i}: {found} {want}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn x_zeros(x: &[f64]) -> Result<Tensor> {
+        Tensor::zeros(x.len(), DType::F64, &Device::Cpu)
+    }
+
+    #[test]
+    fn derivative_at_zero_is_the_one_from_the_left() -> Result<()> {
+        for (activation, want) in [(Activation::Relu, 0.0), (Activation::LeakyRelu(0.25), 0.25)] {
+            let leaf = Var::leaf(Tensor::zeros(1, DType::F32, &Device::Cpu)?);
+            let gradients = crate::backward(activate(&leaf, activation)?)?;
+            let Some(slope) = gradients.leaf(&leaf) else { panic!("no gradient") };
+            assert_eq!(slope.to_vec1::<f32>()?, [want]);
+        }
+        Ok(())
+    }
 }

@@ -188,3 +188,60 @@ multiversion! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{check_gradients, check_second_order, pattern};
+    use crate::{permute, reshape};
+
+    fn assert_same(found: &Var, want: &Var) -> Result<()> {
+        assert_eq!(found.dims(), want.dims());
+        let difference = (found.value() - want.value())?.abs()?.max_all()?.to_scalar::<f64>()?;
+        assert_eq!(difference, 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_are_in_raster_order() -> Result<()> {
+        for (b, rows, columns, size, c) in [(2, 3, 2, 2, 5), (1, 1, 1, 3, 1), (3, 2, 2, 4, 8)] {
+            let x = Var::constant(pattern(&[b, rows * size, columns * size, c], 1)?);
+            let split = permute(&reshape(&x, &[b, rows, size, columns, size, c])?, &[0, 1, 3, 2, 4, 5])?;
+            let want = reshape(&split, &[b, rows * columns, size * size, c])?;
+            assert_same(&blockify(&x, size)?, &want)?;
+            if rows == columns {
+                assert_same(&deblockify(&want, size)?, &x)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pixel_shuffle_has_pytorchs_channel_order() -> Result<()> {
+        let x = Var::constant(pattern(&[2, 3, 5, 12], 1)?);
+        let split = permute(&reshape(&x, &[2, 3, 5, 3, 2, 2])?, &[0, 1, 4, 2, 5, 3])?;
+        let want = reshape(&split, &[2, 6, 10, 3])?;
+        assert_same(&pixel_shuffle2(&x)?, &want)?;
+        assert_same(&pixel_unshuffle2(&want)?, &x)
+    }
+
+    #[test]
+    fn gradients_agree_with_differences() -> Result<()> {
+        let x = [pattern(&[1, 4, 6, 4], 1)?];
+        check_gradients(|x| blockify(&x[0], 2), &x)?;
+        check_second_order(|x| pixel_unshuffle2(&x[0]), &x)?;
+        check_second_order(|x| pixel_shuffle2(&x[0]), &x)?;
+        check_second_order(|x| deblockify(&x[0], 2), &[pattern(&[2, 4, 4, 3], 1)?])
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() -> Result<()> {
+        let x = Var::constant(pattern(&[1, 4, 5, 6], 1)?);
+        assert!(blockify(&x, 2).is_err());
+        assert!(blockify(&x, 0).is_err());
+        assert!(deblockify(&x, 2).is_err());
+        assert!(pixel_shuffle2(&x).is_err());
+        assert!(pixel_unshuffle2(&x).is_err());
+        Ok(())
+    }
+}

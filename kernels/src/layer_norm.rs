@@ -141,3 +141,38 @@ fn backward<T: Element>(x: &Tensor, w: &Tensor, stats: &[[T; 2]], g: &Tensor) ->
     let row = |data| Tensor::from_vec(data, w.shape(), w.device()).map(Some);
     Ok(vec![Some(Tensor::from_vec(dx, x.shape(), x.device())?), row(dw)?, row(db)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{check_gradients, pattern};
+
+    #[test]
+    fn gradients_agree_with_differences() -> Result<()> {
+        for dims in [vec![2, 3, 5, 16], vec![7, 33], vec![1]] {
+            let width = dims[dims.len() - 1];
+            let inputs = [pattern(&dims, 1)?, pattern(&[width], 2)?, pattern(&[width], 3)?];
+            check_gradients(|x| layer_norm(&x[0], &x[1], &x[2], 1e-3), &inputs)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_large_mean_does_not_swallow_the_variance() -> Result<()> {
+        let x = Tensor::new(&[[4096.0f32, 4097.0, 4098.0, 4099.0]], &candle_core::Device::Cpu)?;
+        let (w, b) =
+            (Var::constant(x.ones_like()?.flatten_all()?), Var::constant(x.zeros_like()?.flatten_all()?));
+        let y = layer_norm(&Var::constant(x), &w, &b, 0.0)?.into_value().flatten_all()?.to_vec1::<f32>()?;
+        for (y, want) in y.iter().zip([-1.5f32, -0.5, 0.5, 1.5]) {
+            assert!((y - want / 1.25f32.sqrt()).abs() < 1e-6, "{y}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() -> Result<()> {
+        let (x, w) = (Var::constant(pattern(&[2, 4], 1)?), Var::constant(pattern(&[3], 1)?));
+        assert!(layer_norm(&x, &w, &w, 1e-6).is_err());
+        Ok(())
+    }
+}

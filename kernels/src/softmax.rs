@@ -274,3 +274,50 @@ fn cross_entropy_value<T: Math>(
     let loss = Tensor::from_vec(vec![T::lit(-total / batch as f64)], (), logits.device())?;
     Ok((loss, Tensor::from_vec(slope, logits.shape(), logits.device())?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{check_gradients, check_second_order, pattern};
+
+    #[test]
+    fn first_and_second_derivatives_agree_with_differences() -> Result<()> {
+        for dims in [vec![2, 3, 17], vec![4, 1], vec![33]] {
+            let x = [pattern(&dims, 1)?];
+            check_gradients(|x| softmax(&x[0]), &x)?;
+            check_gradients(|x| log_softmax(&x[0]), &x)?;
+            check_second_order(|x| softmax(&x[0]), &x)?;
+            check_second_order(|x| log_softmax(&x[0]), &x)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn cross_entropy_gradient_agrees_with_differences() -> Result<()> {
+        // Targets of any sum, negative ones included.
+        let targets = pattern(&[3, 7], 5)?;
+        check_gradients(|x| cross_entropy(&x[0], &targets), &[pattern(&[3, 7], 1)?])
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() -> Result<()> {
+        let x = Tensor::new(&[[1000.0f32, 999.0, -1000.0]], &candle_core::Device::Cpu)?;
+        let one_hot = Tensor::new(&[[1.0f32, 0.0, 0.0]], &candle_core::Device::Cpu)?;
+        let x = Var::constant(x);
+        let p = softmax(&x)?.into_value().flatten_all()?.to_vec1::<f32>()?;
+        let want = 1.0 / (1.0 + (-1.0f32).exp());
+        assert!((p[0] - want).abs() < 1e-6 && p[2] == 0.0, "{p:?}");
+        let loss = cross_entropy(&x, &one_hot)?.into_value().to_scalar::<f32>()?;
+        assert!((loss + want.ln()).abs() < 1e-4, "{loss}");
+        Ok(())
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() -> Result<()> {
+        let x = Var::constant(pattern(&[2, 3], 1)?);
+        assert!(softmax(&Var::constant(pattern(&[], 1)?)).is_err());
+        assert!(softmax(&Var::constant(pattern(&[2, 0], 1)?)).is_err());
+        assert!(cross_entropy(&x, &pattern(&[3, 2], 1)?).is_err());
+        Ok(())
+    }
+}
