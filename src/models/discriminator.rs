@@ -40,12 +40,12 @@ pub struct Config {
 impl Config {
     /// About 20M parameters at 64 px, the size of SAGAN's.
     pub fn paper(resolution: usize) -> Self {
-        Self::with_channels(resolution, &[64, 64, 128, 256, 512, 768, 768])
+        Self::with_channels(resolution, &[32, 64, 64, 128, 256, 512, 1024])
     }
 
     /// Half the width.
     pub fn fast(resolution: usize) -> Self {
-        Self::with_channels(resolution, &[32, 32, 64, 128, 256, 512, 512])
+        Self::with_channels(resolution, &[16, 32, 32, 64, 128, 256, 512])
     }
 
     /// Small enough for two CPU cores.

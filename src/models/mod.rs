@@ -2,8 +2,11 @@
 //!
 //! Each file names its paper, holds a `Config` with presets, and counts its own parameters and operations.
 
+pub mod classifier;
 pub mod discriminator;
+pub mod nest;
 pub mod transposed_nest;
+pub mod vit;
 
 use candle_core::{DType, Device, Result};
 use nestgen_kernels::Var;
@@ -12,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::nn::{Builder, ParamSet};
 use crate::rng::Rng;
 
+use classifier::watch;
+pub use classifier::{Classifier, ClassifierConfig, FeatureMap, Features};
 pub use discriminator::Discriminator;
 pub use transposed_nest::TransposedNest;
 

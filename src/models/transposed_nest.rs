@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, check};
 use crate::nn::{
-    AttentionKind, BlockDeaggregation, Builder, Deaggregation, INIT, LayerNorm, LayerShape, Linear, ParamSet,
-    TransformerLayer,
+    AttentionKind, BlockDeaggregation, Builder, Deaggregation, Gelu, INIT, LayerNorm, LayerShape, Linear,
+    ParamSet, TransformerLayer,
 };
 
 /// Sides of images, in pixels, that the generator can make.
@@ -125,7 +125,7 @@ impl Config {
 
     fn layer(&self, dim: usize) -> LayerShape {
         let heads = (dim / self.head_dim).max(1);
-        LayerShape { dim, heads, attention: self.attention, activation: Activation::GeluTanh }
+        LayerShape { dim, heads, attention: self.attention, gelu: Gelu::Tanh }
     }
 }
 

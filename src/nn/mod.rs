@@ -3,6 +3,7 @@
 //! A layer owns its parameters, is constructed with a [`Builder`] that knows its place in the model, and has a
 //! `forward` that reads as its formula. Everything is channels last.
 
+mod aggregation;
 mod deaggregation;
 mod drop_path;
 mod init;
@@ -11,10 +12,11 @@ mod params;
 mod spectral_norm;
 mod transformer;
 
+pub use aggregation::{Aggregation, BlockAggregation, Padding};
 pub use deaggregation::{BlockDeaggregation, Deaggregation};
 pub use drop_path::drop_path;
 pub use init::Init;
 pub use layers::{BatchNorm, Conv2d, LayerNorm, Linear, Weight};
 pub use params::{Builder, LoadError, Mismatch, ParamSet};
 pub use spectral_norm::SpectralNorm;
-pub use transformer::{AttentionKind, INIT, LayerShape, TransformerLayer};
+pub use transformer::{AttentionKind, Gelu, INIT, LayerShape, TransformerLayer};

@@ -27,6 +27,26 @@ pub enum AttentionKind {
     MultiQuery,
 }
 
+/// Which form of GELU, `x * Phi(x)` with Phi the normal distribution, the MLP uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gelu {
+    /// The tanh approximation: flax's default, so what the paper's code computes.
+    #[default]
+    Tanh,
+    /// The exact form: PyTorch's default, so what timm computes.
+    Erf,
+}
+
+impl From<Gelu> for Activation {
+    fn from(gelu: Gelu) -> Self {
+        match gelu {
+            Gelu::Tanh => Self::GeluTanh,
+            Gelu::Erf => Self::GeluErf,
+        }
+    }
+}
+
 /// What a transformer layer looks like.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerShape {
@@ -37,7 +57,7 @@ pub struct LayerShape {
     /// How heads share keys and values.
     pub attention: AttentionKind,
     /// The MLP's activation.
-    pub activation: Activation,
+    pub gelu: Gelu,
 }
 
 enum Attention {
@@ -90,7 +110,7 @@ impl TransformerLayer {
     pub fn forward(&self, x: &Var, mut drop: Option<&mut Rng>) -> Result<Var> {
         let attended = self.attend(&self.norm1.forward(x)?)?;
         let x = self.residual(x, attended, drop.as_deref_mut())?;
-        let hidden = self.fc1.forward(&self.norm2.forward(&x)?, self.shape.activation, false)?;
+        let hidden = self.fc1.forward(&self.norm2.forward(&x)?, self.shape.gelu.into(), false)?;
         let mixed = self.fc2.forward(&hidden, Activation::None, false)?;
         self.residual(&x, mixed, drop)
     }
