@@ -57,6 +57,9 @@ impl BlockDeaggregation {
             Some(expand) => expand.forward(x, Activation::None, false)?,
             None => x.clone(),
         };
+        if self.kind == Deaggregation::PixelShuffle {
+            return self.norm.forward(&k::deaggregate(&x, self.block_size)?);
+        }
         let plane = k::deblockify(&x, self.block_size)?;
         let plane = match self.kind {
             Deaggregation::NearestConv => k::upsample_nearest2(&plane)?,

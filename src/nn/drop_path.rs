@@ -8,11 +8,8 @@ use crate::rng::Rng;
 /// Zeroes whole samples of `x` (`[B, ..]`) with this probability and scales the others by `1 / (1 - p)`, so
 /// that the mean stays.
 pub fn drop_path(x: &Var, probability: f64, rng: &mut Rng) -> Result<Var> {
-    let Some((&batch, rest)) = x.dims().split_first() else { return Ok(x.clone()) };
+    let Some(&batch) = x.dims().first() else { return Ok(x.clone()) };
     let kept = (1.0 / (1.0 - probability)) as f32;
-    let factors: Vec<f32> = (0..batch).map(|_| if rng.uniform() < probability { 0.0 } else { kept }).collect();
-    let size = rest.iter().product();
-    let mask = factors.iter().flat_map(|&factor| std::iter::repeat_n(factor, size)).collect();
-    let mask = Tensor::from_vec(mask, x.dims(), x.device())?.to_dtype(x.dtype())?;
-    k::mul(x, &Var::constant(mask))
+    let factors = (0..batch).map(|_| if rng.uniform() < probability { 0.0 } else { kept }).collect();
+    k::mul_samples(x, &Tensor::from_vec(factors, batch, x.device())?.to_dtype(x.dtype())?)
 }

@@ -125,10 +125,10 @@ impl TransformerLayer {
     fn attend(&self, x: &Var) -> Result<Var> {
         let heads = self.shape.heads;
         let mixed = match &self.attention {
-            Attention::MultiHead { qkv } => attention(&qkv.forward(x, Activation::None, false)?, heads)?,
+            Attention::MultiHead { qkv } => k::attention(&qkv.forward(x, Activation::None, false)?, heads)?,
             Attention::MultiQuery { q, kv } => {
                 let (q, kv) = (q.forward(x, Activation::None, false)?, kv.forward(x, Activation::None, false)?);
-                multi_query_attention(&q, &kv, heads)?
+                k::multi_query_attention(&q, &kv, heads)?
             }
         };
         self.proj.forward(&mixed, Activation::None, false)
@@ -144,26 +144,4 @@ impl TransformerLayer {
         let weigh_and_sum = 2 * (rows * tokens * self.shape.dim) as u64;
         project + weigh_and_sum + self.proj.macs(rows) + self.fc1.macs(rows) + self.fc2.macs(rows)
     }
-}
-
-/// `qkv [B, T, N, 3C]` -> `[B, T, N, C]`.
-fn attention(qkv: &Var, heads: usize) -> Result<Var> {
-    let (b, t, n, c3) = qkv.value().dims4()?;
-    let parts = k::permute(&k::reshape(qkv, &[b, t, n, 3, heads, c3 / 3 / heads])?, &[3, 0, 1, 4, 2, 5])?;
-    let part = |i| k::narrow(&parts, 0, i, 1);
-    let scores = k::matmul(&part(0)?, &part(1)?, false, true)?;
-    let weights = k::softmax(&k::scale(&scores, 1.0 / ((c3 / 3 / heads) as f64).sqrt())?)?;
-    let mixed = k::matmul(&weights, &part(2)?, false, false)?;
-    k::reshape(&k::permute(&mixed, &[0, 1, 2, 4, 3, 5])?, &[b, t, n, c3 / 3])
-}
-
-/// `q [B, T, N, C]`, `kv [B, T, N, 2 hd]` -> `[B, T, N, C]`.
-fn multi_query_attention(q: &Var, kv: &Var, heads: usize) -> Result<Var> {
-    let (b, t, n, c) = q.value().dims4()?;
-    let hd = c / heads;
-    // Heads of one token are rows of one product: `[N nh, hd] x [hd, N]`.
-    let rows = k::reshape(q, &[b, t, n * heads, hd])?;
-    let scores = k::matmul(&rows, &k::narrow(kv, 3, 0, hd)?, false, true)?;
-    let weights = k::softmax(&k::scale(&scores, 1.0 / (hd as f64).sqrt())?)?;
-    k::reshape(&k::matmul(&weights, &k::narrow(kv, 3, hd, hd)?, false, false)?, &[b, t, n, c])
 }
