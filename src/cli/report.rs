@@ -14,7 +14,7 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    let line = format!("{error:#}").replace('\n', " ");
+    let line = one_line(error);
     #[expect(clippy::print_stderr, reason = "the one place where errors are shown")]
     {
         eprintln!("error: {line}");
@@ -23,6 +23,18 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
         }
     }
     ExitCode::from(if is_defect(error) { 2 } else { 1 })
+}
+
+/// The chain of causes, each said once: many errors repeat their cause in their own text.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for text in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
+        if !line.contains(&text) {
+            let joint = if line.is_empty() { "" } else { ": " };
+            line = line + joint + &text;
+        }
+    }
+    line
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {

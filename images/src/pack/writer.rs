@@ -218,7 +218,8 @@ fn temporary_file(folder: &Path) -> Result<tempfile::NamedTempFile> {
     // The default mode keeps others out; a pack is an ordinary file, left to the umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder).map_err(|e| Error::io(folder, e))
+    // The kind alone: the message would name a temporary file that the user never asked for.
+    builder.tempfile_in(folder).map_err(|e| Error::io(folder, e.kind().into()))
 }
 
 /// Makes the rename last through a power cut, where the system can.

@@ -9,12 +9,14 @@ mod afloat;
 mod backdrop;
 mod canvas;
 mod dice;
+mod export;
 mod indoors;
 mod outdoors;
 mod shapes;
 
 use canvas::Canvas;
 use dice::Dice;
+pub use export::write_pngs;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 

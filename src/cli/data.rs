@@ -1,0 +1,214 @@
+//! `nestgen data`: pack, check and make image sets.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
+use nestgen::data::synthetic;
+use nestgen::error::Error;
+use nestgen_images::{CheckReport, ImageSet, OpenOptions, PackOptions, check, write_pack};
+
+use super::{interrupt, ui};
+
+/// The verbs of `nestgen data`.
+#[derive(Subcommand)]
+pub(super) enum DataVerb {
+    /// Write a folder, zip, tar(.gz) or CIFAR-10 archive as one HDF5 file of equal-sized images
+    Pack(PackArgs),
+    /// Read every image; list each bad one with its reason, exact duplicates, sizes and channels
+    Check(CheckArgs),
+    /// Write the built-in scenes as PNG files in class folders
+    Synth(SynthArgs),
+}
+
+#[derive(Args)]
+pub(super) struct PackArgs {
+    /// Folder, .zip, .tar, .tar.gz or HDF5 file with the images
+    source: PathBuf,
+    /// The HDF5 file to write
+    #[arg(short, long, value_name = "FILE")]
+    out: PathBuf,
+    /// Crop each image to its centre square and resize it to this side; without it, all must have one square size
+    #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    res: Option<u32>,
+    /// Pack only the first images
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_images: Option<u64>,
+    /// Use this first-level folder (`all` for every image); the default is `train` where there are splits
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+    /// Leave out images that cannot be used instead of stopping at the first
+    #[arg(long)]
+    skip_bad: bool,
+    /// Images whose shorter side is below this are bad
+    #[arg(long, value_name = "PX", default_value_t = PackOptions::default().min_side)]
+    min_side: u32,
+    /// Replace FILE if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    /// Folder, .zip, .tar, .tar.gz or HDF5 file with the images
+    source: PathBuf,
+    /// Use this first-level folder (`all` for every image); the default is `train` where there are splits
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct SynthArgs {
+    /// Number of images
+    #[arg(short, value_name = "N", default_value_t = 1200, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    n: u64,
+    /// Side of the images
+    #[arg(long, value_name = "PX", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    res: u64,
+    /// Which scenes: image i depends on seed and i alone
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder to write to; must be new or empty
+    #[arg(long, value_name = "DIR")]
+    outdir: PathBuf,
+}
+
+/// Runs one of them.
+pub(super) fn run(verb: &DataVerb) -> anyhow::Result<ExitCode> {
+    match verb {
+        DataVerb::Pack(args) => run_pack(args),
+        DataVerb::Check(args) => run_check(args),
+        DataVerb::Synth(args) => run_synth(args),
+    }
+}
+
+fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
+    if args.out.exists() && !args.force {
+        let message = format!("`{}` exists", args.out.display());
+        return Err(Error::Usage {
+            message,
+            hint: Some("name another file, or replace it with --force".into()),
+        }
+        .into());
+    }
+    let start = Instant::now();
+    let set = open(&args.source, args.split.as_deref())?;
+    let options = PackOptions {
+        res: args.res,
+        max_images: args.max_images.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        skip_bad: args.skip_bad,
+        min_side: args.min_side,
+    };
+    let (bar, stop) = (ui::progress_bar("packing", set.len() as u64), interrupt::flag()?);
+    let result = write_pack(&set, &args.out, &options, &|done, total| advance(&bar, &stop, done, total));
+    bar.finish_and_clear();
+    let summary = result?;
+    for skipped in &summary.skipped {
+        ui::warn(&format!("left out: {skipped}"));
+    }
+    let classes = if summary.classes > 0 { format!(", {} classes", summary.classes) } else { String::new() };
+    ui::result_line(&format!(
+        "packed {} images of {1}x{1} px{classes} into `{2}` ({3:.1} MiB) in {4}",
+        summary.images,
+        summary.res,
+        args.out.display(),
+        summary.bytes as f64 / f64::from(1 << 20),
+        ui::duration(start.elapsed().as_secs_f64())
+    ))?;
+    if !summary.skipped.is_empty() {
+        ui::result_line(&format!("left out {} bad images", summary.skipped.len()))?;
+    }
+    ui::result_line(&format!("source sha256 {}", summary.source_digest))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let set = open(&args.source, args.split.as_deref())?;
+    let (bar, stop) = (ui::progress_bar("reading", set.len() as u64), interrupt::flag()?);
+    let report = check(&set, &|done, total| advance(&bar, &stop, done, total));
+    bar.finish_and_clear();
+    print_report(&set, &report)?;
+    Ok(if report.bad.is_empty() && !report.stopped { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn print_report(set: &ImageSet, report: &CheckReport) -> std::io::Result<()> {
+    for bad in &report.bad {
+        ui::result_line(&format!("bad: {bad}"))?;
+    }
+    for group in &report.duplicates {
+        let names: Vec<String> = group
+            .iter()
+            .map(|&i| match set.label(i).and_then(|label| set.class_names().get(label as usize)) {
+                Some(class) => format!("`{}` ({class})", set.name(i)),
+                None => format!("`{}`", set.name(i)),
+            })
+            .collect();
+        ui::result_line(&format!("duplicates: {}", names.join(" = ")))?;
+    }
+    if report.stopped {
+        ui::result_line(&format!("stopped after {} of {} images", report.images, set.len()))?;
+    }
+    let list = |counts: Vec<String>| counts.join(", ");
+    ui::result_line(&format!("images      {} ({} bad)", report.images, report.bad.len()))?;
+    let mut sizes: Vec<_> = report.sizes.iter().collect();
+    sizes.sort_by_key(|&(_, count)| std::cmp::Reverse(*count));
+    const SIZES_SHOWN: usize = 8;
+    let mut shown: Vec<String> =
+        sizes.iter().take(SIZES_SHOWN).map(|((w, h), count)| format!("{w}x{h}: {count}")).collect();
+    if sizes.len() > SIZES_SHOWN {
+        shown.push(format!("and {} more sizes", sizes.len() - SIZES_SHOWN));
+    }
+    ui::result_line(&format!("sizes       {}", list(shown)))?;
+    let formats = report.formats.iter().map(|((channels, bits), count)| {
+        let name = match channels {
+            1 => "grey",
+            2 => "grey+alpha",
+            3 => "RGB",
+            _ => "RGB+alpha or CMYK",
+        };
+        format!("{name} {bits}-bit: {count}")
+    });
+    ui::result_line(&format!("channels    {}", list(formats.collect())))?;
+    let redundant: usize = report.duplicates.iter().map(|group| group.len() - 1).sum();
+    ui::result_line(&format!("duplicates  {redundant} in {} groups", report.duplicates.len()))?;
+    if let (Some(least), Some(most)) = (report.classes.values().min(), report.classes.values().max()) {
+        ui::result_line(&format!("classes     {} of {least} to {most} images", report.classes.len()))?;
+    }
+    Ok(())
+}
+
+fn run_synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
+    let (bar, stop) = (ui::progress_bar("rendering", args.n), interrupt::flag()?);
+    let (count, res) = (usize::try_from(args.n)?, usize::try_from(args.res)?);
+    let progress = |done, total| advance(&bar, &stop, done, total);
+    let result = synthetic::write_pngs(&args.outdir, args.seed, count, res, &progress);
+    bar.finish_and_clear();
+    result?;
+    ui::result_line(&format!(
+        "wrote {} scenes of {1}x{1} px in {2} classes to `{3}`",
+        args.n,
+        args.res,
+        synthetic::class_names().len(),
+        args.outdir.display()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(source: &Path, split: Option<&str>) -> anyhow::Result<ImageSet> {
+    let options = OpenOptions { split: split.map(str::to_owned), ..Default::default() };
+    let set = ImageSet::open(source, &options)?;
+    if let (Some(chosen), None) = (set.split(), split) {
+        ui::note(&format!("using the split `{chosen}` ({} images); choose with --split", set.len()));
+    }
+    Ok(set)
+}
+
+/// Moves the bar; false when the user asked to stop.
+fn advance(bar: &ProgressBar, stop: &AtomicBool, done: usize, total: usize) -> bool {
+    bar.set_length(total as u64);
+    bar.set_position(done as u64);
+    !stop.load(Ordering::Relaxed)
+}
