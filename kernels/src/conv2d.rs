@@ -5,6 +5,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
+#[cfg(target_arch = "x86_64")]
+use crate::conv2d_f32;
 use crate::cpu::{self, Element, by_dtype};
 use crate::fused::{activation_backward, slope};
 use crate::im2col;
@@ -122,9 +124,7 @@ fn convolve(geometry: Geometry, x: &Var, w: &Var) -> Result<Var> {
 
 /// The gradient for the input: linear in `grad [B, OH, OW, C_out]` and in `w`.
 fn input_gradient(geometry: Geometry, grad: &Var, w: &Var) -> Result<Var> {
-    let value = by_dtype!("conv2d", grad, T => {
-        on_slices::<T>(grad.value(), w.value(), &geometry.x_dims(), |g, w| im2col::input_gradient(geometry, g, w))
-    })?;
+    let value = input_gradient_value(geometry, grad.value(), w.value())?;
     let (kept_grad, kept_w) = (grad.clone(), w.clone());
     Ok(Var::record("conv2d_input_gradient", value, &[grad, w], move |outer, wants| {
         let dgrad = if wants[0] { Some(convolve(geometry, outer, &kept_w)?) } else { None };
@@ -135,9 +135,7 @@ fn input_gradient(geometry: Geometry, grad: &Var, w: &Var) -> Result<Var> {
 
 /// The gradient for the weight: linear in `x` and in `grad [B, OH, OW, C_out]`.
 fn weight_gradient(geometry: Geometry, x: &Var, grad: &Var) -> Result<Var> {
-    let value = by_dtype!("conv2d", x, T => {
-        on_slices::<T>(x.value(), grad.value(), &geometry.w_dims(), |x, g| im2col::weight_gradient(geometry, x, g))
-    })?;
+    let value = weight_gradient_value(geometry, x.value(), grad.value())?;
     let (kept_x, kept_grad) = (x.clone(), grad.clone());
     Ok(Var::record("conv2d_weight_gradient", value, &[x, grad], move |outer, wants| {
         let dx = if wants[0] { Some(input_gradient(geometry, &kept_grad, outer)?) } else { None };
@@ -146,10 +144,44 @@ fn weight_gradient(geometry: Geometry, x: &Var, grad: &Var) -> Result<Var> {
     }))
 }
 
-fn forward(geometry: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
+/// Whether the hand-written f32 kernels can take a tensor.
+fn is_fast(x: &Tensor) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return x.dtype() == candle_core::DType::F32 && crate::micro::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+fn forward(g: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
+    #[cfg(target_arch = "x86_64")]
+    if is_fast(x) {
+        let bias: Option<Vec<f32>> = b.map(Tensor::to_vec1).transpose()?;
+        let epilogue = crate::micro::Epilogue { bias: bias.as_deref(), slope };
+        return on_slices::<f32>(x, w, &g.y_dims(), |x, w| conv2d_f32::forward(g, x, w, epilogue));
+    }
     by_dtype!("conv2d", x, T => {
         let bias: Option<Vec<T>> = b.map(Tensor::to_vec1).transpose()?;
-        on_slices::<T>(x, w, &geometry.y_dims(), |x, w| im2col::forward(geometry, x, w, bias.as_deref(), slope))
+        on_slices::<T>(x, w, &g.y_dims(), |x, w| im2col::forward(g, x, w, bias.as_deref(), slope))
+    })
+}
+
+fn input_gradient_value(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor> {
+    #[cfg(target_arch = "x86_64")]
+    if is_fast(grad) {
+        return on_slices::<f32>(grad, w, &g.x_dims(), |grad, w| conv2d_f32::input_gradient(g, grad, w));
+    }
+    by_dtype!("conv2d", grad, T => {
+        on_slices::<T>(grad, w, &g.x_dims(), |grad, w| im2col::input_gradient(g, grad, w))
+    })
+}
+
+fn weight_gradient_value(g: Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    #[cfg(target_arch = "x86_64")]
+    if is_fast(x) {
+        return on_slices::<f32>(x, grad, &g.w_dims(), |x, grad| conv2d_f32::weight_gradient(g, x, grad));
+    }
+    by_dtype!("conv2d", x, T => {
+        on_slices::<T>(x, grad, &g.w_dims(), |x, grad| im2col::weight_gradient(g, x, grad))
     })
 }
 
@@ -194,6 +226,49 @@ mod tests {
                 let inputs = [pattern(&x, 1)?, pattern(&w, 2)?, pattern(&[w[0]], 3)?];
                 check_gradients(f, &inputs)?;
                 check_second_order(f, &inputs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// f32 against f64, as a share of the largest element: 10 times the rounding of sums of a few thousand products.
+    const SINGLE: f64 = 1e-5;
+
+    /// The f32 kernels against the f64 ones, which the differences above have checked: every algorithm, sizes that
+    /// fill no tile, panel or block.
+    #[test]
+    fn single_precision_agrees_with_double() -> Result<()> {
+        let more = [
+            ([3, 9, 13, 16], [48, 3, 3, 16], Conv2d::same(3)),
+            ([2, 16, 16, 64], [32, 3, 3, 64], Conv2d::same(3)),
+            ([2, 18, 11, 32], [80, 3, 3, 32], conv((1, 1), (0, 0))),
+            ([1, 21, 17, 48], [32, 3, 3, 48], conv((1, 1), (2, 2))),
+            ([2, 12, 14, 24], [40, 3, 3, 24], Conv2d::same(3)),
+            ([5, 4, 4, 32], [70, 3, 3, 32], Conv2d::same(3)),
+            ([2, 17, 17, 20], [33, 1, 7, 20], conv((1, 1), (0, 3))),
+            ([2, 15, 14, 3], [32, 3, 3, 3], conv((2, 2), (0, 0))),
+            ([2, 15, 14, 24], [32, 5, 5, 24], conv((1, 1), (2, 2))),
+            ([3, 7, 9, 40], [50, 1, 1, 40], conv((1, 1), (0, 0))),
+            ([2, 8, 8, 16], [16, 4, 4, 16], conv((2, 2), (1, 1))),
+        ];
+        for (x, w, how) in cases().into_iter().chain(more) {
+            let inputs = [pattern(&x, 1)?, pattern(&w, 2)?, pattern(&[w[0]], 3)?];
+            let run = |dtype| -> Result<Vec<Tensor>> {
+                let leaves: Vec<Var> =
+                    inputs.iter().map(|x| Ok(Var::leaf(x.to_dtype(dtype)?))).collect::<Result<_>>()?;
+                let y = conv2d(&leaves[0], &leaves[1], Some(&leaves[2]), how, Activation::LeakyRelu(0.2))?;
+                let weights = Var::constant(pattern(y.dims(), 4)?.to_dtype(dtype)?);
+                let gradients = crate::backward(crate::sum_all(&crate::mul(&y, &weights)?)?)?;
+                let mut all = vec![y.into_value()];
+                all.extend(leaves.iter().filter_map(|leaf| gradients.leaf(leaf).cloned()));
+                all.iter().map(|t| t.to_dtype(candle_core::DType::F64)).collect()
+            };
+            let (single, double) = (run(candle_core::DType::F32)?, run(candle_core::DType::F64)?);
+            assert_eq!(single.len(), 4);
+            for (i, (single, double)) in single.iter().zip(&double).enumerate() {
+                let error = (single - double)?.abs()?.max_all()?.to_scalar::<f64>()?;
+                let largest = double.abs()?.max_all()?.to_scalar::<f64>()?;
+                assert!(error <= SINGLE * largest, "{x:?} {w:?} output {i}: {error} of {largest}");
             }
         }
         Ok(())

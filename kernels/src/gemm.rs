@@ -113,6 +113,11 @@ impl<T> Shared<T> {
         Self(data.as_mut_ptr(), data.len())
     }
 
+    /// The first element.
+    pub(crate) fn start(&self) -> *mut T {
+        self.0
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Safety

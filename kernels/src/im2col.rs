@@ -137,8 +137,7 @@ fn with_tile<T: Element>(
 
 /// The gradient for the input.
 pub(crate) fn input_gradient<T: Element>(g: Geometry, grad: &[T], w: &[T]) -> Vec<T> {
-    let (ph, pw) = g.conv.padding;
-    if g.conv.stride == (1, 1) && ph < g.kh && pw < g.kw {
+    if flips(&g) {
         let (flipped, w) = (flip(&g), flip_weights(&g, w));
         return forward(flipped, grad, &w, None, 1.0);
     }
@@ -164,6 +163,11 @@ pub(crate) fn input_gradient<T: Element>(g: Geometry, grad: &[T], w: &[T]) -> Ve
         }
     });
     dx
+}
+
+/// Whether the input gradient is itself a convolution: [`flip`].
+pub(crate) fn flips(g: &Geometry) -> bool {
+    g.conv.stride == (1, 1) && g.conv.padding.0 < g.kh && g.conv.padding.1 < g.kw
 }
 
 /// The convolution of the output gradient that gives the input gradient at stride 1.
