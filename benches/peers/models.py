@@ -182,6 +182,93 @@ class Discriminator(nn.Module):
         return self.head(x.permute(0, 2, 3, 1).flatten(1)).squeeze(1)
 
 
+def same_pool(x):
+    """3x3 max pool of stride 2 with TensorFlow's padding: nothing before, one after."""
+    return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-math.inf), 3, 2)
+
+
+class BlockAggregation(nn.Module):
+    def __init__(self, kind, padding, inputs, outputs):
+        super().__init__()
+        self.kind, self.padding = kind, padding
+        kernel, stride = {"conv_pool": (3, 1), "conv": (3, 2), "pool": (1, 1), "none": (1, 1)}[kind]
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+        self.norm = nn.LayerNorm(outputs, eps=1e-6)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if self.kind in ("conv_pool", "pool"):
+            return same_pool(x) if self.padding == "same" else F.max_pool2d(x, 3, 2, 1)
+        return F.avg_pool2d(x, 2) if self.kind == "none" else x
+
+
+class ClassifierLevel(nn.Module):
+    def __init__(self, cfg, index):
+        super().__init__()
+        dims, levels = cfg["dims"], len(cfg["dims"])
+        self.size = cfg["resolution"] // cfg["patch_size"] >> (levels - 1)
+        dim, blocks = dims[index], 4 ** (levels - 1 - index)
+        if index > 0:
+            self.pool = BlockAggregation(cfg["aggregation"], cfg["padding"], dims[index - 1], dim)
+        else:
+            self.pool = nn.Identity()
+        self.pos_embed = nn.Parameter(torch.zeros(blocks, self.size**2, dim))
+        gelu = "tanh" if cfg["gelu"] == "tanh" else "none"
+        shape = (dim, cfg["heads"][index], cfg["attention"], gelu)
+        self.transformer_encoder = nn.Sequential(*[TransformerLayer(*shape) for _ in range(cfg["depths"][index])])
+
+    def forward(self, x):
+        x = blockify(self.pool(x), self.size) + self.pos_embed
+        return deblockify(self.transformer_encoder(x), self.size)
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, dim, patch):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, patch)
+
+    def forward(self, x):
+        return self.proj(x)
+
+
+class Nest(nn.Module):
+    """images [B, 3, H, W] -> logits [B, classes], without drop-path"""
+
+    def __init__(self, cfg):
+        super().__init__()
+        dims = cfg["dims"]
+        self.patch_embed = PatchEmbed(dims[0], cfg["patch_size"])
+        self.levels = nn.Sequential(*[ClassifierLevel(cfg, i) for i in range(len(dims))])
+        self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
+        self.head = nn.Linear(dims[-1], cfg["classes"])
+
+    def forward(self, x):
+        x = self.levels(self.patch_embed(x))
+        return self.head(self.norm(x.permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+class Vit(nn.Module):
+    """images [B, 3, H, W] -> logits [B, classes], without drop-path"""
+
+    def __init__(self, cfg):
+        super().__init__()
+        dim, patch = cfg["dim"], cfg["patch_size"]
+        self.patch_embed = PatchEmbed(dim, patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, (cfg["resolution"] // patch) ** 2 + 1, dim))
+        gelu = "tanh" if cfg["gelu"] == "tanh" else "none"
+        layers = [TransformerLayer(dim, cfg["heads"], "multi_head", gelu) for _ in range(cfg["depth"])]
+        self.blocks = nn.Sequential(*layers)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, cfg["classes"])
+
+    def forward(self, x):
+        x = self.patch_embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        x = self.norm(self.blocks(x.unsqueeze(1)).squeeze(1))
+        return self.head(x[:, 0])
+
+
 def to_channels_last_columns(v, weight):
     """A spectral-norm vector over [in, kh, kw] -> over [kh, kw, in], as a column."""
     if weight.dim() == 4:

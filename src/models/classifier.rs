@@ -92,10 +92,17 @@ impl Classifier {
     /// # Errors
     /// When the configuration does not validate.
     pub fn new(config: &ClassifierConfig, rng: &Rng, dtype: DType, device: &Device) -> Result<Self> {
-        let b = Builder::new(rng, dtype, device);
+        Self::build(config, &Builder::new(rng, dtype, device))
+    }
+
+    /// [`Classifier::new`] with a builder of the caller's: [`Builder::blank`] for one that is loaded next.
+    ///
+    /// # Errors
+    /// When the configuration does not validate.
+    pub fn build(config: &ClassifierConfig, b: &Builder) -> Result<Self> {
         Ok(match config {
-            ClassifierConfig::Nest(config) => Self::Nest(nest::Nest::new(config, &b)?),
-            ClassifierConfig::Vit(config) => Self::Vit(vit::Vit::new(config, &b)?),
+            ClassifierConfig::Nest(config) => Self::Nest(nest::Nest::new(config, b)?),
+            ClassifierConfig::Vit(config) => Self::Vit(vit::Vit::new(config, b)?),
         })
     }
 
@@ -133,33 +140,106 @@ impl Classifier {
         }
     }
 
-    /// Every tensor under timm's name and in timm's shape.
+    /// Every tensor under timm's name, in timm's shape and order.
     ///
     /// # Errors
     /// When a copy fails.
     pub fn timm_tensors(&self) -> Result<Vec<(String, Tensor)>> {
-        let shape = |(name, t): (String, Tensor)| {
-            // timm keeps a batch dimension on the position embedding of each level.
-            let t = if is_level_embedding(&name) { t.unsqueeze(0)? } else { t };
+        let convert = |(name, t): (String, Tensor)| {
+            let t = match self.heads_of_projection(&name) {
+                Some(heads) => swap_columns(&t, heads)?,
+                None if is_level_embedding(&name) => t.unsqueeze(0)?,
+                None => t,
+            };
             Ok((name, t))
         };
-        self.params().torch_tensors()?.into_iter().map(shape).collect()
+        self.params().torch_tensors()?.into_iter().map(convert).collect()
     }
 
-    /// Copies values from tensors with timm's names and shapes (`nest_*_jx`, `vit_*`, `deit_*`).
+    /// Copies values from tensors with timm's names, shapes and order (`nest_*`, `vit_*`, `deit_*`).
     ///
     /// # Errors
     /// [`LoadError::Mismatch`] with every difference, as from another variant or number of classes.
     pub fn load_timm(&self, tensors: &BTreeMap<String, Tensor>) -> std::result::Result<(), LoadError> {
-        let shape = |(name, t): (&String, &Tensor)| {
-            let squeeze = is_level_embedding(name) && t.rank() == 4 && t.dim(0)? == 1;
-            Ok((name.clone(), if squeeze { t.squeeze(0)? } else { t.clone() }))
+        let convert = |(name, t): (&String, &Tensor)| {
+            let t = match self.heads_of_projection(name) {
+                Some(heads) if t.rank() == 2 && t.dim(1)? % heads == 0 => swap_columns(t, t.dim(1)? / heads)?,
+                None if is_level_embedding(name) && t.rank() == 4 && t.dim(0)? == 1 => t.squeeze(0)?,
+                _ => t.clone(),
+            };
+            Ok((name.clone(), t))
         };
-        let tensors: Result<_> = tensors.iter().map(shape).collect();
+        let tensors: Result<_> = tensors.iter().map(convert).collect();
         self.params().load_torch(&tensors?)
     }
+
+    /// Heads of the NesT level whose output projection is called `name`. timm's NesT joins heads channel by
+    /// channel, not head by head, so the columns of that weight stand in another order.
+    fn heads_of_projection(&self, name: &str) -> Option<usize> {
+        let Self::Nest(model) = self else { return None };
+        let (level, rest) = name.strip_prefix("levels.")?.split_once('.')?;
+        let heads = *model.config().heads.get(level.parse::<usize>().ok()?)?;
+        rest.ends_with(".attn.proj.weight").then_some(heads)
+    }
+}
+
+/// `[rows, a b]` -> `[rows, b a]`.
+fn swap_columns(t: &Tensor, a: usize) -> Result<Tensor> {
+    let (rows, columns) = t.dims2()?;
+    t.reshape((rows, a, columns / a))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
 }
 
 fn is_level_embedding(name: &str) -> bool {
     name.starts_with("levels.") && name.ends_with(".pos_embed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millions(config: ClassifierConfig) -> f64 {
+        let model = Classifier::build(&config, &Builder::blank(DType::F32, &Device::Cpu)).unwrap();
+        (model.params().count() as f64 / 1e4).round() / 1e2
+    }
+
+    /// The counts of the authors' code.
+    #[test]
+    fn presets_have_the_published_sizes() {
+        use nest::Config;
+        let imagenet = [Config::imagenet_tiny, Config::imagenet_small, Config::imagenet_base];
+        assert_eq!(
+            imagenet.map(|preset| millions(ClassifierConfig::Nest(preset(1000)))),
+            [17.06, 38.35, 67.72]
+        );
+        let cifar = [Config::tiny, Config::small, Config::base];
+        assert_eq!(cifar.map(|preset| millions(ClassifierConfig::Nest(preset(32, 10)))), [6.01, 22.85, 89.05]);
+    }
+
+    /// DeiT's published 5.7M and 22.1M at 224 px with 1000 classes.
+    #[test]
+    fn vit_presets_have_the_published_sizes() {
+        let vit = [vit::Config::tiny, vit::Config::small];
+        assert_eq!(vit.map(|preset| millions(ClassifierConfig::Vit(preset(224, 1000)))), [5.72, 22.05]);
+    }
+
+    #[test]
+    fn validation_names_the_field() {
+        let good = nest::Config::tiny(64, 10);
+        assert_eq!(good.validate(), Ok(()));
+        let bad = |change: fn(&mut nest::Config)| {
+            let mut config = good.clone();
+            change(&mut config);
+            config.validate().unwrap_err().field
+        };
+        assert_eq!(bad(|c| c.resolution = 0), "resolution");
+        assert_eq!(bad(|c| c.patch_size = 3), "patch_size");
+        assert_eq!(bad(|c| c.dims = vec![]), "dims");
+        assert_eq!(bad(|c| c.resolution = 36), "dims");
+        assert_eq!(bad(|c| c.depths = vec![1]), "depths");
+        assert_eq!(bad(|c| c.heads[2] = 5), "heads");
+        assert_eq!(bad(|c| c.drop_path = 1.0), "drop_path");
+        assert_eq!(bad(|c| c.classes = 0), "classes");
+        let error = serde_json::from_str::<ClassifierConfig>(r#"{"kind": "vit", "widht": 3}"#).unwrap_err();
+        assert!(error.to_string().contains("widht"), "{error}");
+    }
 }

@@ -94,9 +94,18 @@ impl Generator {
     /// # Errors
     /// When the configuration does not validate.
     pub fn new(config: &GeneratorConfig, rng: &Rng, dtype: DType, device: &Device) -> Result<Self> {
-        let b = Builder::new(rng, dtype, device);
+        Self::build(config, &Builder::new(rng, dtype, device))
+    }
+
+    /// [`Generator::new`] with a builder of the caller's: [`Builder::blank`] for one that is loaded next.
+    ///
+    /// # Errors
+    /// When the configuration does not validate.
+    pub fn build(config: &GeneratorConfig, b: &Builder) -> Result<Self> {
         match config {
-            GeneratorConfig::TransposedNest(c) => Ok(Self::TransposedNest(TransposedNest::new(c, &b)?)),
+            GeneratorConfig::TransposedNest(config) => {
+                Ok(Self::TransposedNest(TransposedNest::new(config, b)?))
+            }
         }
     }
 

@@ -188,7 +188,7 @@ impl From<LoadError> for crate::error::Error {
 pub struct Builder {
     set: Rc<RefCell<ParamSet>>,
     prefix: String,
-    rng: Rng,
+    rng: Option<Rng>,
     dtype: DType,
     device: Device,
 }
@@ -196,8 +196,13 @@ pub struct Builder {
 impl Builder {
     /// A builder at the root. Each tensor draws from its own stream of `rng`, named as the tensor.
     pub fn new(rng: &Rng, dtype: DType, device: &Device) -> Self {
-        let (set, prefix) = (Rc::default(), String::new());
-        Self { set, prefix, rng: rng.clone(), dtype, device: device.clone() }
+        Self { rng: Some(rng.clone()), ..Self::blank(dtype, device) }
+    }
+
+    /// A builder that makes zeros without touching their memory: for models that are loaded next, or only
+    /// counted.
+    pub fn blank(dtype: DType, device: &Device) -> Self {
+        Self { set: Rc::default(), prefix: String::new(), rng: None, dtype, device: device.clone() }
     }
 
     /// The builder for the part called `name` (`levels.0`).
@@ -215,7 +220,10 @@ impl Builder {
         if self.set.borrow().all().any(|p| p.name() == path) {
             bail!("two parameters are called {path}");
         }
-        let value = init.tensor(shape, self.dtype, &self.device, self.rng.split(&path))?;
+        let value = match &self.rng {
+            Some(rng) => init.tensor(shape, self.dtype, &self.device, rng.split(&path))?,
+            None => Tensor::zeros(shape, self.dtype, &self.device)?,
+        };
         Ok(Param::new(path, value))
     }
 

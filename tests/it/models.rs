@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
-use nestgen::models::{Discriminator, Generator};
+use nestgen::models::{Classifier, Discriminator, Generator};
 use nestgen::nn::{Builder, ParamSet};
 use nestgen::rng::Rng;
 use nestgen_kernels::{Var, backward, mul, sum_all};
@@ -90,6 +90,60 @@ fn check_discriminator(name: &str) -> Result<()> {
     let config = serde_json::from_str(&fixture.config).expect("a discriminator's configuration");
     let model = Discriminator::new(&config, &Builder::new(&Rng::new(0), DType::F32, &Device::Cpu))?;
     fixture.check(model.params(), |images, train| model.forward(images, train))
+}
+
+fn check_classifier(name: &str) -> Result<()> {
+    let fixture = Fixture::open(name);
+    let config = serde_json::from_str(&fixture.config).expect("a classifier's configuration");
+    let model = Classifier::new(&config, &Rng::new(0), DType::F32, &Device::Cpu)?;
+    fixture.check(model.params(), |images, _| model.forward(images, None))
+}
+
+/// timm's own model: its names and shapes load, its logits come out, and saving gives its tensors back.
+fn check_timm(name: &str) -> Result<()> {
+    let fixture = Fixture::open(name);
+    let config = serde_json::from_str(&fixture.config).expect("a classifier's configuration");
+    let model = Classifier::new(&config, &Rng::new(0), DType::F32, &Device::Cpu)?;
+    let tensors = fixture.group("before.");
+    model.load_timm(&tensors).expect("timm's names and shapes fit");
+    let logits = model.forward(&Var::constant(fixture.get("in.x").clone()), None)?;
+    assert_close("logits", logits.value(), fixture.get("out.eval"), 0.0)?;
+    let saved: BTreeMap<_, _> = model.timm_tensors()?.into_iter().collect();
+    assert_eq!(saved.keys().collect::<Vec<_>>(), tensors.keys().collect::<Vec<_>>());
+    for (name, tensor) in saved {
+        assert_eq!(tensor.dims(), tensors[&name].dims());
+        assert_eq!(max_abs(&(tensor - &tensors[&name])?)?, 0.0, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn nest_classifier_with_multi_query_and_every_aggregation() -> Result<()> {
+    ["multi_query", "conv", "pool", "none"]
+        .iter()
+        .try_for_each(|n| check_classifier(&format!("classifier_{n}")))
+}
+
+#[test]
+fn vit_classifier() -> Result<()> {
+    check_classifier("classifier_vit")
+}
+
+#[test]
+fn timm_weights_load_and_save() -> Result<()> {
+    ["timm_nest_same", "timm_nest_symmetric", "timm_vit"].iter().try_for_each(|name| check_timm(name))
+}
+
+#[test]
+fn timm_weights_of_another_variant_are_refused_by_name() -> Result<()> {
+    let fixture = Fixture::open("timm_vit");
+    let mut config: serde_json::Value = serde_json::from_str(&fixture.config).expect("JSON");
+    config["classes"] = 7.into();
+    let config = serde_json::from_value(config).expect("a classifier's configuration");
+    let model = Classifier::new(&config, &Rng::new(0), DType::F32, &Device::Cpu)?;
+    let error = model.load_timm(&fixture.group("before.")).expect_err("the head has other classes").to_string();
+    assert!(error.contains("head.weight (expected [7, 8], got [5, 8])"), "{error}");
+    Ok(())
 }
 
 #[test]
