@@ -15,9 +15,11 @@
 //! Shape letters: B batch, T blocks, N tokens a block, C channels, H W image or token grid, `nh` heads,
 //! `hd` head dimension. Everything is channels-last. A module imports only from modules listed before it.
 
+pub mod config;
 pub mod data;
 pub mod error;
 pub mod models;
 pub mod nn;
 pub mod rng;
+pub mod sample;
 pub mod train;

@@ -1,9 +1,11 @@
 //! Training: one readable loop a task, and the pieces it is made of.
 
+pub mod adversarial;
 pub mod augment;
 pub mod changes;
 pub mod ema;
 pub mod event;
+pub mod fakes;
 pub mod files;
 pub mod folder;
 pub mod grid;
@@ -18,3 +20,4 @@ pub mod state;
 pub mod stats;
 pub mod tensorboard;
 pub mod tensors;
+mod tick;

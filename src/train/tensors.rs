@@ -24,7 +24,7 @@ pub type NamedTensors = Vec<(String, Tensor)>;
 
 const DIGEST: &str = "data_sha256";
 
-/// Writes f32 and f64 tensors with metadata.
+/// Writes f32, f64 and i64 tensors with metadata.
 pub fn write(file: &mut dyn Write, metadata: &Metadata, tensors: &[(String, Tensor)]) -> io::Result<()> {
     let mut digest = Sha256::new();
     for (_, tensor) in tensors {
@@ -38,7 +38,12 @@ pub fn write(file: &mut dyn Write, metadata: &Metadata, tensors: &[(String, Tens
     let mut header = serde_json::Map::from_iter([("__metadata__".into(), serde_json::json!(metadata))]);
     let mut start = 0;
     for (name, tensor) in tensors {
-        let dtype = if tensor.dtype() == DType::F64 { "F64" } else { "F32" };
+        let dtype = match tensor.dtype() {
+            DType::F32 => "F32",
+            DType::F64 => "F64",
+            DType::I64 => "I64",
+            other => return Err(io::Error::other(format!("{name}: tensors of {other:?} are not written"))),
+        };
         let end = start + tensor.elem_count() * tensor.dtype().size_in_bytes();
         let entry = serde_json::json!({ "dtype": dtype, "shape": tensor.dims(), "data_offsets": [start, end] });
         if header.insert(name.clone(), entry).is_some() {
@@ -81,7 +86,8 @@ pub fn read(path: &Path) -> Result<(Metadata, NamedTensors)> {
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
             Dtype::F64 => DType::F64,
-            other => return Err(bad(format!("tensor `{name}` is {other:?}, expected F32 or F64"))),
+            Dtype::I64 => DType::I64,
+            other => return Err(bad(format!("tensor `{name}` is {other:?}, expected F32, F64 or I64"))),
         };
         let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
         tensors.push((name.to_owned(), tensor));
@@ -106,24 +112,22 @@ fn with_bytes(tensor: &Tensor, mut f: impl FnMut(&[u8]) -> io::Result<()>) -> io
     let mut bytes = Vec::with_capacity(PIECE * 8);
     let mut failed = Ok(());
     let walked = tensor.to_device(&Device::Cpu).and_then(|tensor| tensor.contiguous()).and_then(|tensor| {
-        match tensor.dtype() {
-            DType::F64 => with_slice::<f64, _>(&tensor, |data| {
-                failed = data.chunks(PIECE).try_for_each(|piece| {
+        /// The pieces of one element type.
+        macro_rules! pieces {
+            ($data:expr) => {
+                $data.chunks(PIECE).try_for_each(|piece| {
                     bytes.clear();
                     bytes.extend(piece.iter().flat_map(|x| x.to_le_bytes()));
                     f(&bytes)
-                });
-                Ok(())
-            }),
-            _ => with_slice::<f32, _>(&tensor, |data| {
-                failed = data.chunks(PIECE).try_for_each(|piece| {
-                    bytes.clear();
-                    bytes.extend(piece.iter().flat_map(|x| x.to_le_bytes()));
-                    f(&bytes)
-                });
-                Ok(())
-            }),
+                })
+            };
         }
+        match tensor.dtype() {
+            DType::I64 => failed = pieces!(tensor.flatten_all()?.to_vec1::<i64>()?),
+            DType::F64 => with_slice::<f64, _>(&tensor, |data| Ok(failed = pieces!(data)))?,
+            _ => with_slice::<f32, _>(&tensor, |data| Ok(failed = pieces!(data)))?,
+        }
+        Ok(())
     });
     walked.map_err(io::Error::other)?;
     failed

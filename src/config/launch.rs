@@ -1,0 +1,108 @@
+//! From a configuration to a run: images, networks, folder, state to go on from.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::{DType, Device};
+
+use super::run::RunConfig;
+use crate::data::{ImageData, LoaderConfig};
+use crate::error::{Error, Result};
+use crate::models::{Discriminator, Generator};
+use crate::nn::Builder;
+use crate::rng::Rng;
+use crate::train::adversarial::{Networks, Session, Training};
+use crate::train::changes::refuse_changes;
+use crate::train::event::{Event, Outcome};
+use crate::train::folder::{ResumePoint, RunFolder};
+use crate::train::reals::RealImages;
+use crate::train::state::{self, SavedState};
+
+/// What a run needs beside its configuration.
+pub struct Launch<'a> {
+    /// The configuration.
+    pub config: &'a RunConfig,
+    /// The images, from [`super::DataConfig::open`].
+    pub data: Arc<ImageData>,
+    /// The folder that run folders are made in.
+    pub outdir: &'a Path,
+    /// The name of the preset or file, for the name of the run folder.
+    pub name: &'a str,
+    /// What to go on from, from [`crate::train::folder::resume_point`].
+    pub resume: Option<ResumePoint>,
+    /// Set to end the run at the next step.
+    pub stop: &'a AtomicBool,
+    /// Told where the run folder is, once there is one.
+    pub on_start: &'a mut dyn FnMut(&Path),
+    /// Told what happens.
+    pub on_event: &'a mut dyn FnMut(Event),
+}
+
+/// Trains; gives the run folder and how it ended.
+///
+/// # Errors
+/// When the folder cannot be made, the state to go on from does not fit, or training fails.
+pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
+    let config = launch.config;
+    let config_text = config.to_toml();
+    let (folder, state) = match launch.resume {
+        None => (RunFolder::create(launch.outdir, &config.data.name(), launch.name)?, None),
+        Some(point) => {
+            let folder = RunFolder::open(&point.run)?;
+            let (path, state) = newest_whole(&point.states)?;
+            refuse_changes(&path, &state.config, &config_text)?;
+            (folder, Some(state))
+        }
+    };
+    (launch.on_start)(folder.path());
+    let train = &config.train;
+    let loader = LoaderConfig {
+        mirror: config.data.mirror,
+        workers: config.data.workers,
+        ..LoaderConfig::new(train.batch, train.seed)
+    };
+    let session = Session {
+        config: train,
+        config_text: &config_text,
+        folder: &folder,
+        real_images: RealImages::new(launch.data, loader),
+        evaluate: None,
+        stop: launch.stop,
+        on_event: launch.on_event,
+    };
+    let outcome = Training::new(session, build_networks(config)?, state)?.run()?;
+    Ok((folder.path().to_path_buf(), outcome))
+}
+
+/// The newest state that is whole; a damaged one is passed over for the one before it.
+fn newest_whole(states: &[PathBuf]) -> Result<(PathBuf, SavedState)> {
+    let mut first_error = None;
+    for path in states {
+        match state::load(path) {
+            Ok(state) => return Ok((path.clone(), state)),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error
+        .unwrap_or_else(|| Error::Usage { message: "there is no state to resume from".into(), hint: None }))
+}
+
+/// A generator with the initial weights of the configuration's seed.
+///
+/// # Errors
+/// When memory runs out.
+pub fn build_generator(config: &RunConfig) -> Result<Generator> {
+    let rng = Rng::new(config.train.seed).split("init").split("generator");
+    Ok(Generator::new(&config.model, &rng, DType::F32, &Device::Cpu)?)
+}
+
+fn build_networks(config: &RunConfig) -> Result<Networks> {
+    let rng = Rng::new(config.train.seed).split("init").split("discriminator");
+    let builder = Builder::new(&rng, DType::F32, &Device::Cpu);
+    Ok(Networks {
+        generator: build_generator(config)?,
+        generator_ema: build_generator(config)?,
+        discriminator: Discriminator::new(&config.discriminator, &builder)?,
+    })
+}

@@ -1,0 +1,143 @@
+//! From a preset or a file, over `--set` and flags, to a configuration that is complete and valid.
+
+use std::path::Path;
+
+use toml::Table;
+
+use super::overrides::{Override, nearest};
+use super::presets::{PRESETS, preset};
+use super::run::RunConfig;
+use crate::error::{Error, Result};
+
+/// Where a configuration starts from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// One of the built-in [`PRESETS`].
+    Preset(&'a str),
+    /// A file of the user's.
+    File(&'a Path),
+}
+
+/// Reads, overrides and validates.
+///
+/// # Errors
+/// [`Error::Config`] names the file, preset or override, the key, and near names for unknown ones.
+pub fn load(source: Source, overrides: &[Override]) -> Result<RunConfig> {
+    let (place, text) = match source {
+        Source::Preset(name) => (format!("preset {name}"), preset(name)?.text.to_owned()),
+        Source::File(path) => {
+            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+            (path.display().to_string(), text)
+        }
+    };
+    let mut config = parse(&place, &text)?;
+    let mut table: Table = text.parse().map_err(|error| bad_toml(&place, &error))?;
+    for item in overrides {
+        item.apply(&mut table)?;
+        // After each one, so that the blame falls on the right one.
+        config = table.clone().try_into().map_err(|error| bad_override(item, &error))?;
+    }
+    config.validate().map_err(|(key, reason)| Error::Config {
+        place: if overrides.iter().any(|item| item.key() == key) { "--set".into() } else { place },
+        key,
+        reason,
+        hint: None,
+    })?;
+    Ok(config)
+}
+
+/// Reads a complete configuration back, as saved beside a run or in a snapshot.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(place: &str, text: &str) -> Result<RunConfig> {
+    toml::from_str(text).map_err(|error| bad_toml(place, &error))
+}
+
+fn bad_toml(place: &str, error: &toml::de::Error) -> Error {
+    let message = error.message();
+    let (key, hint) = unknown_name(message);
+    // The first line of the full text is the position: "TOML parse error at line 3, column 1".
+    let position = error.to_string();
+    let position =
+        position.lines().next().and_then(|line| line.strip_prefix("TOML parse error at ")).map(str::to_owned);
+    let place = position.map_or_else(|| place.to_owned(), |position| format!("{place}, {position}"));
+    Error::Config { place, key: key.unwrap_or_else(|| "(syntax)".into()), reason: first_line(message), hint }
+}
+
+fn bad_override(item: &Override, error: &toml::de::Error) -> Error {
+    let (_, hint) = unknown_name(error.message());
+    Error::Config { place: "--set".into(), key: item.key(), reason: first_line(error.message()), hint }
+}
+
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Of serde's "unknown field `x`, expected one of `a`, `b`": `x`, and a hint with the near one.
+fn unknown_name(message: &str) -> (Option<String>, Option<String>) {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((&name, known)) = quoted.split_first() else { return (None, None) };
+    if !message.starts_with("unknown") {
+        return (Some(name.to_owned()), None);
+    }
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known names: {}", known.join(", ")),
+    };
+    (Some(name.to_owned()), Some(hint))
+}
+
+/// The names of the presets, for messages.
+pub fn preset_names() -> Vec<&'static str> {
+    PRESETS.iter().map(|preset| preset.name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(texts: &[&str]) -> Vec<Override> {
+        texts.iter().map(|text| Override::parse(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn overrides_win_over_the_preset() {
+        let config = load(Source::Preset("demo64"), &set(&["train.batch=6", "train.ema.ramp=0.25"])).unwrap();
+        assert_eq!((config.train.batch, config.train.ema.ramp), (6, 0.25));
+    }
+
+    #[test]
+    fn unknown_names_get_near_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.toml");
+        let text = preset("demo64").unwrap().text.replace("\n[train]\n", "\n[train]\nbatchh = 3\n");
+        std::fs::write(&path, text).unwrap();
+        let error = load(Source::File(&path), &[]).unwrap_err();
+        assert!(
+            error.to_string().contains("x.toml, line") && error.to_string().contains("`batchh`"),
+            "{error}"
+        );
+        assert_eq!(error.hint().as_deref(), Some("did you mean `batch`?"));
+        let error = load(Source::Preset("demo64"), &set(&["train.loss=hing"])).unwrap_err();
+        assert_eq!(error.hint().as_deref(), Some("did you mean `hinge`?"), "{error}");
+        let error = load(Source::Preset("demo46"), &[]).unwrap_err();
+        assert_eq!(error.hint().as_deref(), Some("did you mean `demo64`?"), "{error}");
+    }
+
+    #[test]
+    fn bad_values_name_the_override() {
+        let error = load(Source::Preset("demo64"), &set(&["train.batch=many"])).unwrap_err();
+        assert!(error.to_string().starts_with("--set: `train.batch`"), "{error}");
+        let error = load(Source::Preset("demo64"), &set(&["train.kimg=-1"])).unwrap_err();
+        assert!(error.to_string().starts_with("--set: `train.kimg`"), "{error}");
+    }
+
+    #[test]
+    fn the_resolved_text_reads_back_to_the_same_configuration() {
+        for preset in PRESETS {
+            let config = load(Source::Preset(preset.name), &[]).unwrap();
+            assert_eq!(parse("resolved", &config.to_toml()).unwrap(), config, "{}", preset.name);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Configuration: a preset or file, then `--set`, then flags; checked; complete.
+
+mod launch;
+mod load;
+mod overrides;
+mod presets;
+mod run;
+
+pub use launch::{Launch, build_generator, launch};
+pub use load::{Source, load, parse, preset_names};
+pub use overrides::{Override, nearest};
+pub use presets::{PRESETS, Preset, preset};
+pub use run::{DataConfig, EvalConfig, RunConfig};

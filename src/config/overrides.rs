@@ -1,0 +1,122 @@
+//! `--set train.batch=32`: one setting given on the command line, in the words of the configuration file.
+
+use toml::{Table, Value};
+
+use crate::error::{Error, Result};
+
+/// A parsed `--set` argument.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Override {
+    /// The dotted key, split at its dots.
+    pub keys: Vec<String>,
+    /// The value.
+    pub value: Value,
+}
+
+impl Override {
+    /// Parses `a.b=v`. `v` is a TOML value; anything that is not one is taken as text, so quotes can be left out.
+    ///
+    /// # Errors
+    /// When there is no `=` or a part of the key is empty.
+    pub fn parse(text: &str) -> Result<Self> {
+        let bad = |reason: &str| Error::Config {
+            place: "--set".into(),
+            key: text.to_owned(),
+            reason: reason.into(),
+            hint: Some("write it like `--set train.batch=32`".into()),
+        };
+        let (key, value) = text.split_once('=').ok_or_else(|| bad("there is no `=` in it"))?;
+        let keys: Vec<String> = key.split('.').map(|part| part.trim().to_owned()).collect();
+        if keys.iter().any(String::is_empty) {
+            return Err(bad("a part of its key is empty"));
+        }
+        let value = value.trim();
+        let parsed =
+            format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+        Ok(Self { keys, value: parsed.unwrap_or_else(|| Value::String(value.to_owned())) })
+    }
+
+    /// The override of a dedicated flag.
+    pub fn new(key: &str, value: impl Into<Value>) -> Self {
+        Self { keys: key.split('.').map(str::to_owned).collect(), value: value.into() }
+    }
+
+    /// The dotted key.
+    pub fn key(&self) -> String {
+        self.keys.join(".")
+    }
+
+    /// Writes the value into `table`, making the tables on the way.
+    ///
+    /// # Errors
+    /// When something on the way is a value, not a table.
+    pub fn apply(&self, table: &mut Table) -> Result<()> {
+        let Some((last, way)) = self.keys.split_last() else { return Ok(()) };
+        let mut here = table;
+        for key in way {
+            let next = here.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
+            here = next.as_table_mut().ok_or_else(|| Error::Config {
+                place: "--set".into(),
+                key: self.key(),
+                reason: format!("`{key}` is a setting, not a group of settings"),
+                hint: None,
+            })?;
+        }
+        here.insert(last.clone(), self.value.clone());
+        Ok(())
+    }
+}
+
+/// The known name nearest to `name`, if one is near enough to be meant.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// Jaro-Winkler similarity below which two names have little in common.
+    const NEAR: f64 = 0.75;
+    let scored = known.into_iter().map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
+    scored
+        .filter(|(score, _)| *score >= NEAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_keep_their_types_and_text_needs_no_quotes() {
+        let value = |text: &str| Override::parse(text).unwrap().value;
+        assert_eq!(value("train.batch=32"), Value::Integer(32));
+        assert_eq!(value("train.generator.lr = 2e-4"), Value::Float(2e-4));
+        assert_eq!(value("data.mirror=true"), Value::Boolean(true));
+        assert_eq!(value("train.grid=[4,2]").as_array().map(Vec::len), Some(2));
+        assert_eq!(value("train.loss=hinge"), Value::String("hinge".into()));
+        assert_eq!(value("data.path=/a b/c=d"), Value::String("/a b/c=d".into()));
+    }
+
+    #[test]
+    fn overrides_reach_into_tables() {
+        let mut table: Table = "[train]\nbatch = 8\n[train.ema]\nramp = 0.1\n".parse().unwrap();
+        Override::parse("train.ema.ramp=0.5").unwrap().apply(&mut table).unwrap();
+        Override::parse("eval.images=10").unwrap().apply(&mut table).unwrap();
+        assert_eq!(table["train"]["ema"]["ramp"].as_float(), Some(0.5));
+        assert_eq!(table["eval"]["images"].as_integer(), Some(10));
+        let error = Override::parse("train.batch.x=1").unwrap().apply(&mut table).unwrap_err();
+        assert!(error.to_string().contains("`batch` is a setting"), "{error}");
+    }
+
+    #[test]
+    fn malformed_overrides_say_how_to_write_them() {
+        for text in ["train.batch", "=3", "train..batch=3"] {
+            let error = Override::parse(text).unwrap_err();
+            assert!(error.hint().unwrap().contains("train.batch=32"), "{text}");
+        }
+    }
+
+    #[test]
+    fn near_names_are_found() {
+        let known = ["batch", "beta1", "halflife_kimg"];
+        assert_eq!(nearest("bathc", known), Some("batch"));
+        assert_eq!(nearest("half_life_kimg", known), Some("halflife_kimg"));
+        assert_eq!(nearest("zzz", known), None);
+    }
+}

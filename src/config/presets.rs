@@ -1,0 +1,66 @@
+//! The experiments in `configs/`, built into the program.
+
+use super::overrides::nearest;
+use crate::error::{Error, Result};
+
+/// A built-in configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// The whole file; its first lines say purpose, cost and expected result.
+    pub text: &'static str,
+}
+
+impl Preset {
+    /// The comment at the top: purpose, cost, expected result.
+    pub fn about(&self) -> String {
+        let lines = self.text.lines().map_while(|line| line.strip_prefix('#'));
+        lines.map(str::trim).collect::<Vec<_>>().join("\n")
+    }
+}
+
+macro_rules! presets {
+    ($($name:literal),* $(,)?) => {
+        /// Every preset, cheapest first.
+        pub const PRESETS: &[Preset] = &[
+            $(Preset { name: $name, text: include_str!(concat!("../../configs/", $name, ".toml")) }),*
+        ];
+    };
+}
+presets!["demo64", "fast32", "fast64", "quality32", "quality64", "paper64"];
+
+/// The preset of that name.
+///
+/// # Errors
+/// When there is none, with the nearest name.
+pub fn preset(name: &str) -> Result<&'static Preset> {
+    PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
+        let names = || PRESETS.iter().map(|preset| preset.name);
+        let hint = match nearest(name, names()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("presets: {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        Error::Config {
+            place: "--preset".into(),
+            key: name.to_owned(),
+            reason: "there is no preset of this name".into(),
+            hint: Some(hint),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_says_what_it_is_for_and_what_to_expect() {
+        for preset in PRESETS {
+            let about = preset.about();
+            for word in ["Purpose:", "Cost:", "Expected:"] {
+                assert!(about.contains(word), "{}: no `{word}` at the top", preset.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! One experiment, complete: which networks, on which images, trained how, scored how.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{ImageData, LoadOptions};
+use crate::error::Result;
+use crate::models::{DiscriminatorConfig, GeneratorConfig};
+use crate::train::settings::TrainConfig;
+
+/// A configuration file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The generator.
+    pub model: GeneratorConfig,
+    /// The discriminator.
+    pub discriminator: DiscriminatorConfig,
+    /// The images.
+    #[serde(default)]
+    pub data: DataConfig,
+    /// The training.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// The scores.
+    #[serde(default)]
+    pub eval: EvalConfig,
+}
+
+/// `[data]`: the images are brought to the generator's resolution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// A folder, archive or pack; empty for the built-in scenes.
+    pub path: String,
+    /// Use only the first so many images; 0 for all.
+    pub max_images: usize,
+    /// How many built-in scenes there are.
+    pub scenes: usize,
+    /// Show half of the images flipped left to right.
+    pub mirror: bool,
+    /// Threads that prepare batches ahead.
+    pub workers: usize,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self { path: String::new(), max_images: 0, scenes: 10_000, mirror: false, workers: 1 }
+    }
+}
+
+impl DataConfig {
+    /// The seed of the built-in scenes: one set for everybody, whatever the seed of training.
+    const SCENES_SEED: u64 = 0;
+
+    /// Reads or renders the images at `res` px. `progress(done, total)` may return false to stop.
+    ///
+    /// # Errors
+    /// What reading images can meet.
+    pub fn open(&self, res: usize, progress: &(dyn Fn(usize, usize) -> bool + Sync)) -> Result<Arc<ImageData>> {
+        let max_images = (self.max_images > 0).then_some(self.max_images);
+        if self.path.is_empty() {
+            let count = self.scenes.min(max_images.unwrap_or(usize::MAX));
+            return Ok(Arc::new(ImageData::synthetic(Self::SCENES_SEED, count, res, progress)?));
+        }
+        let options = LoadOptions { max_images, ..LoadOptions::new(res as u32) };
+        Ok(Arc::new(ImageData::open(Path::new(&self.path), &options, progress)?))
+    }
+
+    /// A short name for run folders.
+    pub fn name(&self) -> String {
+        if self.path.is_empty() {
+            return "scenes".into();
+        }
+        let name = Path::new(&self.path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.split('.').next().unwrap_or_default().to_owned()
+    }
+}
+
+/// `[eval]`: scores while training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Thousands of images between scores; 0 for none.
+    pub every_kimg: f64,
+    /// Images that are generated for a score, and real ones at most; 100 and more.
+    pub images: usize,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { every_kimg: 0.0, images: 2000 }
+    }
+}
+
+impl RunConfig {
+    /// Checks every range and how the sections fit together.
+    ///
+    /// # Errors
+    /// The dotted key of the first bad setting, and what is wrong with it.
+    pub fn validate(&self) -> std::result::Result<(), (String, String)> {
+        self.model.validate().map_err(|bad| (format!("model.{}", bad.field), bad.reason))?;
+        self.discriminator.validate().map_err(|bad| (format!("discriminator.{}", bad.field), bad.reason))?;
+        let bad = |key: &str, reason: String| Err((key.to_owned(), reason));
+        let (resolution, other) = (self.model.resolution(), self.discriminator.resolution);
+        if resolution != other {
+            return bad(
+                "discriminator.resolution",
+                format!("{other} px, but the generator draws {resolution} px"),
+            );
+        }
+        if self.data.scenes == 0 {
+            return bad("data.scenes", "there must be at least one".into());
+        }
+        if !(self.eval.every_kimg >= 0.0 && self.eval.every_kimg.is_finite()) {
+            return bad("eval.every_kimg", format!("{} is negative", self.eval.every_kimg));
+        }
+        if self.eval.images < 100 {
+            return bad("eval.images", format!("{} images are too few for a score", self.eval.images));
+        }
+        self.train.validate().map_err(|(key, reason)| (format!("train.{key}"), reason))
+    }
+
+    /// The configuration as a complete file: every setting, defaults included.
+    pub fn to_toml(&self) -> String {
+        // Only maps with keys that are not text can fail, and there are none.
+        toml::to_string(self).unwrap_or_default()
+    }
+}

@@ -1,0 +1,149 @@
+//! From a snapshot to pictures: single images by seed, grids, interpolations.
+//!
+//! Image `i` depends on the network and on its seed alone, whatever is drawn beside it.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::models::Generator;
+use crate::rng::Rng;
+use crate::train::fakes::{generate, seed_latent};
+use crate::train::tensors::{self, Metadata, NamedTensors};
+
+/// The format tag of snapshots.
+const FORMAT: &str = "nestgen generator 1";
+
+/// A snapshot as read from its file: weights without a network yet.
+pub struct Snapshot {
+    /// The configuration of its run, whose `[model]` says which network it is.
+    pub config: String,
+    /// Thousands of images, weights, best score: what the run noted.
+    pub metadata: Metadata,
+    /// The weights.
+    pub tensors: NamedTensors,
+}
+
+/// Reads a `network-snapshot-*.safetensors`.
+///
+/// # Errors
+/// When the file is damaged or is no snapshot.
+pub fn read_snapshot(path: &Path) -> Result<Snapshot> {
+    let (mut metadata, tensors) = tensors::read(path)?;
+    let (Some(config), Some(FORMAT)) = (metadata.remove("config"), metadata.get("format").map(String::as_str))
+    else {
+        return Err(Error::Checkpoint {
+            path: path.to_path_buf(),
+            reason: "it holds tensors, but not a generator of ours".into(),
+            hint: Some("give a network-snapshot-*.safetensors of a run".into()),
+        });
+    };
+    Ok(Snapshot { config, metadata, tensors })
+}
+
+/// The latents `[N, z_dim]` of seeds. With `truncation` below 1, values beyond `2 * truncation` are drawn again:
+/// fewer rare images, less variety (Brock et al., arXiv 1809.11096, section 3.1).
+///
+/// # Errors
+/// When `truncation` is not above 0.
+pub fn seed_latents(seeds: &[u64], z_dim: usize, truncation: Option<f64>) -> Result<Tensor> {
+    let limit = match truncation {
+        Some(psi) if psi > 0.0 => Some((2.0 * psi) as f32),
+        None => None,
+        Some(psi) => {
+            return Err(Error::Usage {
+                message: format!("--trunc {psi} leaves nothing to draw from"),
+                hint: Some("values from 0.2 (few kinds) to 1 (nearly all) make sense".into()),
+            });
+        }
+    };
+    let row = |&seed: &u64| {
+        let mut row = seed_latent(seed, z_dim);
+        if let Some(limit) = limit {
+            let mut again = Rng::new(seed).split("z-again");
+            for value in &mut row {
+                while value.abs() > limit {
+                    *value = again.normal();
+                }
+            }
+        }
+        row
+    };
+    let rows: Vec<f32> = seeds.iter().flat_map(row).collect();
+    Ok(Tensor::from_vec(rows, (seeds.len(), z_dim), &Device::Cpu)?)
+}
+
+/// Calls `f(seed, image [H, W, 3])` for every seed, drawing `batch` images at a time.
+///
+/// # Errors
+/// Those of `f`, of the network, and a truncation that is not above 0.
+pub fn for_each_seed(
+    generator: &Generator,
+    seeds: &[u64],
+    truncation: Option<f64>,
+    batch: usize,
+    mut f: impl FnMut(u64, Tensor) -> Result<()>,
+) -> Result<()> {
+    for seeds in seeds.chunks(batch.max(1)) {
+        let images = generate(generator, &seed_latents(seeds, generator.z_dim(), truncation)?, batch)?;
+        for (i, &seed) in seeds.iter().enumerate() {
+            f(seed, images.get(i)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Latents `[steps, z_dim]` on the way from one seed's to another's along the sphere that normal latents live near.
+///
+/// Shoemake, "Animating rotation with quaternion curves" (1985); the length goes linearly from one to the other.
+///
+/// # Errors
+/// Only those of tensors.
+pub fn interpolate(from: u64, to: u64, steps: usize, z_dim: usize) -> Result<Tensor> {
+    let (from, to) = (seed_latent(from, z_dim), seed_latent(to, z_dim));
+    let norm = |z: &[f32]| z.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+    let (from_norm, to_norm) = (norm(&from), norm(&to));
+    let dot: f64 = from.iter().zip(&to).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    let angle = (dot / (from_norm * to_norm)).clamp(-1.0, 1.0).acos();
+    let mut rows = Vec::with_capacity(steps * z_dim);
+    for step in 0..steps {
+        let t = step as f64 / (steps.max(2) - 1) as f64;
+        // Latents on one line have no arc between them.
+        let (a, b) = if angle.sin() > 1e-6 {
+            (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin())
+        } else {
+            (1.0 - t, t)
+        };
+        let length = (1.0 - t) * from_norm + t * to_norm;
+        let along = |(x, y): (&f32, &f32)| {
+            ((a * f64::from(*x) / from_norm + b * f64::from(*y) / to_norm) * length) as f32
+        };
+        rows.extend(from.iter().zip(&to).map(along));
+    }
+    Ok(Tensor::from_vec(rows, (steps, z_dim), &Device::Cpu)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpolation_starts_and_ends_at_its_seeds_and_keeps_the_length() {
+        let rows = interpolate(3, 4, 5, 32).unwrap().to_vec2::<f32>().unwrap();
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-5);
+        assert!(close(&rows[0], &seed_latent(3, 32)) && close(&rows[4], &seed_latent(4, 32)));
+        let norm = |z: &[f32]| z.iter().map(|x| x * x).sum::<f32>().sqrt();
+        assert!((norm(&rows[2]) - (norm(&rows[0]) + norm(&rows[4])) / 2.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn truncation_bounds_latents_and_leaves_the_others() {
+        let free = seed_latents(&[1, 2], 64, None).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let cut =
+            seed_latents(&[1, 2], 64, Some(0.5)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(cut.iter().all(|z| z.abs() <= 1.0) && free.iter().any(|z| z.abs() > 1.0));
+        assert!(free.iter().zip(&cut).all(|(f, c)| f.abs() > 1.0 || f == c));
+        assert!(seed_latents(&[1], 4, Some(0.0)).is_err());
+    }
+}

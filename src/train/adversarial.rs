@@ -1,0 +1,393 @@
+//! Adversarial training: two networks, one loop.
+//!
+//! A discriminator step shows D a batch of real images and one of fakes made without gradients; a generator step
+//! draws fresh fakes and sends D's opinion back through them, D's weights frozen. Progress is counted in thousands
+//! of real images (kimg). Every random number is a function of the seed and of the number of the image it is for,
+//! so a run is the same in one piece, resumed, or with its batch worked through in parts.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::Tensor;
+use nestgen_kernels::{
+    Adam, AdamConfig, Gradients, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
+};
+
+use super::event::{Event, Outcome, Progress};
+use super::fakes::latents;
+use super::folder::RunFolder;
+use super::guard::{OnDivergence, Trouble};
+use super::penalties::gradient_penalty;
+use super::reals::RealImages;
+use super::schedule::Length;
+use super::score::Score;
+use super::settings::{AdamSettings, TrainConfig};
+use super::state::{Position, SavedState};
+use super::stats::memory_gib;
+use super::tensorboard::EventFile;
+use crate::error::{Error, Result};
+use crate::models::{Discriminator, Generator};
+use crate::rng::Rng;
+
+/// The networks of a run.
+pub struct Networks {
+    /// Draws images; trained.
+    pub generator: Generator,
+    /// The same architecture, averaged over time; what is kept.
+    pub generator_ema: Generator,
+    /// Tells real from fake; trained.
+    pub discriminator: Discriminator,
+}
+
+/// Scores the averaged generator; the first score decides which snapshot is the best.
+pub type Evaluate<'a> = dyn FnMut(&Generator, &Position) -> Result<Vec<Score>> + 'a;
+
+/// What a run is given, beside its networks.
+pub struct Session<'a> {
+    /// The settings.
+    pub config: &'a TrainConfig,
+    /// The whole configuration as text, kept in every snapshot and state.
+    pub config_text: &'a str,
+    /// Where everything is written.
+    pub folder: &'a RunFolder,
+    /// Where real images come from.
+    pub real_images: RealImages,
+    /// How snapshots are scored and how many thousand images apart, if they are.
+    pub evaluate: Option<(&'a mut Evaluate<'a>, f64)>,
+    /// Set to end the run at the next step.
+    pub stop: &'a AtomicBool,
+    /// Told what happens.
+    pub on_event: &'a mut dyn FnMut(Event),
+}
+
+/// A run in progress.
+pub struct Training<'a> {
+    pub(super) session: Session<'a>,
+    pub(super) networks: Networks,
+    pub(super) adam_g: Adam,
+    pub(super) adam_d: Adam,
+    pub(super) position: Position,
+    pub(super) length: Length,
+    pub(super) clock: Clock,
+    pub(super) events: EventFile,
+    /// Spread of the real images of `reals.png`.
+    pub(super) real_diversity: f64,
+    progress: Progress,
+}
+
+/// Wall time, which decides nothing but the end of a timed run.
+pub(super) struct Clock {
+    session_start: Instant,
+    /// Seconds of earlier sessions.
+    before_secs: f64,
+    /// When the running tick began, in seconds of the run.
+    pub(super) tick_start_secs: f64,
+    /// The longest that scores, pictures and saving have taken.
+    pub(super) maintenance_secs: f64,
+}
+
+impl Clock {
+    pub(super) fn elapsed_secs(&self) -> f64 {
+        self.before_secs + self.session_start.elapsed().as_secs_f64()
+    }
+}
+
+fn adam(params: &crate::nn::ParamSet, settings: &AdamSettings) -> Result<Adam> {
+    let AdamSettings { lr, beta1, beta2, eps, weight_decay } = *settings;
+    Ok(Adam::new(params.params(), AdamConfig { lr, beta1, beta2, eps, weight_decay })?)
+}
+
+impl<'a> Training<'a> {
+    /// Sets a run up: from its beginning, or from a saved state.
+    ///
+    /// # Errors
+    /// When the state does not fit the networks, or the folder cannot be written.
+    pub fn new(session: Session<'a>, networks: Networks, resume: Option<SavedState>) -> Result<Self> {
+        let config = session.config;
+        let events_path = session.folder.path();
+        let events = EventFile::create(events_path, super::tick::unix_secs())
+            .map_err(Error::io("write", events_path))?;
+        let clock = Clock {
+            session_start: Instant::now(),
+            before_secs: 0.0,
+            tick_start_secs: 0.0,
+            maintenance_secs: 0.0,
+        };
+        let mut training = Self {
+            adam_g: adam(networks.generator.params(), &config.generator)?,
+            adam_d: adam(networks.discriminator.params(), &config.discriminator)?,
+            position: Position { augment: config.augment.start(), ..Position::default() },
+            length: Length::Images((config.kimg * 1e3) as u64),
+            clock,
+            events,
+            real_diversity: 0.0,
+            progress: Progress::default(),
+            session,
+            networks,
+        };
+        match resume {
+            Some(state) => training.restore(&state)?,
+            None => training.networks.generator_ema.params().copy_from(training.networks.generator.params())?,
+        }
+        training.clock.before_secs = training.position.elapsed_secs;
+        training.clock.tick_start_secs = training.position.elapsed_secs;
+        training.clock.session_start = Instant::now();
+        Ok(training)
+    }
+
+    /// Trains to the end of the run.
+    ///
+    /// # Errors
+    /// When a step, a picture or a save fails; what was saved before stays whole.
+    pub fn run(mut self) -> Result<Outcome> {
+        let config = self.session.config;
+        self.open()?;
+        while !self.length.is_over(self.position.cur_nimg, self.clock.elapsed_secs()) {
+            // Discriminator.
+            let mut real = None;
+            for _ in 0..config.d_steps {
+                let images = self.session.real_images.batch(self.position.cur_nimg)?;
+                self.progress.discriminator_loss = self.discriminator_step(&images)?;
+                self.position.d_steps += 1;
+                self.position.cur_nimg += config.batch as u64;
+                real = Some(images);
+            }
+
+            // Generator.
+            self.progress.generator_loss = self.generator_step(real.as_ref())?;
+            self.position.g_steps += 1;
+            self.update_ema()?;
+
+            // Numbers that are not finite would only spread: nothing of this step is kept.
+            let losses = [
+                ("generator's loss", self.progress.generator_loss),
+                ("discriminator's loss", self.progress.discriminator_loss),
+            ];
+            let broken = losses.iter().find(|(_, loss)| !loss.is_finite());
+            let mut trouble = broken.map(|&(what, _)| Trouble::NonFinite { what });
+
+            // Tick: statistics, pictures, scores, snapshots.
+            self.report_progress();
+            let tick_nimg = self.position.cur_nimg - self.position.tick_start_nimg;
+            let over = self.length.is_over(self.position.cur_nimg, self.clock.elapsed_secs());
+            if trouble.is_none() && (tick_nimg as f64 >= config.tick_kimg * 1e3 || over) {
+                trouble = self.tick(over)?;
+            }
+            if let Some(trouble) = trouble
+                && let Some(outcome) = self.respond(trouble)?
+            {
+                return Ok(outcome);
+            }
+            if self.session.stop.load(Ordering::Relaxed) && !over {
+                return Ok(Outcome::Interrupted { state: self.save()?.1 });
+            }
+        }
+        let (snapshot, _) = self.save()?;
+        Ok(Outcome::Finished { snapshot })
+    }
+
+    /// One step of D on real images `[batch, H, W, 3]`; gives its loss, penalties included.
+    fn discriminator_step(&mut self, real: &Tensor) -> Result<f64> {
+        let config = self.session.config;
+        let penalty = &config.penalty;
+        let position = &mut self.position;
+        // A lazy penalty makes up for its absence with its weight.
+        let due = position.d_steps.is_multiple_of(penalty.interval);
+        let gamma =
+            config.schedule.gamma_factor(position.cur_nimg, position.total_nimg) * penalty.interval as f64;
+        let [r1, r2] =
+            [penalty.r1_gamma, penalty.r2_gamma].map(|weight| if due { weight * gamma } else { 0.0 });
+        let lecam = position.kimg() >= penalty.lecam_start_kimg && penalty.lecam > 0.0;
+
+        let streams = self.session.rng(position.rollbacks);
+        let micro = config.micro_batch();
+        let (mut grads, mut total) = (Gradients::default(), 0.0);
+        let mut all_real_logits = Vec::with_capacity(config.batch);
+        for part in 0..config.accumulate {
+            let first = position.cur_nimg + (part * micro) as u64;
+            let z = latents(&streams.split("z-discriminator"), first, micro, self.networks.generator.z_dim())?;
+            let fake_images = no_grad(|| self.networks.generator.forward(&z, true))?;
+            let real_images = Var::constant(real.narrow(0, part * micro, micro)?);
+            let augment = |images: &Var, stream| {
+                config.augment.apply(&position.augment, images, &streams.split(stream), first)
+            };
+            let mut real_images = augment(&real_images, "augment-real")?;
+            let mut fake_images = augment(&fake_images, "augment-fake")?;
+            if r1 > 0.0 {
+                real_images = Var::leaf(real_images.into_value());
+            }
+            if r2 > 0.0 {
+                fake_images = Var::leaf(fake_images.into_value());
+            }
+
+            let discriminator = &self.networks.discriminator;
+            let real_logits = discriminator.forward(&real_images, true)?;
+            let fake_logits = discriminator.forward(&fake_images, true)?;
+            let mut loss = config.loss.discriminator(&real_logits, &fake_logits)?;
+            let stats = &mut position.collected;
+            stats.report("Loss/D", scalar(&loss)?);
+            for (weight, logits, images, key) in
+                [(r1, &real_logits, &real_images, "Loss/R1"), (r2, &fake_logits, &fake_images, "Loss/R2")]
+            {
+                if weight > 0.0 {
+                    let penalty = gradient_penalty(logits, images)?;
+                    stats.report(key, scalar(&penalty)?);
+                    loss = add(&loss, &scale(&penalty, weight)?)?;
+                }
+            }
+            if lecam {
+                let term = position.lecam.penalty(&real_logits, &fake_logits)?;
+                stats.report("Loss/LeCam", scalar(&term)?);
+                loss = add(&loss, &scale(&term, penalty.lecam)?)?;
+            }
+            let real_values = real_logits.value().to_vec1::<f32>()?;
+            let fake_mean = mean(&fake_logits.value().to_vec1::<f32>()?);
+            stats.report("Logits/real", mean(&real_values));
+            stats.report("Logits/fake", fake_mean);
+            position.lecam.update(mean(&real_values), fake_mean);
+            all_real_logits.extend(real_values);
+
+            drop((real_logits, fake_logits));
+            let share = 1.0 / config.accumulate as f64;
+            total += scalar(&loss)? * share;
+            grads.accumulate(backward(scale(&loss, share)?)?)?;
+        }
+        config.augment.adapt(&mut position.augment, &all_real_logits);
+        let lr = config.discriminator.lr * self.lr_factor();
+        if config.clip_norm > 0.0 {
+            clip_grad_norm(&mut grads, self.networks.discriminator.params().params(), config.clip_norm)?;
+        }
+        self.adam_d.step(&grads, lr)?;
+        Ok(total)
+    }
+
+    /// One step of G; gives its loss. `real` is for losses that compare with real images.
+    fn generator_step(&mut self, real: Option<&Tensor>) -> Result<f64> {
+        let config = self.session.config;
+        let position = &mut self.position;
+        let streams = self.session.rng(position.rollbacks);
+        let micro = config.micro_batch();
+        let (mut grads, mut total) = (Gradients::default(), 0.0);
+        let discriminator = &self.networks.discriminator;
+        discriminator.params().set_trainable(false);
+        for part in 0..config.accumulate {
+            let first = position.g_steps * config.batch as u64 + (part * micro) as u64;
+            let z = latents(&streams.split("z-generator"), first, micro, self.networks.generator.z_dim())?;
+            let fake_images = self.networks.generator.forward(&z, true)?;
+            let augment = |images: &Var, stream| {
+                config.augment.apply(&position.augment, images, &streams.split(stream), first)
+            };
+            let fake_logits = discriminator.forward(&augment(&fake_images, "augment-generator")?, false)?;
+            let real_logits = match real.filter(|_| config.loss.pairs()) {
+                Some(real) => {
+                    let images = Var::constant(real.narrow(0, part * micro, micro)?);
+                    Some(no_grad(|| discriminator.forward(&augment(&images, "augment-pair")?, false))?)
+                }
+                None => None,
+            };
+            let loss = config.loss.generator(&fake_logits, real_logits.as_ref())?;
+            position.collected.report("Loss/G", scalar(&loss)?);
+            let share = 1.0 / config.accumulate as f64;
+            total += scalar(&loss)? * share;
+            drop((fake_images, fake_logits));
+            grads.accumulate(backward(scale(&loss, share)?)?)?;
+        }
+        discriminator.params().set_trainable(true);
+        let lr = config.generator.lr * self.lr_factor();
+        if config.clip_norm > 0.0 {
+            clip_grad_norm(&mut grads, self.networks.generator.params().params(), config.clip_norm)?;
+        }
+        self.adam_g.step(&grads, lr)?;
+        Ok(total)
+    }
+
+    /// Moves the averaged generator towards the trained one.
+    fn update_ema(&mut self) -> Result<()> {
+        let step_nimg = (self.session.config.batch * self.session.config.d_steps) as u64;
+        let beta = self.session.config.ema.beta(step_nimg, self.position.cur_nimg);
+        let (ema, source) = (self.networks.generator_ema.params(), self.networks.generator.params());
+        let pairs: Vec<_> = ema.params().iter().cloned().zip(source.params().iter().cloned()).collect();
+        ema_update(&pairs, beta)?;
+        // What has no gradient (statistics of normalisation) has no use for an average either.
+        for (ema, source) in ema.buffers().iter().zip(source.buffers()) {
+            ema.set(source.value().copy()?)?;
+        }
+        Ok(())
+    }
+
+    /// What learning rates are multiplied with now.
+    pub(super) fn lr_factor(&self) -> f64 {
+        let schedule = &self.session.config.schedule;
+        let factor = schedule.lr_factor(self.position.cur_nimg, self.position.total_nimg);
+        factor * 0.5f64.powi(self.position.rollbacks as i32)
+    }
+
+    fn report_progress(&mut self) {
+        let elapsed_secs = self.clock.elapsed_secs();
+        let (cur_nimg, total_nimg) = (self.position.cur_nimg, self.position.total_nimg);
+        let tick_nimg = cur_nimg - self.position.tick_start_nimg.min(cur_nimg);
+        let speed = (elapsed_secs - self.clock.tick_start_secs) / (tick_nimg.max(1) as f64 / 1e3);
+        // Early in a tick the last one's speed says more.
+        let warm =
+            tick_nimg as f64 >= self.session.config.tick_kimg * 250.0 || self.progress.sec_per_kimg == 0.0;
+        let sec_per_kimg = if warm { speed } else { self.progress.sec_per_kimg };
+        self.progress = Progress {
+            kimg: cur_nimg as f64 / 1e3,
+            total_kimg: total_nimg as f64 / 1e3,
+            elapsed_secs,
+            sec_per_kimg,
+            eta_secs: total_nimg.saturating_sub(cur_nimg) as f64 / 1e3 * sec_per_kimg,
+            memory_gib: memory_gib().map_or(0.0, |(now, _)| now),
+            augment: self.position.augment.probability,
+            ..self.progress
+        };
+        (self.session.on_event)(Event::Progress(self.progress));
+    }
+
+    /// Does about trouble what the settings say; an outcome when that ends the run.
+    fn respond(&mut self, trouble: Trouble) -> Result<Option<Outcome>> {
+        let guard = &self.session.config.guard;
+        let last_good = super::state::list(self.session.folder.path())?.pop();
+        let broken = matches!(trouble, Trouble::NonFinite { .. });
+        let action = match (guard.on_divergence, &last_good) {
+            (OnDivergence::Warn, _) if !broken => {
+                self.tell_trouble(&trouble, "going on".into())?;
+                return Ok(None);
+            }
+            (OnDivergence::Rollback, Some(path)) if self.position.rollbacks < guard.max_rollbacks => {
+                let rollbacks = self.position.rollbacks + 1;
+                let state = super::state::load(path)?;
+                self.restore(&state)?;
+                self.position.rollbacks = rollbacks;
+                let action = format!("back to `{}` with half the learning rate", path.display());
+                self.tell_trouble(&trouble, action)?;
+                return Ok(None);
+            }
+            (_, Some(path)) => format!("stopped; the last good state is `{}`", path.display()),
+            (_, None) => "stopped; no state had been saved yet".into(),
+        };
+        self.tell_trouble(&trouble, action)?;
+        Ok(Some(Outcome::Diverged { trouble, last_good }))
+    }
+
+    fn tell_trouble(&mut self, trouble: &Trouble, action: String) -> Result<()> {
+        self.session.folder.log(&format!("warning: {trouble}; {action}"))?;
+        (self.session.on_event)(Event::Trouble { trouble: trouble.clone(), action });
+        Ok(())
+    }
+}
+
+impl Session<'_> {
+    /// The root of the random streams of training: another one after every rollback.
+    fn rng(&self, rollbacks: u32) -> Rng {
+        Rng::new(self.config.seed).split("train").at(u64::from(rollbacks))
+    }
+}
+
+fn scalar(loss: &Var) -> Result<f64> {
+    Ok(f64::from(loss.value().to_scalar::<f32>()?))
+}
+
+fn mean(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len().max(1) as f64
+}

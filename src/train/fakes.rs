@@ -1,0 +1,31 @@
+//! Latents and the images that a generator draws from them.
+
+use candle_core::{Device, Result, Tensor};
+use nestgen_kernels::{Var, no_grad};
+
+use crate::models::Generator;
+use crate::rng::Rng;
+
+/// Latents `[count, z_dim]`, standard normal; row `i` is a function of the stream and `first + i` alone.
+pub fn latents(stream: &Rng, first: u64, count: usize, z_dim: usize) -> Result<Var> {
+    let rows = (0..count as u64).flat_map(|i| stream.at(first + i).normals(z_dim)).collect::<Vec<f32>>();
+    Ok(Var::constant(Tensor::from_vec(rows, (count, z_dim), &Device::Cpu)?))
+}
+
+/// The latent of image `seed`: what `nestgen sample --seeds` draws and training's grids show.
+pub fn seed_latent(seed: u64, z_dim: usize) -> Vec<f32> {
+    Rng::new(seed).split("z").normals(z_dim)
+}
+
+/// Images `[N, H, W, 3]`, about -1..1, of latents `[N, z_dim]`, drawn `batch` at a time without gradients.
+pub fn generate(generator: &Generator, latents: &Tensor, batch: usize) -> Result<Tensor> {
+    let count = latents.dim(0)?;
+    let parts: Vec<Tensor> = (0..count)
+        .step_by(batch.max(1))
+        .map(|start| {
+            let z = Var::constant(latents.narrow(0, start, batch.max(1).min(count - start))?.contiguous()?);
+            Ok(no_grad(|| generator.forward(&z, false))?.into_value())
+        })
+        .collect::<Result<_>>()?;
+    Tensor::cat(&parts, 0)
+}

@@ -1,0 +1,289 @@
+//! What happens between steps: statistics, pictures, scores, snapshots, states.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use candle_core::{Device, Tensor};
+
+use super::adversarial::Training;
+use super::event::Event;
+use super::fakes::{generate, seed_latent};
+use super::grid::{Picture, diversity};
+use super::guard::{Signs, Trouble};
+use super::schedule::Length;
+use super::score::Score;
+use super::state::{self, Best, Position, SavedState, StateTensors};
+use super::stats::{append_line, memory_gib, rewind_lines};
+use super::tensors::{self, Metadata};
+use crate::error::{Error, Result};
+
+/// Images that are drawn at once for pictures.
+const PICTURE_BATCH: usize = 16;
+
+/// Seconds since 1970.
+pub(super) fn unix_secs() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+impl Training<'_> {
+    /// Fills the folder of a new run, or rewinds the files of a resumed one to where it goes on.
+    pub(super) fn open(&mut self) -> Result<()> {
+        let (config, folder) = (self.session.config, self.session.folder);
+        folder.write("config.toml", self.session.config_text.as_bytes())?;
+        if config.minutes > 0.0 {
+            let total_secs = config.minutes * 60.0;
+            // Until the first save has been timed.
+            let reserve_secs = (0.02 * total_secs).min(30.0);
+            self.length = Length::Seconds { total_secs, reserve_secs };
+        }
+        let guess = (config.kimg * 1e3) as u64;
+        self.position.total_nimg =
+            self.length.total_nimg(self.position.cur_nimg, self.position.elapsed_secs, guess);
+
+        let cells = config.grid.iter().product::<usize>();
+        let reals = self.session.real_images.first_images(cells)?;
+        self.real_diversity = diversity(&reals)?;
+        folder.write_picture("reals.png", &Picture::grid(&reals, config.grid[0])?)?;
+        if self.position.cur_nimg == 0 {
+            let fakes = self.fixed_fakes()?;
+            folder.write_picture("fakes_init.png", &Picture::grid(&fakes, config.grid[0])?)?;
+        } else {
+            self.rewind()?;
+            self.say(format!("resumed at {:.3} kimg", self.position.kimg()))?;
+        }
+        Ok(())
+    }
+
+    fn rewind(&self) -> Result<()> {
+        let dir = self.session.folder.path();
+        for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
+            let path = entry.map_err(Error::io("read", dir))?.path();
+            if path.extension().is_some_and(|extension| extension == "jsonl") {
+                rewind_lines(&path, self.position.kimg())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a tick; `over` at the end of the run, which has everything a tick can have.
+    pub(super) fn tick(&mut self, over: bool) -> Result<Option<Trouble>> {
+        let config = self.session.config;
+        let train_secs = self.clock.elapsed_secs() - self.clock.tick_start_secs;
+        let maintenance_start_secs = self.clock.elapsed_secs();
+        self.position.tick += 1;
+        let due = |every: u64| over || (every > 0 && self.position.tick.is_multiple_of(every));
+        let (picture_due, snap_due) = (due(config.image_ticks), due(config.snap_ticks));
+
+        let mut signs = Signs {
+            kimg: self.position.kimg(),
+            diversity: None,
+            logit_gap: self.position.collected.mean("Logits/real")
+                - self.position.collected.mean("Logits/fake"),
+            score: None,
+        };
+        if picture_due {
+            let fakes = self.fixed_fakes()?;
+            let share = diversity(&fakes)? / self.real_diversity.max(f64::MIN_POSITIVE);
+            self.position.collected.report("Fakes/diversity", share);
+            signs.diversity = Some(share);
+            self.write_fakes(&fakes)?;
+        }
+        signs.score = self.evaluate_if_due(over)?;
+        self.write_statistics(train_secs)?;
+
+        let trouble = self.position.guard.judge(&config.guard, &signs);
+        self.position.tick_start_nimg = self.position.cur_nimg;
+        if trouble.is_none() && snap_due && !over {
+            self.save()?;
+        }
+        let now_secs = self.clock.elapsed_secs();
+        self.clock.maintenance_secs = self.clock.maintenance_secs.max(now_secs - maintenance_start_secs);
+        self.clock.tick_start_secs = now_secs;
+        self.stretch(now_secs);
+        Ok(trouble)
+    }
+
+    /// Fits a timed run to its speed, leaving time for the last score and save.
+    fn stretch(&mut self, now_secs: f64) {
+        if let Length::Seconds { total_secs, .. } = self.length {
+            let reserve_secs = self.clock.maintenance_secs.min(total_secs / 2.0);
+            self.length = Length::Seconds { total_secs, reserve_secs };
+            self.position.total_nimg =
+                self.length.total_nimg(self.position.cur_nimg, now_secs, self.position.total_nimg);
+        }
+    }
+
+    /// The averaged generator's images of seeds 0, 1, ...
+    fn fixed_fakes(&self) -> Result<Tensor> {
+        let (generator, cells) =
+            (&self.networks.generator_ema, self.session.config.grid.iter().product::<usize>());
+        let z_dim = generator.z_dim();
+        let rows = (0..cells as u64).flat_map(|seed| seed_latent(seed, z_dim)).collect::<Vec<f32>>();
+        let latents = Tensor::from_vec(rows, (cells, z_dim), &Device::Cpu)?;
+        Ok(generate(generator, &latents, PICTURE_BATCH)?)
+    }
+
+    fn write_fakes(&mut self, fakes: &Tensor) -> Result<()> {
+        let picture = Picture::grid(fakes, self.session.config.grid[0])?;
+        let name = format!("fakes{:06}.png", self.position.cur_nimg / 1000);
+        let png = self.session.folder.write_picture(&name, &picture)?;
+        let size = [picture.width, picture.height];
+        let written = self.events.image(unix_secs(), self.position.cur_nimg / 1000, "Fakes", size, &png);
+        written.map_err(Error::io("write", self.session.folder.path()))
+    }
+
+    fn write_statistics(&mut self, train_secs: f64) -> Result<()> {
+        let tick_nimg = self.position.cur_nimg - self.position.tick_start_nimg;
+        let elapsed_secs = self.clock.elapsed_secs();
+        let (memory, peak) = memory_gib().unwrap_or_default();
+        let sec_per_kimg = train_secs / (tick_nimg.max(1) as f64 / 1e3);
+        let lr_factor = self.lr_factor();
+        let position = &mut self.position;
+        for (key, value) in [
+            ("Progress/tick", position.tick as f64),
+            ("Progress/kimg", position.cur_nimg as f64 / 1e3),
+            ("Progress/augment", position.augment.probability),
+            ("Progress/lr_factor", lr_factor),
+            ("Timing/total_sec", elapsed_secs),
+            ("Timing/sec_per_tick", train_secs),
+            ("Timing/sec_per_kimg", sec_per_kimg),
+            ("Timing/maintenance_sec", self.clock.maintenance_secs),
+            ("Resources/cpu_mem_gb", memory),
+            ("Resources/peak_cpu_mem_gb", peak),
+        ] {
+            position.collected.report(key, value);
+        }
+        let mean = |key| position.collected.mean(key);
+        let text = format!(
+            "tick {:<5} kimg {:<9.1} time {:<9} sec/tick {:<8.1} sec/kimg {:<8.2} cpumem {memory:<6.2} augment {:<6.3} \
+             D {:.3} G {:.3} real {:+.2} fake {:+.2}",
+            position.tick,
+            position.cur_nimg as f64 / 1e3,
+            clock_time(elapsed_secs),
+            train_secs,
+            sec_per_kimg,
+            position.augment.probability,
+            mean("Loss/D"),
+            mean("Loss/G"),
+            mean("Logits/real"),
+            mean("Logits/fake"),
+        );
+        let step = position.cur_nimg / 1000;
+        let written = self.events.scalars(unix_secs(), step, &position.collected.means());
+        written.map_err(Error::io("write", self.session.folder.path()))?;
+        let line = position.collected.line(unix_secs());
+        append_line(&self.session.folder.file("stats.jsonl"), &line)?;
+        self.say(text)
+    }
+
+    /// Scores the averaged generator when its time has come; the first score and the best one before it.
+    fn evaluate_if_due(&mut self, over: bool) -> Result<Option<(f64, f64)>> {
+        let Some((evaluate, every_kimg)) = &mut self.session.evaluate else { return Ok(None) };
+        let every_nimg = (*every_kimg * 1e3).max(1.0);
+        let count = |nimg: u64| (nimg as f64 / every_nimg).floor();
+        if !over && count(self.position.cur_nimg) == count(self.position.tick_start_nimg) {
+            return Ok(None);
+        }
+        let scores = evaluate(&self.networks.generator_ema, &self.position)?;
+        let Some(first) = scores.first().cloned() else { return Ok(None) };
+        for score in &scores {
+            self.write_score(score)?;
+        }
+        let before = self.position.best.take();
+        let (best_score, of) = before.as_ref().map_or((f64::INFINITY, 1), |best| (best.score, best.of + 1));
+        if first.value < best_score {
+            let best =
+                Best { metric: first.metric.clone(), score: first.value, kimg: self.position.kimg(), of };
+            self.position.best = Some(best);
+            self.write_snapshot("network-snapshot-best.safetensors")?;
+        } else {
+            self.position.best = before.map(|best| Best { of, ..best });
+        }
+        Ok(Some((first.value, best_score.min(first.value))))
+    }
+
+    fn write_score(&mut self, score: &Score) -> Result<()> {
+        let kimg = self.position.kimg();
+        let snapshot = format!("network-snapshot-{:06}.safetensors", self.position.cur_nimg / 1000);
+        let file = self.session.folder.file(&format!("metric-{}.jsonl", score.metric));
+        append_line(&file, &score.line(kimg, &snapshot, unix_secs()))?;
+        let tag = format!("Metrics/{}", score.metric);
+        let written = self.events.scalars(unix_secs(), self.position.cur_nimg / 1000, &[(&tag, score.value)]);
+        written.map_err(Error::io("write", self.session.folder.path()))?;
+        self.position.collected.report(&tag, score.value);
+        let error = score.standard_error.map_or(String::new(), |error| format!(" ± {error:.5}"));
+        self.say(format!("score {} {:.5}{error} at {kimg:.1} kimg", score.metric, score.value))
+    }
+
+    /// Saves a snapshot and a training state.
+    pub(super) fn save(&mut self) -> Result<(PathBuf, PathBuf)> {
+        let snapshot =
+            self.write_snapshot(&format!("network-snapshot-{:06}.safetensors", self.position.cur_nimg / 1000))?;
+        self.position.elapsed_secs = self.clock.elapsed_secs();
+        let networks = &self.networks;
+        let tensors = StateTensors::from([
+            ("generator", networks.generator.params().tensors()),
+            ("discriminator", networks.discriminator.params().tensors()),
+            ("generator-ema", networks.generator_ema.params().tensors()),
+            ("generator-adam", self.adam_g.state()?),
+            ("discriminator-adam", self.adam_d.state()?),
+        ]);
+        let run = self.session.folder.path();
+        let state = state::save(run, &self.position, self.session.config_text, &tensors)?;
+        state::prune(run, self.session.config.keep_states)?;
+        self.say(format!("saved {:.3} kimg", self.position.kimg()))?;
+        Ok((snapshot, state))
+    }
+
+    fn write_snapshot(&self, name: &str) -> Result<PathBuf> {
+        let mut metadata = Metadata::from([
+            ("format".into(), "nestgen generator 1".into()),
+            ("weights".into(), "ema".into()),
+            ("kimg".into(), format!("{:.3}", self.position.kimg())),
+            ("config".into(), self.session.config_text.to_owned()),
+        ]);
+        if let Some(Best { metric, score, kimg, of }) = &self.position.best {
+            let best = format!("{metric} {score:.6} at {kimg:.3} kimg, best of {of}");
+            metadata.insert("best".into(), best);
+        }
+        let path = self.session.folder.file(name);
+        let tensors = self.networks.generator_ema.params().tensors();
+        super::files::write_atomic(&path, |file| tensors::write(file, &metadata, &tensors))?;
+        Ok(path)
+    }
+
+    /// Goes to a saved state.
+    pub(super) fn restore(&mut self, state: &SavedState) -> Result<()> {
+        let tensors = |name: &str| state.tensors.get(name).map(Vec::as_slice).unwrap_or_default();
+        for (name, params) in [
+            ("generator", self.networks.generator.params()),
+            ("discriminator", self.networks.discriminator.params()),
+            ("generator-ema", self.networks.generator_ema.params()),
+        ] {
+            params.load(&tensors(name).iter().cloned().collect())?;
+        }
+        self.adam_g.load_state(&tensors("generator-adam").iter().cloned().collect())?;
+        self.adam_d.load_state(&tensors("discriminator-adam").iter().cloned().collect())?;
+        self.position = Position {
+            elapsed_secs: self.position.elapsed_secs.max(state.position.elapsed_secs),
+            ..state.position.clone()
+        };
+        Ok(())
+    }
+
+    fn say(&mut self, line: String) -> Result<()> {
+        self.session.folder.log(&line)?;
+        (self.session.on_event)(Event::Line(line));
+        Ok(())
+    }
+}
+
+/// Seconds as people read them: `1h 02m 03s`.
+fn clock_time(secs: f64) -> String {
+    let secs = secs as u64;
+    match (secs / 3600, secs / 60 % 60, secs % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m {s:02}s"),
+        (h, m, s) => format!("{h}h {m:02}m {s:02}s"),
+    }
+}
