@@ -3,3 +3,4 @@
 mod cli;
 mod layering;
 mod models;
+mod train;
