@@ -48,6 +48,11 @@ impl Heads {
         self.tokens.next_multiple_of(16)
     }
 
+    /// Working memory of the forward pass: one transposed key head and one score matrix.
+    fn work(&self) -> usize {
+        (self.head_dim + self.tokens) * self.score_row()
+    }
+
     fn scale(&self) -> f64 {
         1.0 / (self.head_dim as f64).sqrt()
     }
@@ -58,66 +63,67 @@ impl Heads {
     }
 }
 
+// Working memory comes from outside: a closure that `scratch` calls would be compiled without the instruction set.
 multiversion! {
     /// One block: writes the output rows, and (largest score, 1 / sum of exponentials) of every head and row.
-    fn forward_block<T: Math>(h: Heads, q: &[T], kv: &[T], out: &mut [T], stats: &mut [[T; 2]]) {
+    fn forward_block<T: Math>(
+        h: Heads, q: &[T], kv: &[T], out: &mut [T], stats: &mut [[T; 2]], work: &mut [T],
+    ) {
         let (n, hd, row, channels) = (h.tokens, h.head_dim, h.score_row(), h.channels());
         let scale = T::lit(h.scale());
-        scratch(hd * row, |keys| scratch(n * row, |scores| {
-            for (head, stats) in stats.chunks_exact_mut(n).enumerate() {
-                let (k_at, v_at) = h.kv_at(head);
-                if head == 0 || !h.shared {
-                    transpose((n, hd), &kv[k_at..], h.kv_row, keys, row);
-                }
-                let queries = Mat::rows(&q[head * hd..], h.q_row);
-                small_gemm((n, row, hd), queries, Mat::rows(keys, row), scores, row, false);
-                for (s, stats) in scores.chunks_exact_mut(row).zip(stats) {
-                    *stats = probabilities(&mut s[..n], scale);
-                }
-                let values = Mat::rows(&kv[v_at..], h.kv_row);
-                small_gemm((n, hd, n), Mat::rows(scores, row), values, &mut out[head * hd..], channels, false);
+        let (keys, scores) = work.split_at_mut(hd * row);
+        for (head, stats) in stats.chunks_exact_mut(n).enumerate() {
+            let (k_at, v_at) = h.kv_at(head);
+            if head == 0 || !h.shared {
+                transpose((n, hd), &kv[k_at..], h.kv_row, keys, row);
             }
-        }));
+            let queries = Mat::rows(&q[head * hd..], h.q_row);
+            small_gemm((n, row, hd), queries, Mat::rows(keys, row), scores, row, false);
+            for (s, stats) in scores.chunks_exact_mut(row).zip(stats) {
+                *stats = probabilities(&mut s[..n], scale);
+            }
+            let values = Mat::rows(&kv[v_at..], h.kv_row);
+            small_gemm((n, hd, n), Mat::rows(scores, row), values, &mut out[head * hd..], channels, false);
+        }
     }
     /// One block: from the gradient `g` of the output to those of the queries (`dq`), keys and values (`dkv`,
     /// or inside `dq` if the three are packed).
     fn backward_block<T: Math>(
-        h: Heads, q: &[T], kv: &[T], stats: &[[T; 2]], g: &[T], dq: &mut [T], dkv: Option<&mut [T]>,
+        h: Heads, q: &[T], kv: &[T], stats: &[[T; 2]], g: &[T], dq: &mut [T], dkv: Option<&mut [T]>, work: &mut [T],
     ) {
         let (n, hd, row) = (h.tokens, h.head_dim, h.score_row());
         let scale = T::lit(h.scale());
         let mut dkv = dkv;
-        scratch(2 * hd * row, |transposed| scratch(2 * n * row, |scores| {
-            let (keys, values) = transposed.split_at_mut(hd * row);
-            let (p, dp) = scores.split_at_mut(n * row);
-            for (head, stats) in stats.chunks_exact(n).enumerate() {
-                let (k_at, v_at) = h.kv_at(head);
-                if head == 0 || !h.shared {
-                    transpose((n, hd), &kv[k_at..], h.kv_row, keys, row);
-                    transpose((n, hd), &kv[v_at..], h.kv_row, values, row);
-                }
-                let queries = Mat::rows(&q[head * hd..], h.q_row);
-                let g = Mat::rows(&g[head * hd..], h.channels());
-                small_gemm((n, row, hd), queries, Mat::rows(keys, row), p, row, false);
-                small_gemm((n, row, hd), g, Mat::rows(values, row), dp, row, false);
-                for ((p, dp), &[top, norm]) in p.chunks_exact_mut(row).zip(dp.chunks_exact_mut(row)).zip(stats) {
-                    probabilities_again(&mut p[..n], scale, top, norm);
-                    softmax_backward_row(&p[..n], &mut dp[..n]);
-                    for x in &mut dp[..n] {
-                        *x *= scale;
-                    }
-                }
-                let add = h.shared && head > 0;
-                let (p, ds) = (Mat::rows(p, row), Mat::rows(dp, row));
-                small_gemm((n, hd, n), ds, Mat::rows(&kv[k_at..], h.kv_row), &mut dq[head * hd..], h.q_row, false);
-                let dkv = match &mut dkv {
-                    Some(dkv) => &mut **dkv,
-                    None => &mut *dq,
-                };
-                small_gemm((n, hd, n), ds.t(), queries, &mut dkv[k_at..], h.kv_row, add);
-                small_gemm((n, hd, n), p.t(), g, &mut dkv[v_at..], h.kv_row, add);
+        let (transposed, scores) = work.split_at_mut(2 * hd * row);
+        let (keys, values) = transposed.split_at_mut(hd * row);
+        let (p, dp) = scores.split_at_mut(n * row);
+        for (head, stats) in stats.chunks_exact(n).enumerate() {
+            let (k_at, v_at) = h.kv_at(head);
+            if head == 0 || !h.shared {
+                transpose((n, hd), &kv[k_at..], h.kv_row, keys, row);
+                transpose((n, hd), &kv[v_at..], h.kv_row, values, row);
             }
-        }));
+            let queries = Mat::rows(&q[head * hd..], h.q_row);
+            let g = Mat::rows(&g[head * hd..], h.channels());
+            small_gemm((n, row, hd), queries, Mat::rows(keys, row), p, row, false);
+            small_gemm((n, row, hd), g, Mat::rows(values, row), dp, row, false);
+            for ((p, dp), &[top, norm]) in p.chunks_exact_mut(row).zip(dp.chunks_exact_mut(row)).zip(stats) {
+                probabilities_again(&mut p[..n], scale, top, norm);
+                softmax_backward_row(&p[..n], &mut dp[..n]);
+                for x in &mut dp[..n] {
+                    *x *= scale;
+                }
+            }
+            let add = h.shared && head > 0;
+            let (p, ds) = (Mat::rows(p, row), Mat::rows(dp, row));
+            small_gemm((n, hd, n), ds, Mat::rows(&kv[k_at..], h.kv_row), &mut dq[head * hd..], h.q_row, false);
+            let dkv = match &mut dkv {
+                Some(dkv) => &mut **dkv,
+                None => &mut *dq,
+            };
+            small_gemm((n, hd, n), ds.t(), queries, &mut dkv[k_at..], h.kv_row, add);
+            small_gemm((n, hd, n), p.t(), g, &mut dkv[v_at..], h.kv_row, add);
+        }
     }
 }
 
@@ -230,7 +236,7 @@ fn forward<T: Math>(h: Heads, q: &Tensor, kv: &Tensor, dims: &[usize]) -> Result
                     let outputs = out.chunks_exact_mut(out_block).zip(stats.chunks_exact_mut(stats_block));
                     let inputs = q.chunks_exact(q_block).zip(kv.chunks_exact(kv_block));
                     for ((out, stats), (q, kv)) in outputs.zip(inputs) {
-                        forward_block(h, q, kv, out, stats);
+                        scratch(h.work(), |work| forward_block(h, q, kv, out, stats, work));
                     }
                 });
             Ok((out, stats))
@@ -282,7 +288,7 @@ fn backward_slices<T: Math>(
                 let (q, kv) = (&q[i * q_block..][..q_block], &kv[i * kv_block..][..kv_block]);
                 let (stats, g) = (&stats[i * stats_block..][..stats_block], &g[i * out_block..][..out_block]);
                 let dkv = dkv.as_deref_mut().map(|dkv| &mut dkv[i * kv_block..][..kv_block]);
-                backward_block(h, q, kv, stats, g, dq, dkv);
+                scratch(2 * h.work(), |work| backward_block(h, q, kv, stats, g, dq, dkv, work));
             }
         });
 }
