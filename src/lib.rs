@@ -22,4 +22,5 @@ pub mod models;
 pub mod nn;
 pub mod rng;
 pub mod sample;
+pub mod study;
 pub mod train;

@@ -2,6 +2,7 @@
 //!
 //! 0: done. 1: the user can fix it; the message says how. 2: a defect of this program.
 
+mod compare;
 mod data;
 mod interrupt;
 pub(crate) mod panic_hook;
@@ -25,6 +26,7 @@ enum Verb {
     /// Pack, check and make image sets
     #[command(subcommand)]
     Data(data::DataVerb),
+    Compare(compare::Compare),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -47,6 +49,7 @@ pub(crate) fn main() -> ExitCode {
 fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Data(verb) => data::run(verb),
+        Verb::Compare(args) => compare::run(args),
         Verb::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nestgen", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! The integration tests: the real binary and the library from outside, one binary to link.
 
 mod cli;
+mod compare;
 mod layering;
 mod models;
 mod train;

@@ -1,0 +1,89 @@
+//! `nestgen compare`: which arm learns faster, over seeds.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use nestgen::study::axis::Axis;
+use nestgen::study::comparison::{self, Arm};
+use nestgen::study::run::Run;
+use nestgen::study::{protocol, report, table};
+use nestgen::train::files::write_atomic;
+use rayon::prelude::*;
+
+use super::ui;
+
+/// Compare runs: mean and interval over seeds, time to a score, tests
+#[derive(clap::Args)]
+pub(crate) struct Compare {
+    /// Run folders; runs that differ only in their seed form an arm, and the first arm is what others are tested
+    /// against
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// What to measure convergence against: kimg, steps, seconds (of training) or flops (counted)
+    #[arg(long, default_value = "kimg", value_name = "AXIS")]
+    x: Axis,
+    /// The score to compare by, lower being better [default: one that all runs have, FID first]
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
+    /// The score that "time to" waits for [default: the best one that every run reached]
+    #[arg(long, value_name = "SCORE")]
+    threshold: Option<f64>,
+    /// Write a page with curves, sample grids and provenance that opens without a network
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Write every score as CSV
+    #[arg(long, value_name = "FILE.csv")]
+    csv: Option<PathBuf>,
+    /// Write the tables as Markdown
+    #[arg(long, value_name = "FILE.md")]
+    markdown: Option<PathBuf>,
+    /// Write the curves as a picture
+    #[arg(long, value_name = "FILE.svg")]
+    figure: Option<PathBuf>,
+}
+
+/// Runs the verb.
+pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
+    let runs = read_runs(&args.runs)?;
+    let metric = match &args.metric {
+        Some(name) => name.clone(),
+        None => protocol::usual_metric(&runs)?,
+    };
+    let arms = comparison::arms(&runs)?;
+    let compared = comparison::compare(&runs, &arms, &metric, args.x, args.threshold)?;
+    ui::result_line(table::terminal(&compared, &arms).trim_end())?;
+    write(args.csv.as_deref(), || Ok(table::csv(&runs, &arms, &metric)))?;
+    write(args.markdown.as_deref(), || Ok(table::markdown(&compared, &arms)))?;
+    write(args.figure.as_deref(), || Ok(report::figure::svg(&compared)))?;
+    write(args.report.as_deref(), || page(&runs, &arms, &metric, args.x, args.threshold))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads run folders side by side.
+pub(super) fn read_runs(paths: &[PathBuf]) -> anyhow::Result<Vec<Run>> {
+    Ok(paths.par_iter().map(|path| Run::read(path)).collect::<nestgen::error::Result<_>>()?)
+}
+
+/// The page of a comparison.
+pub(super) fn page(
+    runs: &[Run],
+    arms: &[Arm],
+    metric: &str,
+    axis: Axis,
+    threshold: Option<f64>,
+) -> anyhow::Result<String> {
+    Ok(report::html(runs, arms, metric, axis, threshold)?)
+}
+
+/// Writes a file if one was asked for, and says so.
+pub(super) fn write(path: Option<&Path>, text: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = text()?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot create `{}`", parent.display()))?;
+    }
+    write_atomic(path, |file| file.write_all(text.as_bytes()))?;
+    ui::note(&format!("wrote {}", path.display()));
+    Ok(())
+}

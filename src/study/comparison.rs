@@ -1,0 +1,327 @@
+//! Runs grouped into arms, and how fast and how far each arm converges along one axis.
+//!
+//! An arm is a set of runs with equal settings and different seeds. Everything that compares arms looks at the
+//! stretch that all runs have covered, so that no arm gains by having run longer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::axis::Axis;
+use super::numbers::digits;
+use super::protocol::{self, Protocol};
+use super::run::Run;
+use super::settings::{self, Difference, Settings};
+use super::statistics::{Estimate, PairedTest, first_at_or_below, interpolate, mean_between, paired_test};
+use crate::error::{Error, Result};
+
+/// Points of a curve beyond which neighbours are left out.
+const MAX_CURVE_POINTS: usize = 400;
+
+/// Runs of equal settings.
+#[derive(Clone, Debug)]
+pub struct Arm {
+    /// What tells it from the other arms.
+    pub name: String,
+    /// Indices of its runs, seeds rising.
+    pub runs: Vec<usize>,
+    /// Its settings, the seed left out.
+    pub settings: Settings,
+}
+
+/// Groups runs into arms, in the order in which they were named.
+///
+/// # Errors
+/// When an arm has a seed twice: that is one run counted as two.
+pub fn arms(runs: &[Run]) -> Result<Vec<Arm>> {
+    let mut arms: Vec<Arm> = Vec::new();
+    for (index, run) in runs.iter().enumerate() {
+        let settings = settings::of_arm(&run.settings);
+        match arms.iter_mut().find(|arm| arm.settings == settings) {
+            Some(arm) => arm.runs.push(index),
+            None => arms.push(Arm { name: String::new(), runs: vec![index], settings }),
+        }
+    }
+    for arm in &mut arms {
+        arm.runs.sort_by_key(|&index| runs[index].seed);
+        if let Some(pair) = arm.runs.windows(2).find(|pair| runs[pair[0]].seed == runs[pair[1]].seed) {
+            let [a, b] = [pair[0], pair[1]].map(|index| runs[index].path.display());
+            return Err(Error::Usage {
+                message: format!("`{a}` and `{b}` are the same experiment with the same seed"),
+                hint: Some("leave one of them out: seeds must differ for an interval to mean something".into()),
+            });
+        }
+    }
+    let names = arm_names(runs, &arms);
+    arms.iter_mut().zip(names).for_each(|(arm, name)| arm.name = name);
+    Ok(arms)
+}
+
+/// What the arms differ in.
+pub fn differences(arms: &[Arm]) -> Vec<Difference> {
+    settings::differences(&arms.iter().map(|arm| &arm.settings).collect::<Vec<_>>())
+}
+
+/// The shortest names that tell arms apart: an architecture, a few settings, or the folder.
+fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
+    let bare = |value: &Option<String>| value.as_deref().unwrap_or("none").trim_matches(['"', '\'']).to_owned();
+    let distinct = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let differing = differences(arms);
+    let kinds = differing.iter().filter(|difference| difference.key.ends_with("kind") || difference.key.ends_with("arch"));
+    let mut choices: Vec<Vec<String>> = kinds.map(|kind| kind.values.iter().map(bare).collect()).collect();
+    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
+    for count in 1..=2 {
+        let some = || differing.iter().take(count);
+        let name = |arm: usize| {
+            let parts = some().map(|d| format!("{} {}", last(&d.key), d.values.get(arm).map_or(String::new(), bare)));
+            parts.collect::<Vec<_>>().join(", ")
+        };
+        choices.push((0..arms.len()).map(name).collect());
+    }
+    let folder = |arm: &Arm| {
+        let name = arm.runs.first().map_or("", |&index| runs[index].name.as_str());
+        name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned()
+    };
+    choices.insert(choices.len().saturating_sub(2), arms.iter().map(folder).collect());
+    let lettered = || (0..arms.len()).map(|arm| format!("arm {}", arm + 1)).collect();
+    choices.into_iter().find(|names| distinct(names) && names.iter().all(|n| !n.is_empty())).unwrap_or_else(lettered)
+}
+
+/// Arms compared along one axis.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// The score, lower being better.
+    pub metric: String,
+    /// How it was taken in every run.
+    pub protocol: Protocol,
+    /// What convergence is measured against.
+    pub axis: Axis,
+    /// The stretch of the axis that all runs have covered.
+    pub range: (f64, f64),
+    /// The score that "time to threshold" waits for.
+    pub threshold: f64,
+    /// Each arm.
+    pub arms: Vec<ArmResult>,
+    /// Every later arm against the first one.
+    pub tests: Vec<ArmTest>,
+}
+
+/// How an arm did.
+#[derive(Clone, Debug, Serialize)]
+pub struct ArmResult {
+    /// The arm's name.
+    pub name: String,
+    /// Its runs.
+    pub runs: Vec<RunResult>,
+    /// x, mean over seeds, half width of its interval.
+    pub curve: Vec<(f64, f64, Option<f64>)>,
+    /// The score at the end of the common range.
+    pub last: Estimate,
+    /// The best score of each run; the best of many is better than any one of them can be expected to be.
+    pub best: Estimate,
+    /// The mean score over the common range: the area under the curve over its width.
+    pub area: Estimate,
+    /// Where the threshold was reached, over the runs that did; `None` if none did.
+    pub to_threshold: Option<Estimate>,
+    /// Real images a second while training.
+    pub images_per_sec: Option<Estimate>,
+    /// The most memory that any run used, GiB; `None` if not recorded.
+    pub peak_memory_gib: Option<f64>,
+    /// Parameters of generator and discriminator; `None` if not recorded.
+    pub parameters: Option<(u64, u64)>,
+    /// Counted operations for one real image shown, of both networks; `None` if not recorded.
+    pub flops_per_image: Option<f64>,
+}
+
+/// How a run did.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunResult {
+    /// The folder's name.
+    pub name: String,
+    /// The seed.
+    pub seed: i64,
+    /// Scores along the axis.
+    pub points: Vec<(f64, f64)>,
+    /// Standard errors of the scores, point by point.
+    pub standard_errors: Vec<Option<f64>>,
+    /// As in [`ArmResult::last`].
+    pub last: f64,
+    /// The best score, and where.
+    pub best: (f64, f64),
+    /// As in [`ArmResult::area`].
+    pub area: f64,
+    /// Where the threshold was reached.
+    pub to_threshold: Option<f64>,
+}
+
+/// An arm against the first one, paired by seed: arm minus first, so below zero is better.
+#[derive(Clone, Debug, Serialize)]
+pub struct ArmTest {
+    /// The arm.
+    pub arm: String,
+    /// What it is compared with.
+    pub against: String,
+    /// Of the score at the end.
+    pub last: Option<PairedTest>,
+    /// Of the mean score over the range.
+    pub area: Option<PairedTest>,
+    /// Of where the threshold was reached, over the seeds where both arms did.
+    pub to_threshold: Option<PairedTest>,
+}
+
+/// Compares arms by `metric` along `axis`. Unless given, `threshold` is the best score that every run reached on the
+/// common stretch.
+///
+/// # Errors
+/// When protocols differ, the axis was not recorded, or the runs have no stretch of the axis in common.
+pub fn compare(runs: &[Run], arms: &[Arm], metric: &str, axis: Axis, threshold: Option<f64>) -> Result<Comparison> {
+    let protocol = protocol::common(runs, metric)?;
+    let curves: Vec<Vec<(f64, f64)>> = runs.iter().map(|run| curve(run, metric, axis)).collect::<Result<_>>()?;
+    if axis == Axis::Seconds {
+        same_device(runs)?;
+    }
+    let range = common_range(runs, &curves)?;
+    let reached = |curve: &Vec<(f64, f64)>| {
+        curve.iter().filter(|point| point.0 <= range.1).map(|point| point.1).fold(f64::INFINITY, f64::min)
+    };
+    let slowest = curves.iter().map(reached).fold(f64::NEG_INFINITY, f64::max);
+    // Four digits, upwards: a round number is one that people repeat, and the slowest run must reach it.
+    let threshold = threshold.unwrap_or_else(|| round_up(slowest));
+    let view = View { runs, curves: &curves, metric, range, threshold };
+    let results: Vec<ArmResult> = arms.iter().filter_map(|arm| view.arm(arm)).collect();
+    let tests = results.first().map_or_else(Vec::new, |first| {
+        results.iter().skip(1).map(|arm| test(arm, first)).collect()
+    });
+    Ok(Comparison { metric: metric.to_owned(), protocol, axis, range, threshold, arms: results, tests })
+}
+
+fn round_up(value: f64) -> f64 {
+    let text: f64 = digits(value, 4).parse().unwrap_or(value);
+    if text >= value { text } else { digits(value * 1.0005, 4).parse().unwrap_or(value) }
+}
+
+fn curve(run: &Run, metric: &str, axis: Axis) -> Result<Vec<(f64, f64)>> {
+    run.curve(metric, axis).filter(|curve| !curve.is_empty()).ok_or_else(|| Error::Usage {
+        message: format!("`{}` does not record {}", run.path.display(), axis.name()),
+        hint: Some("choose another --x: kimg is always there".into()),
+    })
+}
+
+fn same_device(runs: &[Run]) -> Result<()> {
+    let device = |run: &Run| run.provenance.as_ref().map(|p| p.device.clone()).unwrap_or_default();
+    let devices: BTreeSet<String> = runs.iter().map(device).collect();
+    if devices.len() < 2 {
+        return Ok(());
+    }
+    let listed = devices.iter().map(|d| if d.is_empty() { "not recorded" } else { d }).collect::<Vec<_>>();
+    Err(Error::Usage {
+        message: format!("seconds on different devices cannot be compared: {}", listed.join(" / ")),
+        hint: Some("use --x kimg, steps or flops".into()),
+    })
+}
+
+/// From the latest first score to the earliest last one.
+fn common_range(runs: &[Run], curves: &[Vec<(f64, f64)>]) -> Result<(f64, f64)> {
+    let ends = |curve: &Vec<(f64, f64)>| Some((curve.first()?.0, curve.last()?.0));
+    let ends: Vec<(f64, f64)> = curves.iter().filter_map(ends).collect();
+    let from = ends.iter().map(|end| end.0).fold(f64::NEG_INFINITY, f64::max);
+    let to = ends.iter().map(|end| end.1).fold(f64::INFINITY, f64::min);
+    if from <= to {
+        return Ok((from, to));
+    }
+    let shortest = ends.iter().position(|end| end.1 == to).and_then(|index| runs.get(index));
+    Err(Error::Usage {
+        message: format!(
+            "the runs have no stretch in common: the last score of `{}` comes before the first one of another run",
+            shortest.map_or_else(String::new, |run| run.path.display().to_string())
+        ),
+        hint: Some("let it train longer, or leave it out".into()),
+    })
+}
+
+/// What the results of every arm are computed from.
+struct View<'a> {
+    runs: &'a [Run],
+    curves: &'a [Vec<(f64, f64)>],
+    metric: &'a str,
+    range: (f64, f64),
+    threshold: f64,
+}
+
+impl View<'_> {
+    fn arm(&self, arm: &Arm) -> Option<ArmResult> {
+        let results: Vec<RunResult> = arm.runs.iter().filter_map(|&index| self.run(index)).collect();
+        let over = |value: fn(&RunResult) -> f64| Estimate::of(&results.iter().map(value).collect::<Vec<_>>());
+        let reached: Vec<f64> = results.iter().filter_map(|run| run.to_threshold).collect();
+        let members = || arm.runs.iter().filter_map(|&index| self.runs.get(index));
+        let speeds: Vec<f64> = members().filter_map(Run::images_per_sec).collect();
+        let memory = members().filter_map(|run| run.ticks.last()).map(|tick| tick.peak_memory_gib).fold(0.0, f64::max);
+        let record = members().find_map(|run| run.provenance.as_ref());
+        let flops = members().find_map(|run| run.position(Axis::Flops, 1e-3)).filter(|&flops| flops > 0.0);
+        Some(ArmResult {
+            name: arm.name.clone(),
+            curve: self.mean_curve(arm),
+            last: over(|run| run.last)?,
+            best: over(|run| run.best.1)?,
+            area: over(|run| run.area)?,
+            to_threshold: Estimate::of(&reached),
+            images_per_sec: Estimate::of(&speeds),
+            peak_memory_gib: (memory > 0.0).then_some(memory),
+            parameters: record.map(|p| (p.generator.parameters, p.discriminator.parameters)).filter(|p| p.0 > 0),
+            flops_per_image: flops,
+            runs: results,
+        })
+    }
+
+    fn run(&self, index: usize) -> Option<RunResult> {
+        let (run, points) = (self.runs.get(index)?, self.curves.get(index)?);
+        let scores = &run.scores.get(self.metric)?.points;
+        Some(RunResult {
+            name: run.name.clone(),
+            seed: run.seed,
+            last: interpolate(points, self.range.1)?,
+            best: points.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))?,
+            area: mean_between(points, self.range.0, self.range.1)?,
+            to_threshold: first_at_or_below(points, self.threshold),
+            standard_errors: scores.iter().map(|score| score.standard_error).collect(),
+            points: points.clone(),
+        })
+    }
+
+    /// The mean over seeds wherever one of them was scored and all of them have scores around.
+    fn mean_curve(&self, arm: &Arm) -> Vec<(f64, f64, Option<f64>)> {
+        let curves: Vec<&Vec<(f64, f64)>> = arm.runs.iter().filter_map(|&index| self.curves.get(index)).collect();
+        let from = curves.iter().filter_map(|c| c.first()).map(|p| p.0).fold(f64::NEG_INFINITY, f64::max);
+        let to = curves.iter().filter_map(|c| c.last()).map(|p| p.0).fold(f64::INFINITY, f64::min);
+        let mut xs: Vec<f64> = curves.iter().flat_map(|curve| curve.iter().map(|point| point.0)).collect();
+        xs.retain(|&x| x >= from && x <= to);
+        xs.sort_by(f64::total_cmp);
+        xs.dedup_by(|later, earlier| (*later - *earlier).abs() <= 1e-9 * earlier.abs());
+        let every = xs.len().div_ceil(MAX_CURVE_POINTS).max(1);
+        let last = xs.len().saturating_sub(1);
+        let kept = xs.into_iter().enumerate().filter(|(i, _)| i % every == 0 || *i == last).map(|(_, x)| x);
+        kept.filter_map(|x| {
+            let values: Vec<f64> = curves.iter().filter_map(|curve| interpolate(curve, x)).collect();
+            Estimate::of(&values).map(|estimate| (x, estimate.mean, estimate.half_width))
+        })
+        .collect()
+    }
+}
+
+fn test(arm: &ArmResult, first: &ArmResult) -> ArmTest {
+    let by_seed = |value: fn(&RunResult) -> Option<f64>| {
+        let of = |arm: &ArmResult| -> BTreeMap<i64, f64> {
+            arm.runs.iter().filter_map(|run| Some((run.seed, value(run)?))).collect()
+        };
+        let theirs = of(first);
+        let pairs = of(arm).into_iter().filter_map(|(seed, value)| Some((value, *theirs.get(&seed)?)));
+        paired_test(&pairs.collect::<Vec<_>>())
+    };
+    ArmTest {
+        arm: arm.name.clone(),
+        against: first.name.clone(),
+        last: by_seed(|run| Some(run.last)),
+        area: by_seed(|run| Some(run.area)),
+        to_threshold: by_seed(|run| run.to_threshold),
+    }
+}

@@ -1,0 +1,17 @@
+//! Comparing runs: arms, seeds, curves, tests, and the page that shows them.
+//!
+//! `run` reads run folders; `protocol` refuses to mix scores that cannot be compared; `comparison` groups runs into
+//! arms (equal settings, different seeds) and measures convergence; `table` and `report` write it down;
+//! `convergence` plans and resumes studies of several arms and seeds.
+
+pub mod axis;
+pub mod comparison;
+pub mod headline;
+mod numbers;
+pub mod protocol;
+pub mod provenance;
+pub mod report;
+pub mod run;
+pub mod settings;
+pub mod statistics;
+pub mod table;

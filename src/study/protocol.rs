@@ -1,0 +1,88 @@
+//! How a score was taken. Scores of different protocols are different quantities, however alike their names.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::run::Run;
+use crate::error::{Error, Result};
+
+/// What a line of scores may hold that is not part of how they were taken.
+const NOT_PROTOCOL: [&str; 6] = ["snapshot", "timestamp", "total_time", "total_time_str", "tick", "value"];
+
+/// Every circumstance of a score, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
+pub struct Protocol(pub BTreeMap<String, String>);
+
+impl Protocol {
+    /// The protocol that a line of `metric-<name>.jsonl` tells.
+    pub(super) fn of_score(fields: &BTreeMap<String, Value>) -> Self {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let kept = fields.iter().filter(|(key, _)| !NOT_PROTOCOL.contains(&key.as_str()));
+        Self(kept.map(|(key, value)| (key.clone(), text(value))).collect())
+    }
+
+    /// The first circumstance that differs, in words; `None` if none does.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let keys = self.0.keys().chain(other.0.keys());
+        let value = |protocol: &Self, key: &String| protocol.0.get(key).map_or("not recorded", String::as_str).to_owned();
+        let pairs = keys.map(|key| (key, value(self, key), value(other, key)));
+        pairs.into_iter().find(|(_, a, b)| a != b).map(|(key, a, b)| format!("{key} is {a} here and {b} there"))
+    }
+}
+
+/// The protocol that all `runs` took their scores of `metric` with, the data's identity included.
+///
+/// # Errors
+/// When they differ, or one of them has no such score.
+pub fn common(runs: &[Run], metric: &str) -> Result<Protocol> {
+    let of_run = |run: &Run| -> Result<Protocol> {
+        let scores = run.scores.get(metric).ok_or_else(|| Error::Usage {
+            message: format!("`{}` has no score named {metric}", run.path.display()),
+            hint: Some(format!("it has: {}", names(run))),
+        })?;
+        let mut protocol = scores.protocol.clone();
+        protocol.0.insert("data".into(), run.data());
+        Ok(protocol)
+    };
+    let Some(first) = runs.first() else {
+        return Err(Error::Usage { message: "there is no run to compare".into(), hint: None });
+    };
+    let protocol = of_run(first)?;
+    for run in runs {
+        if let Some(difference) = protocol.difference(&of_run(run)?) {
+            return Err(Error::Usage {
+                message: format!(
+                    "`{}` and `{}` have different protocols for {metric}: {difference}",
+                    first.path.display(),
+                    run.path.display()
+                ),
+                hint: Some("score their snapshots again in the same way (`nestgen fid`), or compare fewer runs".into()),
+            });
+        }
+    }
+    Ok(protocol)
+}
+
+/// The metric to compare by when none was named: one that all runs have, FID before others.
+///
+/// # Errors
+/// When there is none.
+pub fn usual_metric(runs: &[Run]) -> Result<String> {
+    let rank = |name: &str| ["fid", "fd", "kid"].iter().position(|start| name.to_lowercase().starts_with(start));
+    let candidates = runs.first().into_iter().flat_map(|run| run.scores.keys());
+    let shared = candidates.filter(|name| runs.iter().all(|run| run.scores.contains_key(*name)));
+    shared.min_by_key(|name| (rank(name).unwrap_or(usize::MAX), name.len())).cloned().ok_or_else(|| {
+        let listed = runs.iter().take(4).map(|run| format!("{}: {}", run.name, names(run)));
+        Error::Usage {
+            message: "the runs share no score".into(),
+            hint: Some(format!("train with the same --metrics; {}", listed.collect::<Vec<_>>().join("; "))),
+        }
+    })
+}
+
+fn names(run: &Run) -> String {
+    let names: Vec<&str> = run.scores.keys().map(String::as_str).collect();
+    if names.is_empty() { "no scores".into() } else { names.join(", ") }
+}

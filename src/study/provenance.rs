@@ -1,0 +1,115 @@
+//! `provenance.json` in a run folder: what a result must be known by, beyond its configuration.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::train::settings::TrainConfig;
+
+/// The file's name.
+pub const FILE: &str = "provenance.json";
+
+/// Where a run comes from and what it costs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Provenance {
+    /// The command line.
+    pub command: String,
+    /// The program's version.
+    pub version: String,
+    /// The git commit that the program was built from, with `-dirty` if the tree had changes; empty if unknown.
+    pub commit: String,
+    /// What computed: `cpu, 2 threads`.
+    pub device: String,
+    /// SHA-256 of the data set.
+    pub data_digest: String,
+    /// Images in the data set.
+    pub data_images: u64,
+    /// The generator.
+    pub generator: Network,
+    /// The discriminator.
+    pub discriminator: Network,
+    /// Floating-point operations of one generator step with its discriminator steps ([`flops_per_step`]).
+    pub flops_per_step: f64,
+}
+
+/// The size of a network.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// Trained numbers.
+    pub parameters: u64,
+    /// Floating-point operations to run it forward on one image.
+    pub flops: u64,
+}
+
+impl Provenance {
+    /// The text of the file.
+    pub fn to_json(&self) -> String {
+        let json = serde_json::to_string_pretty(self);
+        #[expect(clippy::expect_used, reason = "strings and numbers always serialise")]
+        json.expect("plain data")
+    }
+
+    /// Reads the file of a run folder; `None` if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not what it should be.
+    pub fn read(run: &Path) -> Result<Option<Self>> {
+        let path = run.join(FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read", &path)(error)),
+        };
+        let parsed = serde_json::from_str(&text);
+        parsed.map(Some).map_err(|error| Error::Usage {
+            message: format!("`{}` is not a record of provenance: {error}", path.display()),
+            hint: Some("remove it to compare the run without it".into()),
+        })
+    }
+}
+
+/// Counted operations of one generator step together with the discriminator steps that go with it.
+///
+/// A backward pass costs two forward passes: one for the gradients of the inputs, one for those of the weights.
+/// The discriminator's weights have no gradients in a generator step. A gradient penalty, where it is due, costs a
+/// pass for its gradients and two for the way back through them and through the network; it is spread over its
+/// interval. Optimizers, averages and augmentation are left out: they are linear in parameters or pixels.
+pub fn flops_per_step(train: &TrainConfig, generator_flops: u64, discriminator_flops: u64) -> f64 {
+    let (g, d) = (generator_flops as f64, discriminator_flops as f64);
+    let penalties = [train.penalty.r1_gamma, train.penalty.r2_gamma].iter().filter(|&&gamma| gamma > 0.0).count();
+    let penalty = penalties as f64 * 3.0 * d / train.penalty.interval.max(1) as f64;
+    let discriminator_step = g + 2.0 * 3.0 * d + penalty;
+    let pairs = if train.loss.pairs() { d } else { 0.0 };
+    let generator_step = 3.0 * g + 2.0 * d + pairs;
+    train.batch as f64 * (train.d_steps as f64 * discriminator_step + generator_step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_of_a_step_add_up() {
+        let mut train = TrainConfig { batch: 4, d_steps: 2, ..TrainConfig::default() };
+        // Twice (G + 6 D), then 3 G + 2 D, for four images.
+        assert_eq!(flops_per_step(&train, 10, 1), 4.0 * (2.0 * 16.0 + 32.0));
+        train.penalty.r1_gamma = 1.0;
+        train.penalty.interval = 16;
+        assert_eq!(flops_per_step(&train, 0, 16), 4.0 * (2.0 * (96.0 + 3.0) + 32.0));
+    }
+
+    #[test]
+    fn the_file_reads_back_and_older_files_lack_fields() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Provenance::read(dir.path()).unwrap(), None);
+        let written = Provenance { commit: "abc".into(), flops_per_step: 2.5e9, ..Provenance::default() };
+        std::fs::write(dir.path().join(FILE), written.to_json()).unwrap();
+        assert_eq!(Provenance::read(dir.path()).unwrap(), Some(written));
+        std::fs::write(dir.path().join(FILE), r#"{"device":"cpu"}"#).unwrap();
+        assert_eq!(Provenance::read(dir.path()).unwrap().unwrap().device, "cpu");
+        std::fs::write(dir.path().join(FILE), "[").unwrap();
+        assert!(Provenance::read(dir.path()).is_err());
+    }
+}

@@ -1,0 +1,180 @@
+//! The curves of a comparison as one SVG picture, for pages that run no scripts and for papers.
+
+use std::fmt::Write;
+
+use crate::study::comparison::{ArmResult, Comparison};
+use crate::study::numbers::{digits, short};
+
+/// Colours of arms, distinct under the common kinds of colour blindness (Okabe and Ito).
+pub const COLORS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666"];
+
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 420.0;
+/// Left, right, top, bottom.
+const MARGIN: [f64; 4] = [72.0, 20.0, 44.0, 56.0];
+
+/// From data to pixels: x linear, y logarithmic where the scores allow it.
+struct Scale {
+    x: (f64, f64),
+    y: (f64, f64),
+    log: bool,
+}
+
+impl Scale {
+    fn of(comparison: &Comparison) -> Self {
+        let points = || comparison.arms.iter().flat_map(|arm| &arm.curve);
+        let fold = |values: Vec<f64>| {
+            values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &v| (a.min(v), b.max(v)))
+        };
+        let means: Vec<f64> = points().map(|point| point.1).collect();
+        let bounds: Vec<f64> = points()
+            .flat_map(|&(_, mean, half)| [mean - half.unwrap_or(0.0), mean + half.unwrap_or(0.0)])
+            .collect();
+        let (low, high) = fold(means);
+        let log = low > 0.0 && high > 4.0 * low;
+        // Intervals of two seeds can be absurdly wide: they are cut where they would dwarf the curves.
+        let (lower, upper) = fold(bounds);
+        let room = (high - low).max(high.abs() * 0.05).max(f64::MIN_POSITIVE);
+        let bottom = lower.max(low - 0.5 * room);
+        let y = (if log { bottom.max(low * 0.6) } else { bottom }, upper.min(high + 0.5 * room));
+        let (from, to) = fold(points().map(|point| point.0).collect());
+        Self { x: (from, if to > from { to } else { from + 1.0 }), y, log }
+    }
+
+    fn x(&self, value: f64) -> f64 {
+        MARGIN[0] + (value - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - MARGIN[0] - MARGIN[1])
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        let place = |v: f64| if self.log { v.max(f64::MIN_POSITIVE).ln() } else { v };
+        let (low, high) = (place(self.y.0), place(self.y.1));
+        let share = (place(value.clamp(self.y.0, self.y.1)) - low) / (high - low).max(f64::MIN_POSITIVE);
+        HEIGHT - MARGIN[3] - share * (HEIGHT - MARGIN[2] - MARGIN[3])
+    }
+
+    fn y_ticks(&self) -> Vec<f64> {
+        if !self.log {
+            return ticks(self.y.0, self.y.1, 5);
+        }
+        let decades = self.y.0.log10().floor() as i32..=self.y.1.log10().ceil() as i32;
+        let all = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)));
+        all.filter(|&tick| tick >= self.y.0 && tick <= self.y.1).collect()
+    }
+}
+
+/// About `count` round numbers from `from` to `to`.
+fn ticks(from: f64, to: f64, count: usize) -> Vec<f64> {
+    let raw = ((to - from) / count as f64).max(f64::MIN_POSITIVE);
+    let power = 10f64.powf(raw.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|s| s * power).into_iter().find(|&step| step >= raw).unwrap_or(raw);
+    let first = (from / step).ceil() as i64;
+    (first..).map(|i| i as f64 * step).take_while(|&tick| tick <= to + step * 1e-9).take(50).collect()
+}
+
+/// The picture.
+pub fn svg(comparison: &Comparison) -> String {
+    let scale = Scale::of(comparison);
+    let mut body = String::new();
+    axes(&mut body, &scale, comparison);
+    for (arm, color) in comparison.arms.iter().zip(COLORS.iter().cycle()) {
+        curve(&mut body, &scale, arm, color);
+    }
+    let mut left = MARGIN[0];
+    for (arm, color) in comparison.arms.iter().zip(COLORS.iter().cycle()) {
+        let name = escape(&arm.name);
+        let _ = write!(
+            body,
+            r#"<rect x="{left:.0}" y="18" width="14" height="4" fill="{color}"/><text x="{:.0}" y="24">{name}</text>"#,
+            left + 19.0
+        );
+        left += 19.0 + 7.5 * arm.name.chars().count() as f64 + 22.0;
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+         font-family=\"system-ui, sans-serif\" font-size=\"13\" fill=\"#333\"><title>{} against {}</title>\
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>{body}</svg>\n",
+        escape(&comparison.metric),
+        comparison.axis.name()
+    )
+}
+
+fn axes(body: &mut String, scale: &Scale, comparison: &Comparison) {
+    let (right, bottom) = (WIDTH - MARGIN[1], HEIGHT - MARGIN[3]);
+    for tick in scale.y_ticks() {
+        let y = scale.y(tick);
+        let text = digits(tick, 2);
+        let _ = write!(
+            body,
+            "<line x1=\"{}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e2e2e2\"/>\
+             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+            MARGIN[0],
+            MARGIN[0] - 8.0,
+            y + 4.0
+        );
+    }
+    for tick in ticks(scale.x.0, scale.x.1, 6) {
+        let (x, text) = (scale.x(tick), short(tick));
+        let _ = write!(
+            body,
+            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{bottom}\" y2=\"{}\" stroke=\"#999\"/>\
+             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>",
+            bottom + 5.0,
+            bottom + 19.0
+        );
+    }
+    let scale_name = if scale.log { ", log scale" } else { "" };
+    let _ = write!(
+        body,
+        "<line x1=\"{0}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\" stroke=\"#999\"/>\
+         <text x=\"{1}\" y=\"{2}\" text-anchor=\"middle\">{3}</text>\
+         <text transform=\"translate(18 {4}) rotate(-90)\" text-anchor=\"middle\">{5} (lower is better{scale_name})</text>",
+        MARGIN[0],
+        (MARGIN[0] + right) / 2.0,
+        HEIGHT - 12.0,
+        comparison.axis.label(),
+        (MARGIN[2] + bottom) / 2.0,
+        escape(&comparison.metric),
+    );
+}
+
+fn curve(body: &mut String, scale: &Scale, arm: &ArmResult, color: &str) {
+    let point = |x: f64, y: f64| format!("{:.1},{:.1}", scale.x(x), scale.y(y));
+    let upper = arm.curve.iter().filter_map(|&(x, mean, half)| Some(point(x, mean + half?)));
+    let lower = arm.curve.iter().rev().filter_map(|&(x, mean, half)| Some(point(x, mean - half?)));
+    let band: Vec<String> = upper.chain(lower).collect();
+    if !band.is_empty() {
+        let _ = write!(body, r#"<polygon points="{}" fill="{color}" opacity="0.16"/>"#, band.join(" "));
+    }
+    let line: Vec<String> = arm.curve.iter().map(|&(x, mean, _)| point(x, mean)).collect();
+    let _ =
+        write!(body, r#"<polyline points="{}" fill="none" stroke="{color}" stroke-width="2"/>"#, line.join(" "));
+    if arm.curve.len() <= 40 {
+        for &(x, mean, _) in &arm.curve {
+            let (x, y) = (scale.x(x), scale.y(mean));
+            let _ = write!(body, r#"<circle cx="{x:.1}" cy="{y:.1}" r="2.6" fill="{color}"/>"#);
+        }
+    }
+}
+
+/// Text that is safe between tags and in attributes.
+pub(super) fn escape(text: &str) -> String {
+    let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    escaped.replace('"', "&quot;").replace('\'', "&#39;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        assert_eq!(ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        let small = ticks(0.011, 0.049, 5);
+        assert!(small.iter().all(|tick| (0.011..=0.0491).contains(tick)) && small.len() >= 3, "{small:?}");
+    }
+
+    #[test]
+    fn markup_in_names_stays_text() {
+        assert_eq!(escape("<a & 'b'>"), "&lt;a &amp; &#39;b&#39;&gt;");
+    }
+}

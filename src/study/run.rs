@@ -1,0 +1,282 @@
+//! A run folder as `nestgen train` leaves it, read for comparison.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::axis::Axis;
+use super::protocol::Protocol;
+use super::provenance::Provenance;
+use super::settings::{SEED_KEY, Settings, flatten};
+use super::statistics::interpolate;
+use crate::error::{Error, Result};
+
+/// Quantities of a tick that a report can plot beside the scores.
+pub const QUANTITIES: [&str; 6] =
+    ["Loss/D", "Loss/G", "Logits/real", "Logits/fake", "Fakes/diversity", "Timing/sec_per_kimg"];
+
+/// A run, as far as comparing needs it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its folder.
+    pub path: PathBuf,
+    /// The folder's name.
+    pub name: String,
+    /// The resolved configuration.
+    pub settings: Settings,
+    /// The seed.
+    pub seed: i64,
+    /// One entry a tick, kimg rising.
+    pub ticks: Vec<Tick>,
+    /// Scores by the name of their metric.
+    pub scores: BTreeMap<String, Scores>,
+    /// What it is known by, if it was recorded.
+    pub provenance: Option<Provenance>,
+    images_per_step: f64,
+}
+
+/// What a line of `stats.jsonl` says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tick {
+    /// Thousands of real images shown.
+    pub kimg: f64,
+    /// Seconds of training up to here, without scores, pictures and saving.
+    pub train_secs: f64,
+    /// Wall time up to here.
+    pub wall_secs: f64,
+    /// The most memory used up to here, GiB.
+    pub peak_memory_gib: f64,
+    /// The [`QUANTITIES`], in their order; not a number where one was not measured.
+    pub quantities: [f64; QUANTITIES.len()],
+}
+
+/// The scores of one metric in one run.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    /// How they were taken.
+    pub protocol: Protocol,
+    /// kimg rising.
+    pub points: Vec<ScorePoint>,
+}
+
+/// One score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScorePoint {
+    /// When.
+    pub kimg: f64,
+    /// The value; lower is better.
+    pub value: f64,
+    /// Its standard error.
+    pub standard_error: Option<f64>,
+}
+
+impl Run {
+    /// Reads a run folder.
+    ///
+    /// # Errors
+    /// When it is not one, or a line in it is damaged; a torn last line of a run that was killed is passed over.
+    pub fn read(path: &Path) -> Result<Self> {
+        let config_path = path.join("config.toml");
+        if !config_path.is_file() {
+            return Err(Error::Usage {
+                message: format!("`{}` is not a run folder: it has no config.toml", path.display()),
+                hint: Some("name folders that `nestgen train` made, such as runs/00000-...".into()),
+            });
+        }
+        let text = std::fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| damaged(&config_path, error.message()))?;
+        let settings = flatten(&table);
+        let number = |key: &str| settings.get(key).and_then(|value| value.parse::<f64>().ok());
+        let images_per_step = number("train.batch").unwrap_or(1.0) * number("train.d_steps").unwrap_or(1.0);
+        let seed = settings.get(SEED_KEY).and_then(|seed| seed.parse().ok()).unwrap_or(0);
+        let absolute = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
+        let name = absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Ok(Self {
+            ticks: read_ticks(&path.join("stats.jsonl"))?,
+            scores: read_scores(path)?,
+            provenance: Provenance::read(path)?,
+            path: path.to_path_buf(),
+            name,
+            settings,
+            seed,
+            images_per_step,
+        })
+    }
+
+    /// How far along `axis` the run was at `kimg`; `None` if that was not recorded.
+    pub fn position(&self, axis: Axis, kimg: f64) -> Option<f64> {
+        let steps = kimg * 1e3 / self.images_per_step;
+        match axis {
+            Axis::Kimg => Some(kimg),
+            Axis::Steps => Some(steps),
+            Axis::Seconds => self.seconds_at(kimg),
+            Axis::Flops => {
+                let flops = self.provenance.as_ref()?.flops_per_step;
+                (flops > 0.0).then_some(steps * flops)
+            }
+        }
+    }
+
+    /// Seconds of training up to `kimg`; between ticks the speed is that of the tick.
+    fn seconds_at(&self, kimg: f64) -> Option<f64> {
+        let after = self.ticks.partition_point(|tick| tick.kimg < kimg);
+        let start = Tick::default();
+        let before = after.checked_sub(1).and_then(|i| self.ticks.get(i)).unwrap_or(&start);
+        let point = |tick: &Tick| (tick.kimg, tick.train_secs);
+        match self.ticks.get(after) {
+            Some(tick) => interpolate(&[point(before), point(tick)], kimg),
+            None => self.ticks.last().map(|last| last.train_secs),
+        }
+    }
+
+    /// Scores of a metric as points along `axis`.
+    pub fn curve(&self, metric: &str, axis: Axis) -> Option<Vec<(f64, f64)>> {
+        let points = &self.scores.get(metric)?.points;
+        points.iter().map(|point| Some((self.position(axis, point.kimg)?, point.value))).collect()
+    }
+
+    /// The identity of the images it was trained on: their digest, or else where they lay.
+    pub fn data(&self) -> String {
+        let digest = self.provenance.as_ref().map(|p| p.data_digest.clone()).filter(|digest| !digest.is_empty());
+        let path = || self.settings.get("data.path").cloned().unwrap_or_else(|| "built-in".into());
+        digest.unwrap_or_else(path)
+    }
+
+    /// Real images a second while training.
+    pub fn images_per_sec(&self) -> Option<f64> {
+        let last = self.ticks.last()?;
+        (last.train_secs > 0.0).then(|| last.kimg * 1e3 / last.train_secs)
+    }
+}
+
+#[derive(Deserialize)]
+struct Mean {
+    mean: Option<f64>,
+}
+
+/// The keys of a tick's line that matter here; everything else is skipped without being kept.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(rename = "Progress/kimg")]
+    kimg: Mean,
+    #[serde(rename = "Timing/sec_per_tick")]
+    tick_secs: Option<Mean>,
+    #[serde(rename = "Timing/total_sec")]
+    wall_secs: Option<Mean>,
+    #[serde(rename = "Resources/peak_cpu_mem_gb")]
+    cpu_memory: Option<Mean>,
+    #[serde(rename = "Resources/peak_gpu_mem_gb")]
+    gpu_memory: Option<Mean>,
+    #[serde(rename = "Loss/D")]
+    loss_d: Option<Mean>,
+    #[serde(rename = "Loss/G")]
+    loss_g: Option<Mean>,
+    #[serde(rename = "Logits/real")]
+    real: Option<Mean>,
+    #[serde(rename = "Logits/fake")]
+    fake: Option<Mean>,
+    #[serde(rename = "Fakes/diversity")]
+    diversity: Option<Mean>,
+    #[serde(rename = "Timing/sec_per_kimg")]
+    sec_per_kimg: Option<Mean>,
+}
+
+impl Line {
+    fn tick(&self, before: Tick) -> Option<Tick> {
+        let value = |mean: &Option<Mean>| mean.as_ref().and_then(|mean| mean.mean);
+        let memory = value(&self.gpu_memory).or(value(&self.cpu_memory)).unwrap_or(0.0);
+        let plotted =
+            [&self.loss_d, &self.loss_g, &self.real, &self.fake, &self.diversity, &self.sec_per_kimg];
+        Some(Tick {
+            kimg: self.kimg.mean?,
+            train_secs: before.train_secs + value(&self.tick_secs).unwrap_or(0.0),
+            wall_secs: value(&self.wall_secs).unwrap_or(before.wall_secs),
+            peak_memory_gib: before.peak_memory_gib.max(memory),
+            quantities: plotted.map(|mean| value(mean).unwrap_or(f64::NAN)),
+        })
+    }
+}
+
+fn read_ticks(path: &Path) -> Result<Vec<Tick>> {
+    let mut ticks: Vec<Tick> = Vec::new();
+    for_each_line(path, |line: Line| {
+        // A run that was killed and resumed may hold a stretch twice: the later one counts.
+        let Some(kimg) = line.kimg.mean else { return Err("Progress/kimg is not a number".into()) };
+        while ticks.last().is_some_and(|tick| tick.kimg >= kimg) {
+            ticks.pop();
+        }
+        ticks.extend(line.tick(ticks.last().copied().unwrap_or_default()));
+        Ok(())
+    })?;
+    Ok(ticks)
+}
+
+#[derive(Deserialize)]
+struct ScoreLine {
+    metric: String,
+    kimg: f64,
+    results: BTreeMap<String, Option<f64>>,
+    standard_error: Option<f64>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde_json::Value>,
+}
+
+fn read_scores(run: &Path) -> Result<BTreeMap<String, Scores>> {
+    let mut found: BTreeMap<String, Scores> = BTreeMap::new();
+    for entry in std::fs::read_dir(run).map_err(Error::io("read", run))? {
+        let path = entry.map_err(Error::io("read", run))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if !(name.starts_with("metric-") && name.ends_with(".jsonl")) {
+            continue;
+        }
+        for_each_line(&path, |line: ScoreLine| {
+            let value = line.results.get(&line.metric).copied().flatten().filter(|value| value.is_finite());
+            let Some(value) = value else {
+                return Err(format!("the score at {} kimg is not a number; leave this run out", line.kimg));
+            };
+            let protocol = Protocol::of_score(&line.rest);
+            let scores = found.entry(line.metric).or_insert_with(|| Scores { protocol: protocol.clone(), points: vec![] });
+            if let Some(difference) = scores.protocol.difference(&protocol) {
+                return Err(format!("it mixes protocols: {difference}"));
+            }
+            while scores.points.last().is_some_and(|point| point.kimg >= line.kimg) {
+                scores.points.pop();
+            }
+            scores.points.push(ScorePoint { kimg: line.kimg, value, standard_error: line.standard_error });
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+/// Parses every line of a file; no file is a file without lines.
+fn for_each_line<T: for<'a> Deserialize<'a>>(
+    path: &Path,
+    mut take: impl FnMut(T) -> std::result::Result<(), String>,
+) -> Result<()> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("read", path)(error)),
+    };
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let torn = || !text.ends_with('\n') && index + 1 == text.lines().count();
+        match serde_json::from_str(line) {
+            Ok(parsed) => {
+                take(parsed).map_err(|reason| damaged(path, &format!("line {}: {reason}", index + 1)))?;
+            }
+            Err(_) if torn() => {}
+            Err(error) => return Err(damaged(path, &format!("line {}: {error}", index + 1))),
+        }
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, reason: &str) -> Error {
+    Error::Usage {
+        message: format!("`{}`: {reason}", path.display()),
+        hint: Some("compare the other runs without it, or repair the line".into()),
+    }
+}
