@@ -45,7 +45,7 @@ enum Storage {
     /// All pixels, `[N, res, res, 3]`.
     Memory(Vec<u8>),
     /// A pack, read and resized row by row.
-    Pack(ImageSet),
+    Pack(Box<ImageSet>),
 }
 
 impl ImageData {
@@ -70,7 +70,7 @@ impl ImageData {
         let storage = if needed <= options.memory_budget_bytes {
             Storage::Memory(decode_all(&set, count, options.res, progress)?)
         } else if set.is_pack() {
-            Storage::Pack(set)
+            Storage::Pack(Box::new(set))
         } else {
             return Err(Error::Usage {
                 message: format!(

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use hdf5::{AttrValue, DType, Dataset, Layout};
 use sha2::{Digest, Sha256};
 
+use super::chunked::ChunkedRows;
 use crate::decode::RgbImage8;
 use crate::error::{Error, Result};
 use crate::set::hex;
@@ -27,9 +28,11 @@ pub(crate) struct Pack {
 
 enum Rows {
     /// One run of bytes: read where it lies, from any number of threads.
-    Contiguous { file: File, address: u64 },
-    /// Chunks, found and unpacked by the HDF5 reader.
-    Chunked(Dataset),
+    Contiguous {
+        file: File,
+        address: u64,
+    },
+    Chunked(ChunkedRows),
 }
 
 /// Rows hashed at a time.
@@ -60,7 +63,7 @@ impl Pack {
         {
             return Err(bad(format!("`images` has the impossible shape {shape:?}")));
         }
-        let rows = rows(path, images, count * height * width * 3)?;
+        let rows = rows(path, images, &shape)?;
         let labels = match file.dataset("labels") {
             Ok(labels) => Some(read_labels(&labels, count).map_err(bad)?),
             Err(_) => None,
@@ -120,14 +123,7 @@ impl Pack {
                     .map_err(|e| damaged(e.to_string()))?;
                 Ok(bytes)
             }
-            Rows::Chunked(dataset) => {
-                let bytes =
-                    dataset.read_raw_rows(start as u64, count as u64).map_err(|e| damaged(e.to_string()))?;
-                if bytes.len() != count * row_bytes {
-                    return Err(damaged(format!("{} bytes instead of {}", bytes.len(), count * row_bytes)));
-                }
-                Ok(bytes)
-            }
+            Rows::Chunked(rows) => rows.read(start, count).map_err(damaged),
         }
     }
 
@@ -151,7 +147,8 @@ impl Pack {
     }
 }
 
-fn rows(path: &Path, images: Dataset, needed: u64) -> Result<Rows> {
+fn rows(path: &Path, images: Dataset, shape: &[u64]) -> Result<Rows> {
+    let needed: u64 = shape.iter().product();
     let bad = |reason: &str| Error::Pack { path: path.to_owned(), reason: reason.to_owned() };
     match images.layout().map_err(|e| bad(&e.to_string()))? {
         Layout::Contiguous { address: Some(address), size } => {
@@ -164,7 +161,10 @@ fn rows(path: &Path, images: Dataset, needed: u64) -> Result<Rows> {
         }
         Layout::Contiguous { address: None, .. } => Err(bad("`images` was never written")),
         Layout::Virtual => Err(bad("`images` is a virtual dataset, which is not supported")),
-        _ => Ok(Rows::Chunked(images)),
+        _ => {
+            let row_bytes = shape[1..].iter().product::<u64>() as usize;
+            ChunkedRows::open(path, images, shape, row_bytes).map(Rows::Chunked).map_err(|e| bad(&e))
+        }
     }
 }
 

@@ -28,8 +28,14 @@ fn labelled(dir: &Path) -> ImageSet {
 }
 
 /// A committed file written by h5py; see `tests/fixtures/h5py_pack.py`.
-fn h5py_fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/h5py_gzip.h5")
+fn h5py_fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// Channels-last pixels of image `i` in the fixtures.
+fn h5py_pixels(i: usize) -> Vec<u8> {
+    let value = |y: usize, x: usize, c: usize| ((i * 31 + c * 50 + y * 7 + x) % 256) as u8;
+    (0..6).flat_map(|y| (0..7).flat_map(move |x| (0..3).map(move |c| value(y, x, c)))).collect()
 }
 
 #[test]
@@ -148,16 +154,23 @@ fn cifar_batches_are_read_from_a_folder_and_an_archive() {
 
 #[test]
 fn h5py_chunked_gzip_files_are_packs() {
-    let set = open(&h5py_fixture());
+    let set = open(&h5py_fixture("h5py_gzip.h5"));
     assert_eq!((set.len(), set.class_names()), (5, &["ant".to_owned(), "bee".to_owned()][..]));
-    for i in 0..5 {
+    for i in [4, 0, 1, 2, 3] {
         let image = set.read_rgb(i).unwrap();
         assert_eq!((image.width, image.height, set.label(i)), (7, 6, Some(i as u32 % 2)));
-        let value = |y: usize, x: usize, c: usize| ((i * 31 + c * 50 + y * 7 + x) % 256) as u8;
-        let expected: Vec<u8> =
-            (0..6).flat_map(|y| (0..7).flat_map(move |x| (0..3).map(move |c| value(y, x, c)))).collect();
-        assert_eq!(image.data, expected, "image {i}");
+        assert_eq!(image.data, h5py_pixels(i), "image {i}");
     }
+}
+
+#[test]
+fn h5py_files_with_split_images_and_checksums_are_packs_too() {
+    let set = open(&h5py_fixture("h5py_auto.h5"));
+    assert_eq!((set.len(), set.label(0)), (300, None));
+    for i in (0..300).rev().step_by(7) {
+        assert_eq!(set.read_rgb(i).unwrap().data, h5py_pixels(i), "image {i}");
+    }
+    assert!(set.digest().is_ok());
 }
 
 #[test]
@@ -168,7 +181,7 @@ fn damaged_packs_are_errors_and_never_panics() {
     make::write_folder(&root, &[("a/1.png", make::png(8, 8, 1)), ("b/2.png", make::png(8, 8, 2))]);
     pack(&open(&root), &ours, &PackOptions::default()).unwrap();
     let damaged = dir.path().join("damaged.h5");
-    for source in [ours, h5py_fixture()] {
+    for source in [ours, h5py_fixture("h5py_gzip.h5"), h5py_fixture("h5py_auto.h5")] {
         let whole = std::fs::read(&source).unwrap();
         let read_all = |bytes: &[u8]| -> Result<(), Error> {
             std::fs::write(&damaged, bytes).unwrap();
