@@ -5,6 +5,7 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    nestgen_kernels::alloc::keep_pages();
     cli::panic_hook::install();
     cli::main()
 }

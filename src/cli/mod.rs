@@ -4,9 +4,12 @@
 
 mod compare;
 mod data;
+mod dry_run;
 mod interrupt;
 pub(crate) mod panic_hook;
 mod report;
+mod sample;
+mod train;
 mod ui;
 
 use std::process::ExitCode;
@@ -23,6 +26,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Train(Box<train::TrainArgs>),
+    Sample(sample::SampleArgs),
+    Interpolate(sample::InterpolateArgs),
     /// Pack, check and make image sets
     #[command(subcommand)]
     Data(data::DataVerb),
@@ -48,6 +54,9 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
     match verb {
+        Verb::Train(args) => train::run(args),
+        Verb::Sample(args) => sample::run(args),
+        Verb::Interpolate(args) => sample::run_interpolate(args),
         Verb::Data(verb) => data::run(verb),
         Verb::Compare(args) => compare::run(args),
         Verb::Completions { shell } => {

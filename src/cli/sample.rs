@@ -1,0 +1,230 @@
+//! `nestgen sample` and `nestgen interpolate`: pictures from a run's averaged generator.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use candle_core::{DType, Device, Tensor};
+use clap::Args;
+use nestgen::error::Error;
+use nestgen::models::Generator;
+use nestgen::rng::Rng;
+use nestgen::sample::{Snapshot, for_each_seed, interpolate, read_snapshot};
+use nestgen::train::fakes::generate;
+use nestgen::train::files::write_atomic;
+use nestgen::train::grid::Picture;
+
+use super::ui;
+
+/// Which trained generator to use.
+#[derive(Args)]
+pub(super) struct Network {
+    /// A run folder, or `latest` for the newest one with a snapshot in --runs
+    #[arg(long, default_value = "latest", conflicts_with = "network")]
+    run: String,
+    /// Where `latest` looks
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// A snapshot file, instead of a run
+    #[arg(long, value_name = "FILE")]
+    network: Option<PathBuf>,
+}
+
+/// Draw images from a trained generator
+#[derive(Args)]
+pub(super) struct SampleArgs {
+    #[command(flatten)]
+    network: Network,
+    /// How many images: seeds 0 to n-1
+    #[arg(short, long, value_name = "N", conflicts_with = "seeds")]
+    n: Option<u64>,
+    /// Which images, by seed: `0,5-9`
+    #[arg(long, value_name = "LIST")]
+    seeds: Option<String>,
+    /// Draw latents within ±2·PSI only: fewer odd images, less variety
+    #[arg(long, value_name = "PSI")]
+    trunc: Option<f64>,
+    /// Also write `grid.png` with COLUMNSxROWS of the images
+    #[arg(long, value_name = "CxR")]
+    grid: Option<String>,
+    /// Write the grid only
+    #[arg(long, requires = "grid")]
+    grid_only: bool,
+    /// Images drawn at a time; changes speed and memory, not images
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Where the PNG files go
+    #[arg(long, value_name = "DIR", default_value = "samples-out")]
+    outdir: PathBuf,
+}
+
+/// Draw the way from one seed's image to the next
+#[derive(Args)]
+pub(super) struct InterpolateArgs {
+    #[command(flatten)]
+    network: Network,
+    /// The seeds to pass through, two or more: `0,5-9`
+    #[arg(long, value_name = "LIST", default_value = "0-7")]
+    seeds: String,
+    /// Images in a row, both ends included
+    #[arg(long, default_value_t = 9)]
+    steps: usize,
+    /// The picture to write: one row for each pair of neighbouring seeds
+    #[arg(long, value_name = "FILE", default_value = "interpolation.png")]
+    out: PathBuf,
+}
+
+pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
+    let grid = args.grid.as_deref().map(parse_grid).transpose()?;
+    let seeds = match (&args.seeds, args.n, grid) {
+        (Some(list), _, _) => parse_seeds(list)?,
+        (None, Some(n), _) => (0..n).collect(),
+        (None, None, Some((columns, rows))) => (0..(columns * rows) as u64).collect(),
+        (None, None, None) => {
+            anyhow::bail!(usage("say how many images: -n 64, --seeds 0-63 or --grid 8x8", ""))
+        }
+    };
+    let (generator, path) = load(&args.network)?;
+    fs::create_dir_all(&args.outdir).map_err(Error::io("create", &args.outdir))?;
+    let bar = ui::progress_bar("sampling", seeds.len() as u64);
+    let in_grid = grid.map_or(0, |(columns, rows)| columns * rows);
+    let mut for_grid: Vec<Tensor> = Vec::new();
+    for_each_seed(&generator, &seeds, args.trunc, args.batch, |seed, image| {
+        if for_grid.len() < in_grid {
+            for_grid.push(image.clone());
+        }
+        if !args.grid_only {
+            let file = args.outdir.join(format!("seed{seed:06}.png"));
+            write_picture(&file, &Picture::grid(&image.unsqueeze(0)?, 1)?)?;
+        }
+        bar.inc(1);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    if let Some((columns, _)) = grid {
+        write_picture(&args.outdir.join("grid.png"), &Picture::grid(&Tensor::stack(&for_grid, 0)?, columns)?)?;
+    }
+    let what = if args.grid_only { "a grid".to_owned() } else { format!("{} images", seeds.len()) };
+    ui::result_line(&format!("wrote {what} of {} to {}", path.display(), args.outdir.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode> {
+    let seeds = parse_seeds(&args.seeds)?;
+    if seeds.len() < 2 || args.steps < 2 {
+        anyhow::bail!(usage(
+            "an interpolation takes two seeds and two steps at least",
+            "--seeds 0-7 --steps 9"
+        ));
+    }
+    let (generator, path) = load(&args.network)?;
+    let mut strips = Vec::new();
+    for pair in seeds.windows(2) {
+        let z = interpolate(pair[0], pair[1], args.steps, generator.z_dim())?;
+        strips.push(generate(&generator, &z, 32)?);
+    }
+    write_picture(&args.out, &Picture::grid(&Tensor::cat(&strips, 0)?, args.steps)?)?;
+    ui::result_line(&format!("wrote {} from {}", args.out.display(), path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_picture(path: &Path, picture: &Picture) -> nestgen::error::Result<()> {
+    let png = picture.png().map_err(Error::io("write", path))?;
+    write_atomic(path, |file| file.write_all(&png))
+}
+
+/// Builds the network of a snapshot and gives it its weights.
+fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
+    let path = match &which.network {
+        Some(file) => file.clone(),
+        None => newest_snapshot(&which.run, &which.runs)?,
+    };
+    let Snapshot { config, tensors, .. } = read_snapshot(&path)?;
+    let place = path.display().to_string();
+    let config = nestgen::config::parse(&place, &config)?;
+    let generator = Generator::new(&config.model, &Rng::new(0), DType::F32, &Device::Cpu)
+        .with_context(|| format!("`{place}`: building its network"))?;
+    generator.params().load(&tensors.into_iter().collect()).map_err(|error| Error::Checkpoint {
+        path: path.clone(),
+        hint: error.hint().map(str::to_owned),
+        reason: error.to_string(),
+    })?;
+    Ok((generator, path))
+}
+
+/// The newest `network-snapshot-*` of a run, or of the newest run that has one.
+fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
+    let folders = if run == "latest" { sorted(runs)? } else { vec![PathBuf::from(run)] };
+    for folder in folders.iter().rev().filter(|folder| folder.is_dir()) {
+        let is_snapshot = |path: &PathBuf| {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            name.starts_with("network-snapshot-") && name.ends_with(".safetensors")
+        };
+        if let Some(snapshot) = sorted(folder)?.into_iter().rfind(is_snapshot) {
+            return Ok(snapshot);
+        }
+    }
+    let place = if run == "latest" { runs.display().to_string() } else { run.to_owned() };
+    anyhow::bail!(usage(
+        &format!("there is no network-snapshot-*.safetensors in `{place}`"),
+        "train first (`nestgen train`), or name a run with --run or a file with --network"
+    ))
+}
+
+fn sorted(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+fn usage(message: &str, hint: &str) -> Error {
+    Error::Usage { message: message.into(), hint: (!hint.is_empty()).then(|| hint.into()) }
+}
+
+/// `8x4`: columns and rows.
+fn parse_grid(text: &str) -> Result<(usize, usize), Error> {
+    let parsed = text.split_once('x').and_then(|(c, r)| Some((c.parse().ok()?, r.parse().ok()?)));
+    match parsed {
+        Some((columns @ 1..=256, rows @ 1..=256)) => Ok((columns, rows)),
+        _ => Err(usage(&format!("`{text}` is not COLUMNSxROWS"), "for example --grid 8x8, at most 256x256")),
+    }
+}
+
+/// `0,5-9`: numbers and ranges with both ends.
+fn parse_seeds(text: &str) -> Result<Vec<u64>, Error> {
+    let wrong = || usage(&format!("`{text}` is not a list of seeds"), "for example --seeds 0,5-9");
+    let mut seeds = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u64, u64) =
+            (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
+        if last < first || last - first >= 10_000_000 {
+            return Err(wrong());
+        }
+        seeds.extend(first..=last);
+    }
+    Ok(seeds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_numbers_and_ranges() {
+        assert_eq!(parse_seeds("0,5-8").unwrap(), [0, 5, 6, 7, 8]);
+        for bad in ["", "a", "5-3", "1-", "0-99999999999"] {
+            assert!(parse_seeds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn grids_are_columns_by_rows() {
+        assert_eq!(parse_grid("8x4").unwrap(), (8, 4));
+        for bad in ["8", "0x4", "8x", "8x400"] {
+            assert!(parse_grid(bad).is_err(), "{bad}");
+        }
+    }
+}

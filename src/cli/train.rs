@@ -1,0 +1,277 @@
+//! `nestgen train`: flags to configuration, one progress line, and how to go on afterwards.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use nestgen::config::{Launch, Override, RunConfig, Source, launch, load, preset_names};
+use nestgen::error::Error;
+use nestgen::models::transposed_nest;
+use nestgen::train::event::{Event, Outcome, Progress};
+use nestgen::train::folder::{ResumePoint, resume_point};
+
+use super::{dry_run, interrupt, ui};
+
+/// The preset of a CPU, whatever the resolution.
+const CPU_PRESET: &str = "demo64";
+
+/// Train a generator
+#[derive(Args)]
+pub(super) struct TrainArgs {
+    /// Side of the images in pixels: 32, 64, 128 or 256 [default: the preset's]
+    #[arg(long, value_name = "PX")]
+    res: Option<usize>,
+    /// A folder, zip, tar(.gz), HDF5 pack or CIFAR-10 archive [default: the built-in scenes]
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+    /// A built-in configuration [default: demo64, at --res]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    preset: Option<String>,
+    /// A configuration file, as in configs/
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Length: thousands of real images shown to the discriminator
+    #[arg(long, conflicts_with = "minutes")]
+    kimg: Option<f64>,
+    /// Length: wall time, to which schedules are fitted
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Images a step
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Show half of the images flipped left to right
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    mirror: Option<bool>,
+    /// Thousands of images between lines of progress
+    #[arg(long, value_name = "KIMG")]
+    tick: Option<f64>,
+    /// Ticks between snapshots
+    #[arg(long, value_name = "TICKS")]
+    snap: Option<i64>,
+    /// Thousands of images between scores while training; 0 for none
+    #[arg(long, value_name = "KIMG")]
+    eval: Option<f64>,
+    /// Go on with a run: `latest`, a run folder, or a training state
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["preset", "config", "res"])]
+    resume: Option<String>,
+    /// The root of every random stream
+    #[arg(long)]
+    seed: Option<i64>,
+    /// Where to compute: auto or cpu
+    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
+    device: String,
+    /// Where run folders are made
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    outdir: PathBuf,
+    /// Any setting of the configuration file, for example `--set train.ema.halflife_kimg=5`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print the configuration, parameter counts, FLOPs and memory; train nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
+    let resume = args.resume.as_deref().map(|what| resume_point(&args.outdir, what)).transpose()?;
+    let (config, name) = resolve(args, resume.as_ref())?;
+    if args.dry_run {
+        return dry_run::print(&config);
+    }
+    train(&config, &name, &args.outdir, resume)
+}
+
+/// The configuration that the flags ask for, and its name.
+fn resolve(args: &TrainArgs, resume: Option<&ResumePoint>) -> anyhow::Result<(RunConfig, String)> {
+    let saved = resume.map(|point| point.run.join("config.toml"));
+    let file = saved.as_deref().or(args.config.as_deref());
+    let preset = args.preset.as_deref().unwrap_or(CPU_PRESET);
+    let source = file.map_or(Source::Preset(preset), Source::File);
+    let name = match file {
+        Some(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        None => preset.to_owned(),
+    };
+    let mut overrides = Vec::new();
+    if let Some(res) = args.res {
+        overrides.extend(at_resolution(res, load(source, &[])?.model.resolution(), args)?);
+    }
+    for text in &args.set {
+        overrides.push(Override::parse(text)?);
+    }
+    overrides.extend(flags(args));
+    Ok((load(source, &overrides)?, name))
+}
+
+/// The dedicated flags, as settings.
+fn flags(args: &TrainArgs) -> Vec<Override> {
+    let mut flags = Vec::new();
+    let mut add = |key: &str, value: Option<toml::Value>| flags.extend(value.map(|v| Override::new(key, v)));
+    add("data.path", args.data.clone().map(Into::into));
+    add("data.mirror", args.mirror.map(Into::into));
+    add("train.kimg", args.kimg.map(Into::into));
+    // A length in images replaces the preset's length in minutes.
+    add("train.minutes", args.minutes.or(args.kimg.map(|_| 0.0)).map(Into::into));
+    add("train.batch", args.batch.map(|n| (n as i64).into()));
+    add("train.tick_kimg", args.tick.map(Into::into));
+    add("train.snap_ticks", args.snap.map(Into::into));
+    add("train.seed", args.seed.map(Into::into));
+    add("eval.every_kimg", args.eval.map(Into::into));
+    flags
+}
+
+/// The CPU preset's networks at another resolution. Other presets and files have the resolution they were made for.
+fn at_resolution(res: usize, preset_res: usize, args: &TrainArgs) -> Result<Vec<Override>, Error> {
+    if res == preset_res {
+        return Ok(Vec::new());
+    }
+    if args.preset.is_some() || args.config.is_some() {
+        return Err(Error::Usage {
+            message: format!("--res {res}, but this configuration is for {preset_res} px"),
+            hint: Some(format!("leave --res out, or choose another preset: {}", preset_names().join(", "))),
+        });
+    }
+    if !matches!(res, 32 | 128 | 256) {
+        return Err(Error::Usage {
+            message: format!("--res {res}: the generator draws 32, 64, 128 or 256 px"),
+            hint: Some("images of any size are cropped and resized to --res".into()),
+        });
+    }
+    let generator = transposed_nest::Config::demo(res);
+    let list = |values: &[usize]| values.iter().map(|&v| toml::Value::Integer(v as i64)).collect::<Vec<_>>();
+    let channels = [16, 16, 16, 32, 64, 128, 256];
+    // One width for each map from `res` down to 4x4.
+    let maps = res.ilog2() as usize - 1;
+    Ok(vec![
+        Override::new("model.resolution", res as i64),
+        Override::new("model.dims", list(&generator.dims)),
+        Override::new("model.depths", list(&generator.depths)),
+        Override::new("discriminator.resolution", res as i64),
+        Override::new("discriminator.channels", list(&channels[channels.len() - maps..])),
+    ])
+}
+
+/// Trains, shows how it goes, and says how to go on.
+fn train(
+    config: &RunConfig,
+    name: &str,
+    outdir: &Path,
+    resume: Option<ResumePoint>,
+) -> anyhow::Result<ExitCode> {
+    let res = config.model.resolution();
+    let bar = ui::progress_bar("reading images", 0);
+    let data = config.data.open(res, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        true
+    });
+    bar.finish_and_clear();
+    let data = data?;
+    ui::note(&format!("{}: {} images of {res} px", config.data.name(), data.len()));
+
+    let stop = interrupt::flag()?;
+    let line = progress_line();
+    let mut on_event = |event: Event| match event {
+        Event::Progress(progress) => line.set_message(describe(&progress)),
+        Event::Line(text) => line.suspend(|| ui::note(&text)),
+        Event::Trouble { trouble, action } => line.suspend(|| ui::warn(&format!("{trouble}; {action}"))),
+    };
+    let mut on_start = |folder: &Path| ui::note(&format!("run folder: {}", folder.display()));
+    let launched = launch(Launch {
+        config,
+        data,
+        outdir,
+        name,
+        resume,
+        stop: &stop,
+        on_start: &mut on_start,
+        on_event: &mut on_event,
+    });
+    line.finish_and_clear();
+    let (folder, outcome) = launched.context("training")?;
+    conclude(&folder, &outcome)
+}
+
+/// One line, redrawn in place; nothing where nobody looks (ticks are printed either way).
+fn progress_line() -> ProgressBar {
+    let line = ui::progress_bar("", 0);
+    line.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    line
+}
+
+fn describe(p: &Progress) -> String {
+    format!(
+        "{:.2}/{:.0} kimg  {:.2} s/kimg  {} left  {:.2} GiB  G {:.3}  D {:.3}",
+        p.kimg,
+        p.total_kimg,
+        p.sec_per_kimg,
+        ui::duration(p.eta_secs),
+        p.memory_gib,
+        p.generator_loss,
+        p.discriminator_loss
+    )
+}
+
+fn conclude(folder: &Path, outcome: &Outcome) -> anyhow::Result<ExitCode> {
+    let folder = folder.display();
+    match outcome {
+        Outcome::Finished { snapshot } => {
+            ui::result_line(&format!("done: {}", snapshot.display()))?;
+            ui::result_line(&format!(
+                "look at {folder}/fakes*.png; draw more with: nestgen sample -n 1000 --run {folder}"
+            ))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Interrupted { state } => {
+            ui::result_line(&format!("saved: {}", state.display()))?;
+            ui::result_line(&format!("go on with: nestgen train --resume {folder}"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Diverged { trouble, last_good } => Err(Error::Usage {
+            message: format!("training diverged: {trouble}"),
+            hint: Some(match last_good {
+                Some(state) => {
+                    format!("the last good state is `{}`; resume it with lower learning rates", state.display())
+                }
+                None => "lower the learning rates, or raise the penalty".into(),
+            }),
+        }
+        .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: TrainArgs,
+    }
+
+    fn resolved(flags: &[&str]) -> anyhow::Result<RunConfig> {
+        let line = Line::try_parse_from([&["train"], flags].concat())?;
+        Ok(resolve(&line.args, None)?.0)
+    }
+
+    #[test]
+    fn every_resolution_has_a_valid_default() {
+        for res in ["32", "64", "128", "256"] {
+            let config = resolved(&["--res", res]).unwrap();
+            assert_eq!(config.model.resolution().to_string(), res);
+        }
+        assert!(resolved(&["--res", "48"]).is_err());
+        assert!(resolved(&["--res", "32", "--preset", "fast64"]).unwrap_err().to_string().contains("64 px"));
+    }
+
+    #[test]
+    fn flags_win_over_set_and_preset() {
+        let config =
+            resolved(&["--set", "train.batch=4", "--batch", "8", "--kimg", "3", "--mirror=false"]).unwrap();
+        assert_eq!((config.train.batch, config.train.kimg, config.train.minutes), (8, 3.0, 0.0));
+        assert!(!config.data.mirror);
+    }
+}
