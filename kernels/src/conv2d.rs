@@ -144,19 +144,11 @@ fn weight_gradient(geometry: Geometry, x: &Var, grad: &Var) -> Result<Var> {
     }))
 }
 
-/// Whether the hand-written f32 kernels can take a tensor.
-fn is_fast(x: &Tensor) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return x.dtype() == candle_core::DType::F32 && crate::micro::available();
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
-}
-
 fn forward(g: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
-    if is_fast(x) {
+    if crate::micro::takes(x) {
         let bias: Option<Vec<f32>> = b.map(Tensor::to_vec1).transpose()?;
-        let epilogue = crate::micro::Epilogue { bias: bias.as_deref(), slope };
+        let epilogue = crate::micro::Epilogue { bias: bias.as_deref(), slope, accumulate: false };
         return on_slices::<f32>(x, w, &g.y_dims(), |x, w| conv2d_f32::forward(g, x, w, epilogue));
     }
     by_dtype!("conv2d", x, T => {
@@ -167,7 +159,7 @@ fn forward(g: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) 
 
 fn input_gradient_value(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
-    if is_fast(grad) {
+    if crate::micro::takes(grad) {
         return on_slices::<f32>(grad, w, &g.x_dims(), |grad, w| conv2d_f32::input_gradient(g, grad, w));
     }
     by_dtype!("conv2d", grad, T => {
@@ -177,7 +169,7 @@ fn input_gradient_value(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor
 
 fn weight_gradient_value(g: Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
-    if is_fast(x) {
+    if crate::micro::takes(x) {
         return on_slices::<f32>(x, grad, &g.w_dims(), |x, grad| conv2d_f32::weight_gradient(g, x, grad));
     }
     by_dtype!("conv2d", x, T => {

@@ -10,6 +10,7 @@ use crate::cpu;
 use crate::gemm::Shared;
 use crate::micro::{self, Depth, Epilogue, Panels};
 use crate::scratch::scratch;
+use crate::{im2col, product};
 
 /// Elements of a padded tile: a quarter of a level-2 cache of 1 MiB, next to a panel of weights.
 const TILE_ELEMENTS: usize = 64 * 1024;
@@ -82,8 +83,8 @@ fn fill_tile(g: &Geometry, image: &[f32], rows: std::ops::Range<usize>, tile: &m
 pub(crate) fn forward(g: Geometry, x: &[f32], w: &Panels, epilogue: Epilogue<'_>) -> Vec<f32> {
     let mut out = cpu::uninit(g.batch * g.oh * g.ow * g.c_out);
     let shared = Shared::new(&mut out);
-    if g.kh * g.kw == 1 && g.conv.stride == (1, 1) && g.conv.padding == (0, 0) {
-        product(g.batch * g.oh * g.ow, x, w, epilogue, shared);
+    if im2col::is_pointwise(&g) {
+        product::rows(g.batch * g.oh * g.ow, x, w, epilogue, shared);
         return out;
     }
     let split = Split::of(&g);
@@ -130,44 +131,12 @@ fn convolve_part(
         let (from, to) = offsets.split_at(pixels);
         for p in 0..w.count() {
             let columns = w.columns(p);
-            let bias = epilogue.bias.map(|b| &b[columns.clone()]);
-            // SAFETY: AVX-512 is there (callers check `micro::available`); each pixel's columns are written by this
+            let epilogue = epilogue.columns(columns.clone());
+            // SAFETY: AVX-512 is there (callers check `micro::takes`); each pixel's columns are written by this
             // task alone, and `to` + columns stays inside `out`.
             unsafe {
                 let c = out.start().add(columns.start);
-                micro::multiply(tiles, from, depth, w.panel(p), bias, epilogue.slope, c, to, columns.len());
-            }
-        }
-    });
-}
-
-/// Rows of one task of a plain product.
-const PRODUCT_ROWS: usize = 96;
-
-/// `x [rows, depth]` times packed weights, into `out [rows, n]`.
-pub(crate) fn product(rows: usize, x: &[f32], w: &Panels, epilogue: Epilogue<'_>, out: Shared<f32>) {
-    let each = PRODUCT_ROWS.min(rows.div_ceil(2)).max(1);
-    (0..rows.div_ceil(each)).into_par_iter().for_each(|task| {
-        let mine = task * each..((task + 1) * each).min(rows);
-        let from: Vec<usize> = mine.clone().map(|r| r * w.depth).collect();
-        let to: Vec<usize> = mine.map(|r| r * w.n).collect();
-        for p in 0..w.count() {
-            let columns = w.columns(p);
-            let bias = epilogue.bias.map(|b| &b[columns.clone()]);
-            // SAFETY: as in `convolve_part`, with rows for pixels.
-            unsafe {
-                let c = out.start().add(columns.start);
-                micro::multiply(
-                    x,
-                    &from,
-                    Depth::flat(w.depth),
-                    w.panel(p),
-                    bias,
-                    epilogue.slope,
-                    c,
-                    &to,
-                    columns.len(),
-                );
+                micro::multiply(tiles, from, depth, w.panel(p), epilogue, c, to, columns.len());
             }
         }
     });

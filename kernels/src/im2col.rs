@@ -79,7 +79,7 @@ fn top(i: usize, stride: usize, padding: usize) -> isize {
 }
 
 /// A kernel of one pixel, at every pixel: the gathered matrix is the image itself.
-fn is_pointwise(g: &Geometry) -> bool {
+pub(crate) fn is_pointwise(g: &Geometry) -> bool {
     g.kh == 1 && g.kw == 1 && g.conv.stride == (1, 1) && g.conv.padding == (0, 0)
 }
 

@@ -67,6 +67,17 @@ fn matmul_value<T: Element>(
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     let MatmulSize { batch, m, n, k } = size;
     let (a_cols, b_cols) = (if trans_a { m } else { k }, if trans_b { k } else { n });
+    let mut dims = a.dims()[..a.dims().len() - 2].to_vec();
+    dims.extend([m, n]);
+    #[cfg(target_arch = "x86_64")]
+    if batch == 1 && crate::micro::takes(&a) {
+        let product = cpu::with_slice::<f32, _>(&a, |a| {
+            cpu::with_slice::<f32, _>(&b, |b| Ok(crate::product::matmul((m, n, k), a, b, trans_a, trans_b)))
+        })?;
+        if let Some(out) = product {
+            return Tensor::from_vec(out, dims, a.device());
+        }
+    }
     let out = cpu::with_slice::<T, _>(&a, |a| {
         cpu::with_slice::<T, _>(&b, |b| {
             let view = |i: usize| {
@@ -85,8 +96,6 @@ fn matmul_value<T: Element>(
             Ok(out)
         })
     })?;
-    let mut dims = a.dims()[..a.dims().len() - 2].to_vec();
-    dims.extend([m, n]);
     Tensor::from_vec(out, dims, a.device())
 }
 
@@ -138,6 +147,13 @@ fn linear_value<T: Element>(x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f
     let (x, w) = (x.contiguous()?, w.contiguous()?);
     let bias: Option<Vec<T>> = b.map(Tensor::to_vec1).transpose()?;
     let rows = x.elem_count() / c_in.max(1);
+    let mut dims = x.dims()[..x.dims().len() - 1].to_vec();
+    dims.push(c_out);
+    #[cfg(target_arch = "x86_64")]
+    if crate::micro::takes(&x) && c_in > 0 {
+        let out = linear_f32(&x, &w, b, slope, rows)?;
+        return Tensor::from_vec(out, dims, x.device());
+    }
     let out = cpu::with_slice::<T, _>(&x, |x| {
         cpu::with_slice::<T, _>(&w, |w| {
             let mut out = cpu::uninit(rows * c_out);
@@ -159,9 +175,21 @@ fn linear_value<T: Element>(x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f
             Ok(out)
         })
     })?;
-    let mut dims = x.dims()[..x.dims().len() - 1].to_vec();
-    dims.push(c_out);
     Tensor::from_vec(out, dims, x.device())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn linear_f32(x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32, rows: usize) -> Result<Vec<f32>> {
+    use crate::micro::{Epilogue, Panels};
+    let (c_out, c_in) = w.dims2()?;
+    let bias: Option<Vec<f32>> = b.map(Tensor::to_vec1).transpose()?;
+    let epilogue = Epilogue { bias: bias.as_deref(), slope, accumulate: false };
+    let panels = cpu::with_slice::<f32, _>(w, |w| Ok(Panels::from_transposed(w, c_out, c_in)))?;
+    cpu::with_slice::<f32, _>(x, |x| {
+        let mut out = cpu::uninit(rows * c_out);
+        crate::product::rows(rows, x, &panels, epilogue, Shared::new(&mut out));
+        Ok(out)
+    })
 }
 
 #[cfg(test)]
@@ -195,6 +223,33 @@ mod tests {
                 let f = |v: &[Var]| matmul(&v[0], &v[1], ta, tb);
                 check_gradients(f, &inputs)?;
                 check_second_order(f, &inputs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The f32 kernels against the f64 ones: sizes that fill no block, panel or strip of rows.
+    #[test]
+    fn single_precision_agrees_with_double() -> Result<()> {
+        use candle_core::DType;
+        for (rows, c_in, c_out) in [(1, 1, 1), (13, 7, 33), (700, 40, 50), (1100, 16, 3), (97, 129, 65)] {
+            let inputs = [pattern(&[rows, c_in], 1)?, pattern(&[c_out, c_in], 2)?, pattern(&[c_out], 3)?];
+            let run = |dtype: DType| -> Result<Vec<Tensor>> {
+                let leaves: Vec<Var> =
+                    inputs.iter().map(|x| Ok(Var::leaf(x.to_dtype(dtype)?))).collect::<Result<_>>()?;
+                let y = linear(&leaves[0], &leaves[1], Some(&leaves[2]), Activation::LeakyRelu(0.2))?;
+                let weights = Var::constant(pattern(y.dims(), 4)?.to_dtype(dtype)?);
+                let gradients = crate::backward(crate::sum_all(&crate::mul(&y, &weights)?)?)?;
+                let mut all = vec![y.into_value()];
+                all.extend(leaves.iter().filter_map(|leaf| gradients.leaf(leaf).cloned()));
+                all.iter().map(|t| t.to_dtype(DType::F64)).collect()
+            };
+            let (single, double) = (run(DType::F32)?, run(DType::F64)?);
+            for (single, double) in single.iter().zip(&double) {
+                let error = (single - double)?.abs()?.max_all()?.to_scalar::<f64>()?;
+                let largest = double.abs()?.max_all()?.to_scalar::<f64>()?;
+                // Sums of up to 1100 products in f32.
+                assert!(error <= 1e-5 * largest, "{rows} {c_in} {c_out}: {error} of {largest}");
             }
         }
         Ok(())

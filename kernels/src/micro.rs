@@ -20,9 +20,14 @@ pub(crate) const PANEL: usize = 32;
 /// Most rows of a block: 24 accumulators, leaving registers for two weights and a broadcast.
 pub(crate) const ROWS: usize = 12;
 
-/// Whether this processor (and [`crate::simd::force`]) lets the kernels of this file run.
-pub(crate) fn available() -> bool {
-    crate::simd::level() == crate::simd::Level::Avx512
+/// Elements of a row that packing moves at a time: long enough for the processor to fetch ahead, and the panel rows they
+/// go to stay in the level-1 cache.
+const STRIP: usize = 128;
+
+/// Whether the kernels of this file can work on a tensor: an f32 one, on a processor with AVX-512 (and no
+/// [`crate::simd::force`] against it).
+pub(crate) fn takes(x: &candle_core::Tensor) -> bool {
+    x.dtype() == candle_core::DType::F32 && crate::simd::level() == crate::simd::Level::Avx512
 }
 
 /// The right operand `[depth, n]`, in panels of [`PANEL`] columns (the last one padded with zeros): panel after
@@ -54,11 +59,12 @@ impl Panels {
     /// From the rows of the transpose: `w [n, depth]`, the layout of layer weights.
     pub(crate) fn from_transposed(w: &[f32], n: usize, depth: usize) -> Self {
         Self::pack(depth, n, |columns, panel| {
-            for k0 in (0..depth).step_by(PANEL) {
-                let part = PANEL.min(depth - k0);
+            for k0 in (0..depth).step_by(STRIP) {
+                let part = STRIP.min(depth - k0);
                 for (j, n) in columns.clone().enumerate() {
-                    for (k, value) in w[n * depth + k0..][..part].iter().enumerate() {
-                        panel[(k0 + k) * PANEL + j] = *value;
+                    let to = panel[k0 * PANEL..].iter_mut().skip(j).step_by(PANEL);
+                    for (to, value) in to.zip(&w[n * depth + k0..][..part]) {
+                        *to = *value;
                     }
                 }
             }
@@ -88,11 +94,12 @@ impl Panels {
         let mut w = crate::cpu::uninit(self.n * self.depth);
         w.par_chunks_mut((PANEL * self.depth).max(1)).enumerate().for_each(|(p, rows)| {
             let panel = self.panel(p);
-            for k0 in (0..self.depth).step_by(PANEL) {
-                let part = PANEL.min(self.depth - k0);
+            for k0 in (0..self.depth).step_by(STRIP) {
+                let part = STRIP.min(self.depth - k0);
                 for (j, row) in rows.chunks_exact_mut(self.depth).enumerate() {
-                    for (k, value) in row[k0..k0 + part].iter_mut().enumerate() {
-                        *value = panel[(k0 + k) * PANEL + j];
+                    let from = panel[k0 * PANEL..].iter().skip(j).step_by(PANEL);
+                    for (value, from) in row[k0..k0 + part].iter_mut().zip(from) {
+                        *value = *from;
                     }
                 }
             }
@@ -129,25 +136,32 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     /// Factor of negative results (1: none).
     pub(crate) slope: f32,
+    /// Adds to what is there.
+    pub(crate) accumulate: bool,
 }
 
 impl Epilogue<'_> {
-    pub(crate) const NONE: Epilogue<'static> = Epilogue { bias: None, slope: 1.0 };
+    pub(crate) const NONE: Epilogue<'static> = Epilogue { bias: None, slope: 1.0, accumulate: false };
+    pub(crate) const ADD: Epilogue<'static> = Epilogue { accumulate: true, ..Self::NONE };
+
+    /// The part for some columns.
+    pub(crate) fn columns(&self, columns: std::ops::Range<usize>) -> Self {
+        Self { bias: self.bias.map(|b| &b[columns]), ..*self }
+    }
 }
 
 /// Multiplies rows of `a` by a panel: row `i` starts at `a[a_rows[i]]`, and its result goes to
-/// `c + c_rows[i]`, `width` columns of it. `bias` holds `width` numbers.
+/// `c + c_rows[i]`, `width` columns of it. The bias holds `width` numbers.
 ///
 /// # Safety
-/// AVX-512 F is there ([`available`]); the rows, at the given offsets and depth, lie inside `a`; `width` elements at each
+/// AVX-512 F is there ([`takes`]); the rows, at the given offsets and depth, lie inside `a`; `width` elements at each
 /// offset of `c_rows` may be written through `c`, and nobody else does.
 pub(crate) unsafe fn multiply(
     a: &[f32],
     a_rows: &[usize],
     depth: Depth,
     panel: &[f32],
-    bias: Option<&[f32]>,
-    slope: f32,
+    epilogue: Epilogue<'_>,
     c: *mut f32,
     c_rows: &[usize],
     width: usize,
@@ -164,7 +178,7 @@ pub(crate) unsafe fn multiply(
         let (ar, cr) = (&a_rows[done..done + rows], &c_rows[done..done + rows]);
         // SAFETY: passed on from the caller.
         unsafe {
-            let args = (a.as_ptr(), depth, panel.as_ptr(), bias, slope, c, width);
+            let args = (a.as_ptr(), depth, panel.as_ptr(), epilogue, c, width);
             match rows {
                 1 => block_of::<1>(args, ar, cr),
                 2 => block_of::<2>(args, ar, cr),
@@ -184,14 +198,14 @@ pub(crate) unsafe fn multiply(
     }
 }
 
-type Args<'a> = (*const f32, Depth, *const f32, Option<&'a [f32]>, f32, *mut f32, usize);
+type Args<'a> = (*const f32, Depth, *const f32, Epilogue<'a>, *mut f32, usize);
 
 /// Picks one or two vectors of columns.
 #[target_feature(enable = "avx512f")]
 unsafe fn block_of<const R: usize>(args: Args<'_>, a_rows: &[usize], c_rows: &[usize]) {
     // SAFETY: passed on from the caller.
     unsafe {
-        if args.6 > 16 {
+        if args.5 > 16 {
             block::<R, 2>(args, a_rows, c_rows);
         } else {
             block::<R, 1>(args, a_rows, c_rows);
@@ -202,7 +216,7 @@ unsafe fn block_of<const R: usize>(args: Args<'_>, a_rows: &[usize], c_rows: &[u
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn block<const R: usize, const V: usize>(args: Args<'_>, a_rows: &[usize], c_rows: &[usize]) {
-    let (a, depth, panel, bias, slope, c, width) = args;
+    let (a, depth, panel, epilogue, c, width) = args;
     let mask = |v: usize| -> __mmask16 { ((1u32 << width.saturating_sub(v * 16).min(16)) - 1) as __mmask16 };
     // SAFETY: the caller vouches for every offset; masks keep loads and stores inside `width` columns.
     unsafe {
@@ -228,20 +242,24 @@ unsafe fn block<const R: usize, const V: usize>(args: Args<'_>, a_rows: &[usize]
                 b = b.add(PANEL);
             }
         }
-        let leak = _mm512_set1_ps(slope);
+        let leak = _mm512_set1_ps(epilogue.slope);
         for v in 0..V {
-            let bias = match bias {
+            let bias = match epilogue.bias {
                 Some(bias) => _mm512_maskz_loadu_ps(mask(v), bias.as_ptr().add(v * 16)),
                 None => _mm512_setzero_ps(),
             };
             for i in 0..R {
+                let to = c.add(*c_rows.get_unchecked(i) + v * 16);
                 let mut y = _mm512_add_ps(sum[i][v], bias);
-                if slope != 1.0 {
+                if epilogue.accumulate {
+                    y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask(v), to));
+                }
+                if epilogue.slope != 1.0 {
                     // Where y > 0 keep it; NaN goes the other way and stays NaN.
                     let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps());
-                    y = _mm512_mask_mul_ps(_mm512_mul_ps(y, leak), positive, y, _mm512_set1_ps(1.0));
+                    y = _mm512_mask_mov_ps(_mm512_mul_ps(y, leak), positive, y);
                 }
-                _mm512_mask_storeu_ps(c.add(*c_rows.get_unchecked(i) + v * 16), mask(v), y);
+                _mm512_mask_storeu_ps(to, mask(v), y);
             }
         }
     }

@@ -93,7 +93,7 @@ fn transform_all(w: &Panels, c_in: usize) -> Vec<f32> {
     (0..w.count() * parts).into_par_iter().for_each(|task| {
         let (p, part) = (task / parts, task % parts);
         let channels = part * LANES..((part + 1) * LANES).min(c_in);
-        // SAFETY: AVX-512 is there (`micro::available`); tasks write different channels of their panel.
+        // SAFETY: AVX-512 is there (`micro::takes`); tasks write different channels of their panel.
         unsafe {
             transform_weights(w.panel(p), channels, c_in, shared.start().add(p * PRODUCTS * stride), stride)
         };
@@ -231,7 +231,7 @@ pub(crate) fn forward(g: Geometry, x: &[f32], w: &Panels, epilogue: Epilogue<'_>
     scratch(size, |inputs: &mut [f32]| {
         for group in &groups {
             let to = Shared::new(inputs);
-            // SAFETY: AVX-512 is there (callers check `micro::available`); every row writes its own tiles.
+            // SAFETY: AVX-512 is there (callers check `micro::takes`); every row writes its own tiles.
             (0..group.rows)
                 .into_par_iter()
                 .for_each(|row| unsafe { transform_inputs(&g, x, group, row, to.start()) });
@@ -278,6 +278,8 @@ fn multiply_block(
         let inputs = &inputs[point * group.stride(c_in)..];
         let weights = &weights[point * weight_stride(c_in)..];
         // SAFETY: AVX-512 is there; `from` and the depth stay inside one point's transforms, `to` inside `products`.
-        unsafe { micro::multiply(inputs, &from, depth, weights, None, 1.0, products.as_mut_ptr(), &to, PANEL) };
+        unsafe {
+            micro::multiply(inputs, &from, depth, weights, Epilogue::NONE, products.as_mut_ptr(), &to, PANEL)
+        };
     }
 }

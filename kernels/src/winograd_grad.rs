@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::conv2d::Geometry;
 use crate::gemm::Shared;
-use crate::micro::{self, Depth, PANEL, Panels, ROWS};
+use crate::micro::{self, Depth, Epilogue, PANEL, Panels, ROWS};
 use crate::scratch::scratch;
 use crate::winograd::{self, LANES, OUT, PRODUCTS};
 use crate::winograd_conv::{Group, transform_inputs};
@@ -94,7 +94,7 @@ pub(crate) fn weight_gradient(g: Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> 
             let (inputs, grads) = buffer.split_at_mut(input_len(group));
             let (to_inputs, to_grads) = (Shared::new(inputs), Shared::new(grads));
             (0..group.rows).into_par_iter().for_each(|row| {
-                // SAFETY: AVX-512 is there (callers check `micro::available`); every row writes its own tiles.
+                // SAFETY: AVX-512 is there (callers check `micro::takes`); every row writes its own tiles.
                 unsafe {
                     transform_inputs(&g, x, group, row, to_inputs.start());
                     transform_gradients(&g, grad, group, row, to_grads.start());
@@ -138,6 +138,6 @@ fn sum_products(
         let inputs = &inputs[point * group.stride(g.c_in)..];
         let grads = &grads[point * gradient_stride(group, g.c_out.div_ceil(PANEL)) + panel * tiles * PANEL..];
         // SAFETY: AVX-512 is there; `from` and the depth stay inside one point's transforms, `to` inside `sums`.
-        unsafe { micro::multiply(inputs, &from, depth, grads, None, 1.0, sums.as_mut_ptr(), &to, width) };
+        unsafe { micro::multiply(inputs, &from, depth, grads, Epilogue::NONE, sums.as_mut_ptr(), &to, width) };
     }
 }
