@@ -57,6 +57,7 @@ pub fn force(level: Level) -> Level {
 }
 
 /// Compiles functions for every [`Level`] and dispatches at run time. At most one generic parameter.
+#[macro_export]
 macro_rules! multiversion {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident $(<$T:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
         $(#[$meta])*
@@ -82,4 +83,4 @@ macro_rules! multiversion {
         }
     )*};
 }
-pub(crate) use multiversion;
+pub use multiversion;
