@@ -1,0 +1,32 @@
+//! Weights in a `.safetensors` file.
+
+use safetensors::{Dtype, SafeTensors};
+
+use super::pickle::Parsed;
+use super::{Array, StateDict};
+
+/// Reads a whole file.
+pub(super) fn read(bytes: &[u8]) -> Parsed<StateDict> {
+    let file =
+        SafeTensors::deserialize(bytes).map_err(|e| format!("damaged or cut-off safetensors file: {e}"))?;
+    let mut tensors = StateDict::new();
+    for (name, view) in file.tensors() {
+        let dims = view.shape().to_vec();
+        let array = match view.dtype() {
+            Dtype::F32 => {
+                let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                Array::F32 { dims, data: values.collect() }
+            }
+            Dtype::I64 => {
+                let values = view.data().chunks_exact(8);
+                Array::I64 {
+                    dims,
+                    data: values.map(|b| i64::from_le_bytes(std::array::from_fn(|i| b[i]))).collect(),
+                }
+            }
+            other => return Err(format!("tensor `{name}` holds {other:?}, not f32 or i64")),
+        };
+        tensors.insert(name.to_owned(), array);
+    }
+    Ok(tensors)
+}
