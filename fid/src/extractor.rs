@@ -1,0 +1,184 @@
+//! Feature spaces: a network, its name, and the hash that says which one it was.
+
+use std::path::Path;
+
+use nestgen_images::RgbImage8;
+
+use crate::error::{Error, Result};
+use crate::features::{Extracted, Features, Progress, Read, Skipped, extract};
+use crate::formula;
+use crate::inception::{Inception, Tap};
+use crate::preprocess::Resize;
+use crate::weights;
+
+/// Images that a caller's network gets at a time.
+const CUSTOM_BATCH: usize = 64;
+
+/// A function from images to features, `[images, dims]` row-major; it resizes and scales by its own rule.
+pub type CustomFeatures<'a> = dyn Fn(&[RgbImage8]) -> std::result::Result<Vec<f32>, String> + Sync + 'a;
+
+/// A feature space.
+pub enum Extractor<'a> {
+    /// The Inception network, with the published weights or others.
+    Inception {
+        /// The network.
+        network: Box<Inception>,
+        /// `FID` with the published weights, else a name of its own.
+        name: String,
+        /// SHA-256 of the weight file; for `random-v1` of all its values.
+        sha256: String,
+    },
+    /// Any other network, for example a classifier; its distance is called `FD-<name>`.
+    Custom {
+        /// The network's name, without `FD-`.
+        name: String,
+        /// A hash of its weights.
+        sha256: String,
+        /// Number of features.
+        dims: usize,
+        /// The network.
+        features: Box<CustomFeatures<'a>>,
+    },
+}
+
+impl Extractor<'_> {
+    /// Inception with the weights of a file (see [`weights::find`]).
+    ///
+    /// The distance is named `FID` only when the file is the published one.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a weight file of this network.
+    pub fn inception(path: &Path) -> Result<Self> {
+        let weights = weights::load(path)?;
+        let name = if weights.is_published() {
+            "FID".into()
+        } else {
+            format!("FD-inception-{}", &weights.sha256[..8])
+        };
+        Ok(Extractor::Inception {
+            network: Box::new(Inception::new(&weights.tensors)?),
+            name,
+            sha256: weights.sha256,
+        })
+    }
+
+    /// The Inception network with formula weights: needs no file, is not FID.
+    ///
+    /// # Errors
+    /// None in practice: the formula's tensors always fit.
+    pub fn random_v1() -> Result<Self> {
+        Ok(Extractor::Inception {
+            network: Box::new(Inception::new(&formula::state_dict())?),
+            name: "FD-random-v1".into(),
+            sha256: formula::SHA256.into(),
+        })
+    }
+
+    /// The name of the Frechet distance in this space.
+    pub fn name(&self) -> String {
+        match self {
+            Extractor::Inception { name, .. } => name.clone(),
+            Extractor::Custom { name, .. } => format!("FD-{name}"),
+        }
+    }
+
+    /// The hash of the network.
+    pub fn sha256(&self) -> &str {
+        match self {
+            Extractor::Inception { sha256, .. } | Extractor::Custom { sha256, .. } => sha256,
+        }
+    }
+
+    /// Number of features at a tap; a caller's own network has only one place.
+    pub fn dims(&self, tap: Tap) -> usize {
+        match self {
+            Extractor::Inception { .. } => tap.dims(),
+            Extractor::Custom { dims, .. } => *dims,
+        }
+    }
+
+    /// Features of images `0..count`, at each of `taps` (sorted; ignored by a caller's own network).
+    ///
+    /// # Errors
+    /// The first image that cannot be read, unless `skip_bad`; a failure of the caller's network.
+    pub fn extract(
+        &self,
+        taps: &[Tap],
+        resize: Resize,
+        count: usize,
+        read: &Read,
+        skip_bad: bool,
+        progress: &Progress,
+    ) -> Result<Extracted> {
+        match self {
+            Extractor::Inception { network, .. } => {
+                extract(network, resize, taps, count, read, skip_bad, progress)
+            }
+            Extractor::Custom { dims, features, .. } => {
+                custom(*dims, features, count, read, skip_bad, progress)
+            }
+        }
+    }
+
+    /// Features of images in memory: `pixels` is `[images, height, width, 3]`, 8-bit RGB. For a training loop.
+    ///
+    /// # Errors
+    /// A number of bytes that is no whole number of images.
+    pub fn extract_pixels(
+        &self,
+        tap: Tap,
+        resize: Resize,
+        pixels: &[u8],
+        height: usize,
+        width: usize,
+        progress: &Progress,
+    ) -> Result<Features> {
+        let size = height * width * 3;
+        if size == 0 || !pixels.len().is_multiple_of(size) {
+            return Err(Error::Mismatch(format!(
+                "{} bytes are no images of {height}x{width} RGB pixels",
+                pixels.len()
+            )));
+        }
+        let read = |image: usize| {
+            let data = pixels[image * size..][..size].to_vec();
+            Ok(RgbImage8 { width: width as u32, height: height as u32, data })
+        };
+        let extracted = self.extract(&[tap], resize, pixels.len() / size, &read, false, progress)?;
+        Ok(extracted.taps.into_iter().next().unwrap_or_default())
+    }
+}
+
+/// Runs a caller's network batch by batch: it brings its own threads.
+fn custom(
+    dims: usize,
+    network: &CustomFeatures,
+    count: usize,
+    read: &Read,
+    skip_bad: bool,
+    progress: &Progress,
+) -> Result<Extracted> {
+    let mut features = Features { dims, data: Vec::with_capacity(count * dims) };
+    let mut skipped = Vec::new();
+    for first in (0..count).step_by(CUSTOM_BATCH) {
+        let mut images = Vec::with_capacity(CUSTOM_BATCH);
+        for index in first..count.min(first + CUSTOM_BATCH) {
+            match read(index) {
+                Ok(image) => images.push(image),
+                Err(error) if skip_bad => skipped.push(Skipped { index, reason: error.to_string() }),
+                Err(error) => return Err(error),
+            }
+        }
+        let batch = network(&images).map_err(Error::Caller)?;
+        if batch.len() != images.len() * dims {
+            let expected = images.len() * dims;
+            return Err(Error::Caller(format!(
+                "the network gave {} features, expected {expected}",
+                batch.len()
+            )));
+        }
+        features.data.extend(batch);
+        progress(count.min(first + CUSTOM_BATCH), count);
+    }
+    Ok(Extracted { taps: vec![features], skipped })
+}
