@@ -1,0 +1,219 @@
+//! Files of statistics as pytorch-fid writes and reads them: a zip with `mu.npy` `[D]` and `sigma.npy` `[D, D]`.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use faer::Mat;
+
+use crate::error::{Error, Result};
+use crate::statistics::Moments;
+
+/// More features than any network here has; a larger array is a damaged or hostile file.
+const MAX_DIMS: usize = 16_384;
+
+/// Largest difference between a covariance and its transpose, as a share of its largest element: f32 rounding.
+const SYMMETRY: f64 = 1e-6;
+
+/// An array of an `.npy` file, row-major.
+struct Npy {
+    dims: Vec<usize>,
+    data: Vec<f64>,
+}
+
+/// Reads mean and covariance.
+///
+/// # Errors
+/// Another container, other keys, wrong shapes, numbers that are not finite, a matrix that is no covariance.
+pub fn read(path: &Path) -> Result<Moments> {
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let wrong = |reason: String| Error::Statistics { path: path.to_owned(), reason };
+    parse(file).map_err(wrong)
+}
+
+fn parse(file: std::fs::File) -> std::result::Result<Moments, String> {
+    let mut archive =
+        zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| format!("not an .npz: {e}"))?;
+    let keys: Vec<String> = archive.file_names().map(|name| name.trim_end_matches(".npy").to_owned()).collect();
+    let mut array = |key: &str| {
+        let missing = || format!("no array `{key}` (it has: {})", keys.join(", "));
+        let entry = archive.by_name(&format!("{key}.npy")).map_err(|_| missing())?;
+        let limit = (MAX_DIMS * MAX_DIMS * 8 + 4096) as u64;
+        parse_npy(entry.take(limit)).map_err(|reason| format!("array `{key}`: {reason}"))
+    };
+    let (mu, sigma) = (array("mu")?, array("sigma")?);
+    let &[dims] = mu.dims.as_slice() else { return Err(format!("`mu` has shape {:?}, expected [D]", mu.dims)) };
+    if sigma.dims != [dims, dims] {
+        return Err(format!("`sigma` has shape {:?}, expected [{dims}, {dims}]", sigma.dims));
+    }
+    for (key, data) in [("mu", &mu.data), ("sigma", &sigma.data)] {
+        if let Some(at) = data.iter().position(|x| !x.is_finite()) {
+            return Err(format!("`{key}` holds {} at element {at}", data[at]));
+        }
+    }
+    let sigma = Mat::from_fn(dims, dims, |row, column| sigma.data[row * dims + column]);
+    check_covariance(&sigma)?;
+    Ok(Moments { num_images: None, mu: mu.data, sigma })
+}
+
+fn check_covariance(sigma: &Mat<f64>) -> std::result::Result<(), String> {
+    let dims = sigma.nrows();
+    let largest = (0..dims).map(|i| sigma[(i, i)].abs()).fold(0.0, f64::max);
+    for column in 0..dims {
+        if sigma[(column, column)] < 0.0 {
+            return Err(format!("`sigma` has a negative variance at feature {column}"));
+        }
+        for row in 0..column {
+            if (sigma[(row, column)] - sigma[(column, row)]).abs() > SYMMETRY * largest {
+                return Err(format!("`sigma` is not symmetric at ({row}, {column})"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn parse_npy(mut file: impl Read) -> std::result::Result<Npy, String> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|e| format!("cut off or damaged: {e}"))?;
+    let header_len = match bytes.as_slice() {
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, low, high, ..] => {
+            10 + usize::from(u16::from_le_bytes([*low, *high]))
+        }
+        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _, a, b, c, d, ..] => {
+            (u32::from_le_bytes([*a, *b, *c, *d]) as usize).saturating_add(12)
+        }
+        _ => return Err("not in numpy's format".into()),
+    };
+    let header = bytes.get(10..header_len).ok_or("cut off in its header")?;
+    let header = String::from_utf8_lossy(header).replace(' ', "");
+    let field = |name: &str| {
+        let at = header.find(&format!("'{name}':")).ok_or_else(|| format!("its header has no {name}"))?;
+        Ok::<_, String>(&header[at + name.len() + 3..])
+    };
+    let element_bytes = match field("descr")? {
+        text if text.starts_with("'<f8'") => 8,
+        text if text.starts_with("'<f4'") => 4,
+        text => {
+            return Err(format!("elements {}, expected f8 or f4", text.split(',').next().unwrap_or_default()));
+        }
+    };
+    let fortran = field("fortran_order")?.starts_with("True");
+    let shape =
+        field("shape")?.strip_prefix('(').and_then(|s| s.split(')').next()).ok_or("its header has no shape")?;
+    let sizes = shape.split(',').filter(|s| !s.is_empty()).map(str::parse::<usize>);
+    let dims: Vec<usize> =
+        sizes.collect::<std::result::Result<_, _>>().map_err(|_| format!("shape ({shape})"))?;
+    if dims.len() > 2 || dims.iter().any(|&d| d == 0 || d > MAX_DIMS) {
+        return Err(format!("shape {dims:?}"));
+    }
+    let count: usize = dims.iter().product();
+    let body = &bytes[header_len..];
+    if body.len() != count * element_bytes {
+        return Err(format!("{} bytes for shape {dims:?}: cut off or damaged", body.len()));
+    }
+    let mut data: Vec<f64> = match element_bytes {
+        8 => body.chunks_exact(8).map(|b| f64::from_le_bytes(std::array::from_fn(|i| b[i]))).collect(),
+        _ => {
+            body.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(std::array::from_fn(|i| b[i])))).collect()
+        }
+    };
+    if let (true, &[rows, columns]) = (fortran, dims.as_slice()) {
+        data = (0..count).map(|i| data[i % columns * rows + i / columns]).collect();
+    }
+    Ok(Npy { dims, data })
+}
+
+/// Writes mean and covariance, compressed; pytorch-fid and clean-fid read the file. A reader sees the old file or the
+/// whole new one.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(path: &Path, moments: &Moments) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
+    let dims = moments.dims();
+    let sigma = (0..dims * dims).map(|i| moments.sigma[(i / dims, i % dims)]);
+    let mut write = || -> std::io::Result<()> {
+        let mut archive = zip::ZipWriter::new(&mut file);
+        let options =
+            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        archive.start_file("mu.npy", options)?;
+        archive.write_all(&npy(&[dims], moments.mu.iter().copied()))?;
+        archive.start_file("sigma.npy", options)?;
+        archive.write_all(&npy(&[dims, dims], sigma.clone()))?;
+        archive.finish()?;
+        Ok(())
+    };
+    write().map_err(Error::io(path))?;
+    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
+    Ok(())
+}
+
+fn npy(dims: &[usize], data: impl Iterator<Item = f64>) -> Vec<u8> {
+    let shape: String = dims.iter().map(|d| format!("{d},")).collect();
+    let mut header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({shape}), }}");
+    // numpy pads the header so that the data start at a multiple of 64.
+    while (header.len() + 11) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    data.for_each(|x| bytes.extend(x.to_le_bytes()));
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moments() -> Moments {
+        Moments { num_images: None, mu: vec![1.0, -2.5], sigma: faer::mat![[2.0, 0.5], [0.5, 1.0]] }
+    }
+
+    /// Writes an archive of the given arrays and reads it back.
+    fn reread(arrays: &[(&str, Vec<u8>)]) -> Result<Moments> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let mut archive = zip::ZipWriter::new(file.as_file());
+        for (name, bytes) in arrays {
+            archive.start_file(*name, zip::write::SimpleFileOptions::default()).expect("an entry");
+            archive.write_all(bytes).expect("written");
+        }
+        archive.finish().expect("written");
+        read(file.path())
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("ref.npz");
+        write(&path, &moments()).expect("written");
+        let back = read(&path).expect("read");
+        assert_eq!((back.mu, back.sigma), (moments().mu, moments().sigma));
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_their_reason() {
+        let mu = || ("mu.npy", npy(&[2], [0.0; 2].into_iter()));
+        let sigma = |data: [f64; 4]| ("sigma.npy", npy(&[2, 2], data.into_iter()));
+        let cases: Vec<(Vec<(&str, Vec<u8>)>, &str)> = vec![
+            (vec![("mean.npy", mu().1), sigma([1.0, 0.0, 0.0, 1.0])], "no array `mu` (it has: mean, sigma)"),
+            (vec![mu(), ("sigma.npy", npy(&[3, 3], [0.0; 9].into_iter()))], "shape [3, 3], expected [2, 2]"),
+            (vec![mu(), sigma([1.0, f64::NAN, 0.0, 1.0])], "holds NaN at element 1"),
+            (vec![mu(), sigma([1.0, 0.9, 0.0, 1.0])], "not symmetric"),
+            (vec![mu(), sigma([-1.0, 0.0, 0.0, 1.0])], "negative variance"),
+            (vec![mu(), ("sigma.npy", mu().1[..90].to_vec())], "cut off"),
+        ];
+        for (arrays, reason) in cases {
+            let error = reread(&arrays).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error} does not say {reason}");
+        }
+    }
+
+    #[test]
+    fn a_text_file_is_not_statistics() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "mu = 3").expect("written");
+        assert!(read(file.path()).expect_err("text").to_string().contains("not an .npz"));
+    }
+}

@@ -1,0 +1,219 @@
+//! The result of a scoring: numbers with their errors, and everything needed to compare them with others.
+
+use std::fmt;
+
+use crate::features::Skipped;
+use crate::inception_score::InceptionScore;
+use crate::kid::SubsetKid;
+use crate::memorization::Memorization;
+use crate::precision_recall::PrecisionRecall;
+use crate::statistics::Estimate;
+use crate::{fid_infinity::FidInfinity, frechet::Frechet, preprocess::Resize};
+
+/// One side of the comparison.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct SideReport {
+    /// Its path or description.
+    pub source: String,
+    /// Images that were scored; `None` for a file of statistics.
+    pub num_images: Option<usize>,
+    /// Images left out because they could not be read.
+    pub skipped: Vec<Skipped>,
+    /// Whether the features came from the cache.
+    pub from_cache: bool,
+}
+
+/// A reason to be careful with the numbers.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Warning {
+    /// Too few images for the bias to be small.
+    FewImages {
+        /// `real` or `fake`.
+        side: &'static str,
+        /// Images found.
+        found: usize,
+        /// Images below which the bias dominates.
+        wanted: usize,
+    },
+    /// The two sides differ in number.
+    UnequalCounts {
+        /// Real images.
+        real: usize,
+        /// Fake images.
+        fake: usize,
+    },
+    /// The weights are not the published ones.
+    OtherWeights {
+        /// The name that the distance carries instead of FID.
+        name: String,
+    },
+    /// Images were left out.
+    Skipped {
+        /// `real` or `fake`.
+        side: &'static str,
+        /// How many.
+        count: usize,
+    },
+    /// The features were computed but could not be kept.
+    CacheNotWritten {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Warning::FewImages { side, found, wanted } => write!(
+                f,
+                "{found} {side} images: below {wanted} the Frechet distance is mostly bias; compare it only with scores at \
+                 the same N, or use KID"
+            ),
+            Warning::UnequalCounts { real, fake } => write!(
+                f,
+                "{real} real and {fake} fake images: compare the Frechet distance only with scores at the same two numbers"
+            ),
+            Warning::OtherWeights { name } => {
+                write!(f, "these are not the published Inception weights: the score is {name}, not FID")
+            }
+            Warning::Skipped { side, count } => {
+                write!(f, "{count} {side} images could not be read and were left out")
+            }
+            Warning::CacheNotWritten { reason } => write!(f, "the features were not kept: {reason}"),
+        }
+    }
+}
+
+/// All numbers that were asked for.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Scores {
+    /// The Frechet distance.
+    pub frechet: Option<Frechet>,
+    /// The Frechet distance between two halves of the real images: what a perfect generator would score at half of
+    /// their number.
+    pub floor: Option<Frechet>,
+    /// Kernel inception distance on all images.
+    pub kid: Option<Estimate>,
+    /// Kernel inception distance over subsets.
+    pub kid_subsets: Option<SubsetKid>,
+    /// Inception score of the fakes.
+    pub inception_score: Option<InceptionScore>,
+    /// Precision, recall, density, coverage.
+    pub precision_recall: Option<PrecisionRecall>,
+    /// The Frechet distance extrapolated to infinitely many fakes.
+    pub fid_infinity: Option<FidInfinity>,
+    /// Copies of training images.
+    pub memorization: Option<Memorization>,
+}
+
+/// The result of [`crate::score`].
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Report {
+    /// Name of the Frechet distance: `FID` only with the published weights and 2048 features.
+    pub name: String,
+    /// Number of features.
+    pub dims: usize,
+    /// SHA-256 of the feature network.
+    pub extractor_sha256: String,
+    /// The resize rule; `None`: the network's own.
+    pub resize: Option<Resize>,
+    /// The reference images.
+    pub real: SideReport,
+    /// The images that are judged.
+    pub fake: SideReport,
+    /// The numbers.
+    pub scores: Scores,
+    /// Reasons to be careful.
+    pub warnings: Vec<Warning>,
+    /// Seed of the random subsets.
+    pub seed: u64,
+    /// Seconds for the features of both sides.
+    pub features_secs: f64,
+    /// Seconds for everything.
+    pub total_secs: f64,
+    /// Version of this library.
+    pub version: &'static str,
+}
+
+impl Report {
+    /// The numbers in order: name, value, standard error, remark.
+    fn rows(&self) -> Vec<(String, f64, Option<f64>, String)> {
+        let mut rows = Vec::new();
+        let scores = &self.scores;
+        let mut row = |name: &str, value: f64, error: f64, remark: String| {
+            rows.push((name.to_owned(), value, Some(error), remark));
+        };
+        if let Some(f) = &scores.frechet {
+            row(&self.name, f.value, f.standard_error, format!("of which means {:.4}", f.mean_term));
+        }
+        if let Some(f) = &scores.floor {
+            let half = self.real.num_images.unwrap_or(0) / 2;
+            row(&format!("{} real/real", self.name), f.value, f.standard_error, format!("floor at N = {half}"));
+        }
+        if let Some(f) = &scores.fid_infinity {
+            row(
+                &format!("{} infinity", self.name),
+                f.value,
+                f.standard_error,
+                format!("residual {:.4}", f.residual),
+            );
+        }
+        if let Some(k) = &scores.kid {
+            row("KID", k.value, k.standard_error, "all images".into());
+        }
+        if let Some(k) = &scores.kid_subsets {
+            let remark =
+                format!("sd {:.6} over {} subsets of {}", k.standard_deviation, k.subsets, k.subset_size);
+            rows.push(("KID subsets".into(), k.mean, None, remark));
+        }
+        let mut row = |name: &str, value: f64, error: f64, remark: String| {
+            rows.push((name.to_owned(), value, Some(error), remark));
+        };
+        if let Some(s) = &scores.inception_score {
+            let remark = format!("sd {:.4} over {} splits", s.splits_standard_deviation, s.splits);
+            row("IS", s.value, s.standard_error, if s.splits > 1 { remark } else { String::new() });
+        }
+        if let Some(p) = &scores.precision_recall {
+            let remark = format!("k = {}, {:?} balls", p.k, p.ball).to_lowercase();
+            for (name, e) in [
+                ("precision", p.precision),
+                ("recall", p.recall),
+                ("density", p.density),
+                ("coverage", p.coverage),
+            ] {
+                row(name, e.value, e.standard_error, remark.clone());
+            }
+        }
+        if let Some(m) = &scores.memorization {
+            let e = m.nearer_to_train;
+            let remark = format!("0.5 when nothing is copied; distance ratio {:.3}", m.median_distance_ratio);
+            row("nearer to train", e.value, e.standard_error, remark);
+        }
+        rows
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let rows = self.rows();
+        let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+        for (name, value, error, remark) in &rows {
+            let error = error.map_or_else(|| " ".repeat(13), |e| format!("± {e:<11.6}"));
+            let line = format!("{name:<width$}  {value:>12.6} {error} {remark}");
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        for (label, side) in [("real", &self.real), ("fake", &self.fake)] {
+            let count = side.num_images.map_or_else(|| "statistics".to_owned(), |n| format!("{n} images"));
+            let cached = if side.from_cache { ", cached features" } else { "" };
+            writeln!(f, "{label}: {} ({count}{cached})", side.source)?;
+        }
+        let resize = self.resize.map_or("its own", Resize::name);
+        let hash = self.extractor_sha256.get(..12).unwrap_or(&self.extractor_sha256);
+        writeln!(
+            f,
+            "{} features, resize {resize}, network {hash}, {:.1} s (features {:.1} s)",
+            self.dims, self.total_secs, self.features_secs
+        )
+    }
+}
