@@ -8,15 +8,15 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::Var;
 use crate::cpu::{self, by_dtype};
 use crate::gemm::Mat;
 use crate::map::CHUNK;
+use crate::rows::{self, LANES};
 use crate::scratch::scratch;
 use crate::simd::multiversion;
 use crate::small_gemm::{small_gemm, transpose};
-use crate::softmax::softmax_backward_row;
 use crate::vmath::Math;
-use crate::{Var, rows};
 
 /// Where the heads of one block are: queries in rows of `q_row` elements, keys and values in rows of `kv_row`.
 #[derive(Clone, Copy, Debug)]
@@ -45,12 +45,7 @@ impl Heads {
 
     /// Row length of the score matrix: whole vectors.
     fn score_row(&self) -> usize {
-        self.tokens.next_multiple_of(16)
-    }
-
-    /// Working memory of the forward pass: one transposed key head and one score matrix.
-    fn work(&self) -> usize {
-        (self.head_dim + self.tokens) * self.score_row()
+        self.tokens.next_multiple_of(LANES)
     }
 
     fn scale(&self) -> f64 {
@@ -64,14 +59,11 @@ impl Heads {
 }
 
 // Working memory comes from outside: a closure that `scratch` calls would be compiled without the instruction set.
-multiversion! {
-    /// One block: writes the output rows, and (largest score, 1 / sum of exponentials) of every head and row.
-    fn forward_block<T: Math>(
-        h: Heads, q: &[T], kv: &[T], out: &mut [T], stats: &mut [[T; 2]], work: &mut [T],
-    ) {
-        let (n, hd, row, channels) = (h.tokens, h.head_dim, h.score_row(), h.channels());
-        let scale = T::lit(h.scale());
-        let (keys, scores) = work.split_at_mut(hd * row);
+/// One block: writes the output rows, and two numbers for every head and row (see [`probability_rows`]).
+fn forward_block<T: Math>(h: Heads, q: &[T], kv: &[T], out: &mut [T], stats: &mut [[T; 2]]) {
+    let (n, hd, row) = (h.tokens, h.head_dim, h.score_row());
+    scratch((hd + n) * row, |working| {
+        let (keys, scores) = working.split_at_mut(hd * row);
         for (head, stats) in stats.chunks_exact_mut(n).enumerate() {
             let (k_at, v_at) = h.kv_at(head);
             if head == 0 || !h.shared {
@@ -79,43 +71,37 @@ multiversion! {
             }
             let queries = Mat::rows(&q[head * hd..], h.q_row);
             small_gemm((n, row, hd), queries, Mat::rows(keys, row), scores, row, false);
-            for (s, stats) in scores.chunks_exact_mut(row).zip(stats) {
-                *stats = probabilities(&mut s[..n], scale);
-            }
+            probability_rows(scores, n, T::lit(h.scale()), stats);
             let values = Mat::rows(&kv[v_at..], h.kv_row);
-            small_gemm((n, hd, n), Mat::rows(scores, row), values, &mut out[head * hd..], channels, false);
+            small_gemm((n, hd, n), Mat::rows(scores, row), values, &mut out[head * hd..], h.channels(), false);
         }
-    }
-    /// One block: from the gradient `g` of the output to those of the queries (`dq`), keys and values (`dkv`,
-    /// or inside `dq` if the three are packed).
-    fn backward_block<T: Math>(
-        h: Heads, q: &[T], kv: &[T], stats: &[[T; 2]], g: &[T], dq: &mut [T], dkv: Option<&mut [T]>, work: &mut [T],
-    ) {
-        let (n, hd, row) = (h.tokens, h.head_dim, h.score_row());
-        let scale = T::lit(h.scale());
-        let mut dkv = dkv;
-        let (transposed, scores) = work.split_at_mut(2 * hd * row);
-        let (keys, values) = transposed.split_at_mut(hd * row);
-        let (p, dp) = scores.split_at_mut(n * row);
+    });
+}
+
+/// One block: from the gradient `g` of the output to those of the queries (`dq`), keys and values (`dkv`, or inside
+/// `dq` if the three are packed).
+fn backward_block<T: Math>(
+    h: Heads,
+    (q, kv, stats, g): (&[T], &[T], &[[T; 2]], &[T]),
+    dq: &mut [T],
+    mut dkv: Option<&mut [T]>,
+) {
+    let (n, hd, row) = (h.tokens, h.head_dim, h.score_row());
+    scratch(2 * (hd + n) * row, |working| {
+        let (keys, working) = working.split_at_mut(hd * row);
+        let (values, working) = working.split_at_mut(hd * row);
+        let (p, dp) = working.split_at_mut(n * row);
         for (head, stats) in stats.chunks_exact(n).enumerate() {
             let (k_at, v_at) = h.kv_at(head);
             if head == 0 || !h.shared {
                 transpose((n, hd), &kv[k_at..], h.kv_row, keys, row);
                 transpose((n, hd), &kv[v_at..], h.kv_row, values, row);
             }
-            let queries = Mat::rows(&q[head * hd..], h.q_row);
-            let g = Mat::rows(&g[head * hd..], h.channels());
+            let (queries, g) = (Mat::rows(&q[head * hd..], h.q_row), Mat::rows(&g[head * hd..], h.channels()));
             small_gemm((n, row, hd), queries, Mat::rows(keys, row), p, row, false);
             small_gemm((n, row, hd), g, Mat::rows(values, row), dp, row, false);
-            for ((p, dp), &[top, norm]) in p.chunks_exact_mut(row).zip(dp.chunks_exact_mut(row)).zip(stats) {
-                probabilities_again(&mut p[..n], scale, top, norm);
-                softmax_backward_row(&p[..n], &mut dp[..n]);
-                for x in &mut dp[..n] {
-                    *x *= scale;
-                }
-            }
-            let add = h.shared && head > 0;
-            let (p, ds) = (Mat::rows(p, row), Mat::rows(dp, row));
+            probability_rows_backward(p, dp, n, T::lit(h.scale()), stats);
+            let (add, p, ds) = (h.shared && head > 0, Mat::rows(p, row), Mat::rows(dp, row));
             small_gemm((n, hd, n), ds, Mat::rows(&kv[k_at..], h.kv_row), &mut dq[head * hd..], h.q_row, false);
             let dkv = match &mut dkv {
                 Some(dkv) => &mut **dkv,
@@ -124,28 +110,40 @@ multiversion! {
             small_gemm((n, hd, n), ds.t(), queries, &mut dkv[k_at..], h.kv_row, add);
             small_gemm((n, hd, n), p.t(), g, &mut dkv[v_at..], h.kv_row, add);
         }
-    }
+    });
 }
 
-/// Softmax of `scale * s` in place; returns (`scale` times the largest score, 1 / sum of exponentials).
-#[inline(always)]
-fn probabilities<T: Math>(s: &mut [T], scale: T) -> [T; 2] {
-    let top = rows::max(s) * scale;
-    for s in s.iter_mut() {
-        *s = (s.fma(scale, -top)).exp();
+multiversion! {
+    /// Softmax of `scale * s` over the first `n` of each row of whole vectors, in place; the rest becomes 0. `stats`
+    /// receives (`scale` times the largest score, 1 / sum of exponentials).
+    fn probability_rows<T: Math>(s: &mut [T], n: usize, scale: T, stats: &mut [[T; 2]]) {
+        for (s, stats) in s.chunks_exact_mut(n.next_multiple_of(LANES)).zip(stats) {
+            s[n..].fill(T::lit(f64::NEG_INFINITY));
+            let top = rows::max(s) * scale;
+            for s in s.iter_mut() {
+                *s = (s.fma(scale, -top)).exp();
+            }
+            let norm = T::one() / rows::sum(s);
+            for s in s.iter_mut() {
+                *s *= norm;
+            }
+            *stats = [top, norm];
+        }
     }
-    let norm = T::one() / rows::sum(s);
-    for s in s.iter_mut() {
-        *s *= norm;
-    }
-    [top, norm]
-}
-
-/// [`probabilities`] from the scores and the two numbers that it returned.
-#[inline(always)]
-fn probabilities_again<T: Math>(s: &mut [T], scale: T, top: T, norm: T) {
-    for s in s.iter_mut() {
-        *s = (s.fma(scale, -top)).exp() * norm;
+    /// Turns the scores `p` into the probabilities that [`probability_rows`] found, and their gradients `dp` into
+    /// the gradients of the scores before scaling.
+    fn probability_rows_backward<T: Math>(p: &mut [T], dp: &mut [T], n: usize, scale: T, stats: &[[T; 2]]) {
+        let width = n.next_multiple_of(LANES);
+        for ((p, dp), &[top, norm]) in p.chunks_exact_mut(width).zip(dp.chunks_exact_mut(width)).zip(stats) {
+            p[n..].fill(T::lit(f64::NEG_INFINITY));
+            for p in p.iter_mut() {
+                *p = (p.fma(scale, -top)).exp() * norm;
+            }
+            let inner = rows::dot(p, dp);
+            for (dp, p) in dp.iter_mut().zip(p.iter()) {
+                *dp = *p * (*dp - inner) * scale;
+            }
+        }
     }
 }
 
@@ -220,7 +218,7 @@ pub fn multi_query_attention(q: &Var, kv: &Var, num_heads: usize) -> Result<Var>
     })
 }
 
-/// The output, and two numbers for every block, head and token (see [`probabilities`]).
+/// The output, and two numbers for every block, head and token (see [`probability_rows`]).
 fn forward<T: Math>(h: Heads, q: &Tensor, kv: &Tensor, dims: &[usize]) -> Result<(Tensor, Vec<[T; 2]>)> {
     let (out, stats) = cpu::with_slice::<T, _>(q, |q| {
         cpu::with_slice::<T, _>(kv, |kv| {
@@ -236,7 +234,7 @@ fn forward<T: Math>(h: Heads, q: &Tensor, kv: &Tensor, dims: &[usize]) -> Result
                     let outputs = out.chunks_exact_mut(out_block).zip(stats.chunks_exact_mut(stats_block));
                     let inputs = q.chunks_exact(q_block).zip(kv.chunks_exact(kv_block));
                     for ((out, stats), (q, kv)) in outputs.zip(inputs) {
-                        scratch(h.work(), |work| forward_block(h, q, kv, out, stats, work));
+                        forward_block(h, q, kv, out, stats);
                     }
                 });
             Ok((out, stats))
@@ -288,7 +286,7 @@ fn backward_slices<T: Math>(
                 let (q, kv) = (&q[i * q_block..][..q_block], &kv[i * kv_block..][..kv_block]);
                 let (stats, g) = (&stats[i * stats_block..][..stats_block], &g[i * out_block..][..out_block]);
                 let dkv = dkv.as_deref_mut().map(|dkv| &mut dkv[i * kv_block..][..kv_block]);
-                scratch(2 * h.work(), |work| backward_block(h, q, kv, stats, g, dq, dkv, work));
+                backward_block(h, (q, kv, stats, g), dq, dkv);
             }
         });
 }

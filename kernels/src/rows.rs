@@ -5,57 +5,88 @@
 use crate::cpu::Element;
 
 /// Running results kept side by side: one AVX-512 register of f32.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
-/// Folds `f` over the lanes and then over the lanes' results and the tail.
+/// Joins the lanes pairwise.
 #[inline(always)]
-fn fold<T: Element>(len: usize, start: T, at: impl Fn(T, usize) -> T, join: impl Fn(T, T) -> T) -> T {
-    let mut lanes = [start; LANES];
-    let body = len / LANES * LANES;
-    let mut base = 0;
-    while base < body {
-        for (lane, value) in lanes.iter_mut().enumerate() {
-            *value = at(*value, base + lane);
-        }
-        base += LANES;
-    }
+fn join<T: Element>(mut lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
-            lanes[lane] = join(lanes[lane], lanes[lane + width]);
+            lanes[lane] = f(lanes[lane], lanes[lane + width]);
         }
         width /= 2;
     }
-    let mut total = lanes[0];
-    for i in body..len {
-        total = at(total, i);
-    }
-    total
+    lanes[0]
 }
 
 /// Sum of a row.
 #[inline(always)]
 pub(crate) fn sum<T: Element>(x: &[T]) -> T {
-    fold(x.len(), T::zero(), |acc, i| acc + x[i], |a, b| a + b)
-}
-
-/// Dot product of two rows of one length.
-#[inline(always)]
-pub(crate) fn dot<T: Element>(x: &[T], y: &[T]) -> T {
-    let y = &y[..x.len()];
-    fold(x.len(), T::zero(), |acc, i| x[i].fma(y[i], acc), |a, b| a + b)
-}
-
-/// Largest element of a row. NaN may or may not come out; callers that exponentiate differences meet it there.
-#[inline(always)]
-pub(crate) fn max<T: Element>(x: &[T]) -> T {
-    fold(x.len(), T::lit(f64::NEG_INFINITY), |acc, i| acc.maximum(x[i]), T::maximum)
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += chunk[lane];
+        }
+    }
+    let mut total = join(lanes, |a, b| a + b);
+    for x in tail {
+        total += *x;
+    }
+    total
 }
 
 /// Sum of `(x - mean)^2` over a row.
 #[inline(always)]
 pub(crate) fn sum_squares_about<T: Element>(x: &[T], mean: T) -> T {
-    fold(x.len(), T::zero(), |acc, i| (x[i] - mean).fma(x[i] - mean, acc), |a, b| a + b)
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let d = chunk[lane] - mean;
+            lanes[lane] = d.fma(d, lanes[lane]);
+        }
+    }
+    let mut total = join(lanes, |a, b| a + b);
+    for x in tail {
+        total = (*x - mean).fma(*x - mean, total);
+    }
+    total
+}
+
+/// Dot product of two rows of one length.
+#[inline(always)]
+pub(crate) fn dot<T: Element>(x: &[T], y: &[T]) -> T {
+    let ((x, x_tail), (y, y_tail)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let mut lanes = [T::zero(); LANES];
+    for (x, y) in x.iter().zip(y) {
+        for lane in 0..LANES {
+            lanes[lane] = x[lane].fma(y[lane], lanes[lane]);
+        }
+    }
+    let mut total = join(lanes, |a, b| a + b);
+    for (x, y) in x_tail.iter().zip(y_tail) {
+        total = x.fma(*y, total);
+    }
+    total
+}
+
+/// Largest element of a row. NaN may or may not come out; callers that exponentiate differences meet it there.
+#[inline(always)]
+pub(crate) fn max<T: Element>(x: &[T]) -> T {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut lanes = [T::lit(f64::NEG_INFINITY); LANES];
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = lanes[lane].maximum(chunk[lane]);
+        }
+    }
+    let mut top = join(lanes, T::maximum);
+    for x in tail {
+        top = top.maximum(*x);
+    }
+    top
 }
 
 /// `y += x`, element by element.
@@ -70,9 +101,20 @@ pub(crate) fn add_assign<T: Element>(y: &mut [T], x: &[T]) {
 /// `n = (x - mean) rstd`: (sum of `h`, sum of `h n`).
 #[inline(always)]
 pub(crate) fn layer_norm_sums<T: Element>(x: &[T], g: &[T], w: &[T], mean: T, rstd: T) -> (T, T) {
-    let (g, w) = (&g[..x.len()], &w[..x.len()]);
-    let h = |i: usize| g[i] * w[i];
-    let sum = fold(x.len(), T::zero(), |acc, i| acc + h(i), |a, b| a + b);
-    let inner = fold(x.len(), T::zero(), |acc, i| h(i).fma(x[i] - mean, acc), |a, b| a + b);
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let ((g, g_tail), (w, w_tail)) = (g.as_chunks::<LANES>(), w.as_chunks::<LANES>());
+    let (mut sums, mut inners) = ([T::zero(); LANES], [T::zero(); LANES]);
+    for ((x, g), w) in x.iter().zip(g).zip(w) {
+        for lane in 0..LANES {
+            let h = g[lane] * w[lane];
+            sums[lane] += h;
+            inners[lane] = h.fma(x[lane] - mean, inners[lane]);
+        }
+    }
+    let (mut sum, mut inner) = (join(sums, |a, b| a + b), join(inners, |a, b| a + b));
+    for ((x, g), w) in x_tail.iter().zip(g_tail).zip(w_tail) {
+        sum += *g * *w;
+        inner = (*g * *w).fma(*x - mean, inner);
+    }
     (sum, inner * rstd)
 }

@@ -13,7 +13,7 @@ use crate::{Var, rows};
 
 /// Turns one row of scores into probabilities, in place.
 #[inline(always)]
-pub(crate) fn softmax_row<T: Math>(row: &mut [T]) {
+fn softmax_row<T: Math>(row: &mut [T]) {
     let top = rows::max(row);
     for x in row.iter_mut() {
         *x = (*x - top).exp();
@@ -26,7 +26,7 @@ pub(crate) fn softmax_row<T: Math>(row: &mut [T]) {
 
 /// `p * (g - <g, p>)`, written over `g`.
 #[inline(always)]
-pub(crate) fn softmax_backward_row<T: Math>(p: &[T], g: &mut [T]) {
+fn softmax_backward_row<T: Math>(p: &[T], g: &mut [T]) {
     let inner = rows::dot(p, g);
     for (g, p) in g.iter_mut().zip(p) {
         *g = *p * (*g - inner);
