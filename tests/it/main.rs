@@ -2,6 +2,7 @@
 
 mod cli;
 mod compare;
+mod data;
 mod layering;
 mod models;
 mod train;

@@ -1,0 +1,91 @@
+//! `nestgen data` from end to end: scenes to PNG files to a pack, and what the user is told about bad input.
+
+use std::path::Path;
+
+use crate::cli::nestgen;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `nestgen data ...`; paths are given relative to `dir`.
+fn data(dir: &Path, verb: &str, args: &[&str], paths: &[&str]) -> (Option<i32>, String, String) {
+    let paths: Vec<String> = paths.iter().map(|p| dir.join(p).to_string_lossy().into_owned()).collect();
+    let mut line = vec!["data", verb];
+    line.extend(paths.iter().map(String::as_str));
+    line.extend(args);
+    let out = nestgen(&line);
+    (out.status.code(), text(&out.stdout), text(&out.stderr))
+}
+
+fn synth(dir: &Path) {
+    let outdir = dir.join("scenes").to_string_lossy().into_owned();
+    let (code, out, _) = data(dir, "synth", &["-n", "24", "--res", "16", "--outdir", &outdir], &[]);
+    assert_eq!(code, Some(0), "{out}");
+}
+
+#[test]
+fn scenes_are_written_checked_and_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    synth(dir.path());
+    let (code, out, _) = data(dir.path(), "check", &[], &["scenes"]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("24 (0 bad)") && out.contains("12 of 2 to 2 images"), "{out}");
+
+    let target = dir.path().join("s.h5").to_string_lossy().into_owned();
+    let (code, out, _) =
+        data(dir.path(), "pack", &["-o", &target, "--res", "8", "--max-images", "10"], &["scenes"]);
+    assert_eq!(code, Some(0));
+    assert!(out.contains("packed 10 images of 8x8 px, 12 classes"), "{out}");
+    let (code, out, _) = data(dir.path(), "check", &[], &["s.h5"]);
+    assert!(code == Some(0) && out.contains("8x8: 10"), "{out}");
+
+    let before = std::fs::read(&target).unwrap();
+    let (code, _, err) = data(dir.path(), "pack", &["-o", &target], &["scenes"]);
+    assert!(code == Some(1) && err.contains("exists") && err.contains("--force"), "{err}");
+    assert_eq!(std::fs::read(&target).unwrap(), before);
+}
+
+#[test]
+fn check_names_every_bad_file_and_exits_with_1() {
+    let dir = tempfile::tempdir().unwrap();
+    synth(dir.path());
+    let cats = dir.path().join("scenes/cat");
+    let whole = std::fs::read(cats.join("000003.png")).unwrap();
+    std::fs::write(cats.join("cut.png"), &whole[..60]).unwrap();
+    std::fs::write(cats.join("same.png"), &whole).unwrap();
+    std::fs::write(cats.join("text.jpg"), "no picture").unwrap();
+    let (code, out, _) = data(dir.path(), "check", &[], &["scenes"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        out.contains("`cat/cut.png`: truncated") && out.contains("`cat/text.jpg`: its first bytes"),
+        "{out}"
+    );
+    assert!(out.contains("duplicates: `cat/000003.png` (cat) = `cat/same.png` (cat)"), "{out}");
+
+    let target = dir.path().join("s.h5").to_string_lossy().into_owned();
+    let (code, _, err) = data(dir.path(), "pack", &["-o", &target], &["scenes"]);
+    assert!(code == Some(1) && err.contains("cut.png") && err.contains("hint: "), "{err}");
+    assert!(!Path::new(&target).exists());
+    let (code, out, err) = data(dir.path(), "pack", &["-o", &target, "--skip-bad"], &["scenes"]);
+    assert!(code == Some(0) && out.contains("left out 2 bad images") && err.contains("text.jpg"), "{out}{err}");
+}
+
+#[test]
+fn bad_sources_are_one_line_and_a_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    std::fs::write(dir.path().join("broken.zip"), b"PK\x03\x04 and then nothing").unwrap();
+    std::fs::write(dir.path().join("broken.h5"), b"\x89HDF\r\n\x1a\n and then nothing").unwrap();
+    std::fs::write(dir.path().join("a.png"), b"\x89PNG\r\n\x1a\n").unwrap();
+    for source in ["missing", "empty", "broken.zip", "broken.h5", "a.png", "a.png/below"] {
+        let (code, out, err) = data(dir.path(), "check", &[], &[source]);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{source}: {err}");
+        let lines: Vec<&str> = err.lines().collect();
+        assert_eq!(lines.len(), 2, "{err}");
+        assert!(
+            lines[0].starts_with("error: ") && lines[0].contains(source) && lines[1].starts_with("hint: "),
+            "{err}"
+        );
+    }
+}
