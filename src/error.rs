@@ -62,6 +62,9 @@ pub enum Error {
     /// Reading images failed.
     #[error(transparent)]
     Images(#[from] nestgen_images::Error),
+    /// Scoring failed.
+    #[error(transparent)]
+    Fid(#[from] nestgen_fid::Error),
     /// A tensor operation failed: a defect of this program, or memory ran out.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -93,6 +96,7 @@ impl Error {
                 None => "lower the learning rate".into(),
             }),
             Self::Images(error) => error.hint(),
+            Self::Fid(error) => error.hint(),
             Self::Tensor(_) => None,
         }
     }

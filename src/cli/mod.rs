@@ -5,6 +5,7 @@
 mod compare;
 mod data;
 mod dry_run;
+mod fid;
 mod interrupt;
 pub(crate) mod panic_hook;
 mod report;
@@ -29,6 +30,7 @@ enum Verb {
     Train(Box<train::TrainArgs>),
     Sample(sample::SampleArgs),
     Interpolate(sample::InterpolateArgs),
+    Fid(Box<fid::FidArgs>),
     /// Pack, check and make image sets
     #[command(subcommand)]
     Data(data::DataVerb),
@@ -57,6 +59,7 @@ fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
         Verb::Train(args) => train::run(args),
         Verb::Sample(args) => sample::run(args),
         Verb::Interpolate(args) => sample::run_interpolate(args),
+        Verb::Fid(args) => fid::run(args),
         Verb::Data(verb) => data::run(verb),
         Verb::Compare(args) => compare::run(args),
         Verb::Completions { shell } => {

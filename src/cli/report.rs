@@ -41,6 +41,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let own = cause.downcast_ref::<nestgen::error::Error>().and_then(nestgen::error::Error::hint);
         own.or_else(|| cause.downcast_ref::<nestgen_images::Error>()?.hint())
+            .or_else(|| cause.downcast_ref::<nestgen_fid::Error>()?.hint())
     })
 }
 

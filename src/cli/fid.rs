@@ -1,0 +1,125 @@
+//! `nestgen fid REAL FAKE`: how far apart two image sets are, with an error bar.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use nestgen_fid::{Ball, Extractor, Input, Metric, Resize, ScoreConfig, Tap, score, weights};
+use nestgen_images::OpenOptions;
+
+use super::ui;
+
+/// Score generated images against real ones
+#[derive(Args)]
+pub(super) struct FidArgs {
+    /// Real images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive, or .npz statistics (mu, sigma)
+    real: PathBuf,
+    /// Generated images, in any of the same forms
+    fake: PathBuf,
+    /// What to compute: fid, kid, is, prdc, fid-infinity
+    #[arg(long, value_delimiter = ',', default_value = "fid,kid")]
+    metrics: Vec<Metric>,
+    /// The published Inception weights [default: $NESTGEN_INCEPTION, then torch's cache]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// The feature space: inception, or random-v1, which needs no file and is not FID
+    #[arg(long, default_value = "inception", value_parser = ["inception", "random-v1"])]
+    features: String,
+    /// How images become 299x299: pytorch (pytorch-fid), tf1 (TTUR, torch-fidelity), clean (clean-fid)
+    #[arg(long, default_value = "pytorch")]
+    resize: Resize,
+    /// Which layer's features: 64, 192, 768 or 2048; only 2048 is FID as published
+    #[arg(long, default_value = "2048", value_parser = tap)]
+    dims: Tap,
+    /// The part of REAL to use, where it has parts: train, test, all [default: train]
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+    /// Also KID as a mean over COUNTxSIZE random subsets, for comparison with other tools
+    #[arg(long, value_name = "COUNTxSIZE", value_parser = subsets)]
+    kid_subsets: Option<(usize, usize)>,
+    /// Parts over which the Inception score is averaged
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    is_splits: usize,
+    /// Neighbour whose distance sets the balls of precision, recall, density and coverage
+    #[arg(short, default_value_t = 3)]
+    k: usize,
+    /// Balls without their border, as in the prdc package (with it, as in the paper's code, otherwise)
+    #[arg(long)]
+    open_balls: bool,
+    /// Also the distance between two halves of REAL: what a perfect generator would get at that size
+    #[arg(long)]
+    floor: bool,
+    /// Real images that no generator was trained on: also look for copies of training images
+    #[arg(long, value_name = "PATH")]
+    held_out: Option<PathBuf>,
+    /// Leave out images that cannot be read, and list them
+    #[arg(long)]
+    skip_bad: bool,
+    /// Keep features here, by content, and use them again
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Write the real side's mu and sigma
+    #[arg(long, value_name = "FILE.npz")]
+    save_stats: Option<PathBuf>,
+    /// Seed of random subsets
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
+    let real_options = OpenOptions { split: args.split.clone(), ..OpenOptions::default() };
+    // Cheap mistakes first: sources before weights, weights before an hour of features.
+    let real = Input::open(&args.real, &real_options)?;
+    let fake = Input::open(&args.fake, &OpenOptions::default())?;
+    let held_out =
+        args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
+    let extractor = match args.features.as_str() {
+        "random-v1" => Extractor::random_v1()?,
+        _ => Extractor::inception(&weights::find(args.weights.as_deref())?)?,
+    };
+    let bar = ui::progress_bar("", 0);
+    let progress = |side: &'static str, done: usize, total: usize| {
+        bar.set_message(side);
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    };
+    let report = score(&real, &fake, held_out.as_ref(), &extractor, &config(args), &progress);
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        ui::result_line(&serde_json::to_string_pretty(&report)?)?;
+    } else {
+        ui::result_line(report.to_string().trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn config(args: &FidArgs) -> ScoreConfig {
+    ScoreConfig {
+        metrics: args.metrics.clone(),
+        resize: args.resize,
+        tap: args.dims,
+        kid_subsets: args.kid_subsets,
+        is_splits: args.is_splits,
+        k: args.k,
+        ball: if args.open_balls { Ball::Open } else { Ball::Closed },
+        floor: args.floor,
+        skip_bad: args.skip_bad,
+        cache: args.cache.as_deref().map(Path::to_path_buf),
+        save_stats: args.save_stats.clone(),
+        seed: args.seed,
+    }
+}
+
+fn tap(text: &str) -> Result<Tap, String> {
+    let found = Tap::ALL.into_iter().find(|tap| tap.dims().to_string() == text);
+    found.ok_or_else(|| "one of 64, 192, 768, 2048".into())
+}
+
+fn subsets(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text.split_once('x').and_then(|(n, size)| Some((n.parse().ok()?, size.parse().ok()?)));
+    parsed.filter(|&(n, size)| n > 0 && size > 1).ok_or_else(|| "COUNTxSIZE, for example 100x1000".into())
+}
