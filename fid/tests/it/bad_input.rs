@@ -1,0 +1,115 @@
+//! Inputs that cannot be scored: each ends in one clear line.
+
+use std::path::Path;
+
+use nestgen_fid::{Error, Input, Metric, Report, ScoreConfig, Tap, score};
+
+use crate::images::{image, write_png};
+use crate::sources::{colour_space, quiet};
+
+/// A folder of fakes that is in order, and a place for the bad side.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        write_png(&folder.path().join("good"), (0..6).map(|i| image("fake", 2, i)));
+        Self { folder }
+    }
+
+    fn bad(&self) -> std::path::PathBuf {
+        let path = self.folder.path().join("bad");
+        std::fs::create_dir_all(&path).expect("a folder");
+        path
+    }
+
+    fn score(&self, bad: &Path, config: &ScoreConfig) -> Result<Report, Error> {
+        let real = Input::open(bad, &Default::default())?;
+        let fake = Input::open(&self.folder.path().join("good"), &Default::default())?;
+        score(&real, &fake, None, &colour_space(), config, &quiet)
+    }
+
+    fn refused(&self, bad: &Path, config: &ScoreConfig, words: &[&str]) {
+        let text = self.score(bad, config).expect_err("bad input").to_string();
+        assert!(!text.contains('\n'), "one line: {text}");
+        for word in words {
+            assert!(text.contains(word), "`{word}` is not in: {text}");
+        }
+    }
+}
+
+#[test]
+fn one_image_copies_of_one_image_or_none() {
+    let bench = Bench::new();
+    let config = ScoreConfig::default();
+    bench.refused(&bench.bad(), &config, &["bad", "no images"]);
+    write_png(&bench.bad(), [image("real", 1, 0)]);
+    bench.refused(&bench.bad(), &config, &["at least 2 images, real has 1"]);
+    write_png(&bench.bad(), (0..4).map(|_| image("real", 1, 0)));
+    bench.refused(&bench.bad(), &config, &["all 4 real images", "copies of one image"]);
+    bench.refused(Path::new("no/such/folder"), &config, &["no/such/folder"]);
+}
+
+#[test]
+fn bad_files_stop_the_score_or_are_listed_and_left_out() {
+    let bench = Bench::new();
+    write_png(&bench.bad(), (0..5).map(|i| image("real", 1, i)));
+    std::fs::write(bench.bad().join("00001.png"), "a text file").expect("written");
+    let whole = std::fs::read(bench.bad().join("00003.png")).expect("read");
+    std::fs::write(bench.bad().join("00003.png"), &whole[..whole.len() / 2]).expect("written");
+    std::fs::write(bench.bad().join("notes.txt"), "not an image by its name").expect("written");
+    let config = ScoreConfig::default();
+    bench.refused(&bench.bad(), &config, &["00001.png"]);
+    let report = bench.score(&bench.bad(), &ScoreConfig { skip_bad: true, ..config }).expect("three are left");
+    assert_eq!(report.real.num_images, Some(3));
+    let skipped: Vec<usize> = report.real.skipped.iter().map(|s| s.index).collect();
+    assert_eq!(skipped, [1, 3]);
+    assert!(report.real.skipped[1].reason.contains("00003.png"));
+    assert!(report.warnings.iter().any(|w| w.to_string().contains("2 real images could not be read")));
+}
+
+#[test]
+fn statistics_of_another_size_or_where_images_are_needed() {
+    let bench = Bench::new();
+    let path = bench.folder.path().join("ref.npz");
+    let moments = |dims: usize| nestgen_fid::statistics::Moments {
+        num_images: None,
+        mu: vec![0.5; dims],
+        sigma: faer::Mat::identity(dims, dims),
+    };
+    nestgen_fid::npz::write(&path, &moments(4)).expect("written");
+    let fid = ScoreConfig { metrics: vec![Metric::Fid], ..ScoreConfig::default() };
+    bench.refused(&path, &fid, &["ref.npz", "4 features, this score uses 6"]);
+    nestgen_fid::npz::write(&path, &moments(6)).expect("written");
+    assert!(bench.score(&path, &fid).is_ok());
+    bench.refused(&path, &ScoreConfig::default(), &["KID needs the images", "real is given as statistics"]);
+    std::fs::write(&path, "text").expect("written");
+    bench.refused(&path, &fid, &["ref.npz", "not an .npz"]);
+}
+
+#[test]
+fn settings_and_metrics_that_do_not_fit() {
+    let bench = Bench::new();
+    write_png(&bench.bad(), (0..4).map(|i| image("real", 1, i)));
+    let with = |metric| ScoreConfig { metrics: vec![metric], ..ScoreConfig::default() };
+    bench.refused(
+        &bench.bad(),
+        &ScoreConfig { k: 5, ..with(Metric::Prdc) },
+        &["at least 6 images, real has 4"],
+    );
+    bench.refused(&bench.bad(), &with(Metric::FidInfinity), &["at least 15 images"]);
+    bench.refused(&bench.bad(), &with(Metric::Is), &["needs the Inception network"]);
+    assert!("fdi".parse::<Metric>().is_err() && "linear".parse::<nestgen_fid::Resize>().is_err());
+    assert!(Tap::try_from(100).is_err());
+}
+
+#[test]
+fn missing_weights_say_what_to_get() {
+    let error = Error::NoWeights { looked: "NESTGEN_INCEPTION (not set)".into() };
+    let hint = error.hint().expect("a hint");
+    for word in ["pt_inception-2015-12-05-6726825d.pth", "6726825d0af5f729", "random-v1"] {
+        assert!(hint.contains(word), "{hint}");
+    }
+}

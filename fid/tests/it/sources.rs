@@ -1,0 +1,116 @@
+//! Sources of images end to end, with a small feature space that takes no time.
+
+use nestgen_fid::{Extractor, Input, Metric, Resize, ScoreConfig, score};
+use nestgen_images::RgbImage8;
+
+use crate::images::{image, write_png};
+
+/// Mean colour, and mean colour of the upper half: six features, f32 in 0..1.
+pub(crate) fn colours(images: &[RgbImage8]) -> Result<Vec<f32>, String> {
+    let mut features = Vec::new();
+    for image in images {
+        for part in [image.data.len(), image.data.len() / 2] {
+            for channel in 0..3 {
+                let values: Vec<f32> =
+                    image.data[..part].iter().skip(channel).step_by(3).map(|&b| f32::from(b)).collect();
+                features.push(values.iter().sum::<f32>() / values.len() as f32 / 255.0);
+            }
+        }
+    }
+    Ok(features)
+}
+
+pub(crate) fn colour_space<'a>() -> Extractor<'a> {
+    Extractor::Custom { name: "colours".into(), sha256: "c0".into(), dims: 6, features: Box::new(colours) }
+}
+
+pub(crate) fn quiet(_: &'static str, _: usize, _: usize) {}
+
+#[test]
+fn folders_statistics_and_a_generator_give_one_score() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (real, fake) = (folder.path().join("real"), folder.path().join("fake"));
+    write_png(&real, (0..30).map(|i| image("real", 1, i)));
+    write_png(&fake, (0..20).map(|i| image("fake", 2, i)));
+    let open = |path: &std::path::Path| Input::open(path, &Default::default()).expect("images");
+    let stats = folder.path().join("ref.npz");
+    let config = ScoreConfig {
+        metrics: vec![Metric::Fid, Metric::Kid, Metric::Prdc],
+        save_stats: Some(stats.clone()),
+        floor: true,
+        kid_subsets: Some((5, 10)),
+        ..ScoreConfig::default()
+    };
+    let told = std::sync::Mutex::new(Vec::new());
+    let progress =
+        |side: &'static str, done: usize, total: usize| told.lock().expect("alone").push((side, done, total));
+    let report = score(&open(&real), &open(&fake), None, &colour_space(), &config, &progress).expect("scored");
+    let told = told.into_inner().expect("alone");
+    assert!(told.contains(&("real", 30, 30)) && told.contains(&("fake", 20, 20)));
+    let frechet = report.scores.frechet.expect("asked for");
+    assert!(frechet.value > 0.0 && frechet.standard_error > 0.0);
+    assert_eq!(report.name, "FD-colours");
+    assert_eq!((report.real.num_images, report.fake.num_images), (Some(30), Some(20)));
+
+    let fid_only = ScoreConfig { metrics: vec![Metric::Fid], ..ScoreConfig::default() };
+    let against_stats =
+        score(&open(&stats), &open(&fake), None, &colour_space(), &fid_only, &quiet).expect("scored");
+    let again = against_stats.scores.frechet.expect("asked for");
+    assert!((again.value - frechet.value).abs() < 1e-9 * frechet.value);
+
+    let generate = |range: std::ops::Range<usize>| Ok(range.map(|i| image("fake", 2, i)).collect());
+    let generator = Input::Generator { name: "formula".into(), count: 20, generate: Box::new(generate) };
+    let generated = score(&open(&real), &generator, None, &colour_space(), &fid_only, &quiet).expect("scored");
+    assert_eq!(generated.scores.frechet, report.scores.frechet);
+
+    let table = report.to_string();
+    for word in ["FD-colours", "±", "KID", "real/real", "precision", "30 images", "network c0"] {
+        assert!(table.contains(word), "{word} is not in\n{table}");
+    }
+    let json = serde_json::to_value(&report).expect("serialised");
+    assert_eq!(json["scores"]["frechet"]["value"], frechet.value);
+    assert_eq!(json["warnings"][0]["kind"], "unequal_counts");
+}
+
+#[test]
+fn the_cache_gives_the_same_score_without_reading_pixels() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (real, fake) = (folder.path().join("real"), folder.path().join("fake"));
+    write_png(&real, (0..8).map(|i| image("real", 1, i)));
+    write_png(&fake, (0..8).map(|i| image("fake", 2, i)));
+    let config = ScoreConfig { cache: Some(folder.path().join("cache")), ..ScoreConfig::default() };
+    let run = || {
+        let open = |path: &std::path::Path| Input::open(path, &Default::default()).expect("images");
+        score(&open(&real), &open(&fake), None, &colour_space(), &config, &quiet).expect("scored")
+    };
+    let (first, second) = (run(), run());
+    assert!(!first.real.from_cache && second.real.from_cache && second.fake.from_cache);
+    assert_eq!(first.scores, second.scores);
+    // Another image under the same name is another set.
+    write_png(&fake, [image("fake", 3, 0)]);
+    let third = run();
+    assert!(third.real.from_cache && !third.fake.from_cache);
+    assert_ne!(third.scores, first.scores);
+}
+
+#[test]
+fn a_folder_against_itself_scores_zero_and_pixels_in_memory_give_its_features() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_png(folder.path(), (0..6).map(|i| image("real", 1, i)));
+    let extractor = Extractor::random_v1().expect("the formula fits the network");
+    let open = || Input::open(folder.path(), &Default::default()).expect("images");
+    let config =
+        ScoreConfig { metrics: vec![Metric::Fid], tap: nestgen_fid::Tap::D64, ..ScoreConfig::default() };
+    let report = score(&open(), &open(), None, &extractor, &config, &quiet).expect("scored");
+    assert_eq!(report.scores.frechet.expect("asked for").value, 0.0);
+    assert_eq!(report.name, "FD-random-v1-64");
+
+    let pixels: Vec<u8> = (0..6).flat_map(|i| image("real", 1, i).data).collect();
+    let nothing = |_, _| {};
+    let features =
+        extractor.extract_pixels(config.tap, Resize::Pytorch, &pixels, 64, 64, &nothing).expect("whole images");
+    let input = Input::Features { name: "memory".into(), features };
+    let report = score(&open(), &input, None, &extractor, &config, &quiet).expect("scored");
+    assert_eq!(report.scores.frechet.expect("asked for").value, 0.0);
+    assert!(extractor.extract_pixels(config.tap, Resize::Pytorch, &pixels[1..], 64, 64, &nothing).is_err());
+}
