@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use nestgen::error::Result;
 use nestgen::study::axis::Axis;
-use nestgen::study::comparison::{self, Arm};
+use nestgen::study::comparison::{self, Question};
 use nestgen::study::run::Run;
 use nestgen::study::{protocol, report, table};
 use nestgen::train::files::write_atomic;
@@ -51,33 +52,23 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
         None => protocol::usual_metric(&runs)?,
     };
     let arms = comparison::arms(&runs)?;
-    let compared = comparison::compare(&runs, &arms, &metric, args.x, args.threshold)?;
+    let question = Question { metric: &metric, axis: args.x, threshold: args.threshold, notes: &[] };
+    let compared = comparison::compare(&runs, &arms, &question)?;
     ui::result_line(table::terminal(&compared, &arms).trim_end())?;
     write(args.csv.as_deref(), || Ok(table::csv(&runs, &arms, &metric)))?;
     write(args.markdown.as_deref(), || Ok(table::markdown(&compared, &arms)))?;
     write(args.figure.as_deref(), || Ok(report::figure::svg(&compared)))?;
-    write(args.report.as_deref(), || page(&runs, &arms, &metric, args.x, args.threshold))?;
+    write(args.report.as_deref(), || report::html(&runs, &arms, &question))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Reads run folders side by side.
-pub(super) fn read_runs(paths: &[PathBuf]) -> anyhow::Result<Vec<Run>> {
-    Ok(paths.par_iter().map(|path| Run::read(path)).collect::<nestgen::error::Result<_>>()?)
-}
-
-/// The page of a comparison.
-pub(super) fn page(
-    runs: &[Run],
-    arms: &[Arm],
-    metric: &str,
-    axis: Axis,
-    threshold: Option<f64>,
-) -> anyhow::Result<String> {
-    Ok(report::html(runs, arms, metric, axis, threshold)?)
+pub(super) fn read_runs(paths: &[PathBuf]) -> Result<Vec<Run>> {
+    paths.par_iter().map(|path| Run::read(path)).collect()
 }
 
 /// Writes a file if one was asked for, and says so.
-pub(super) fn write(path: Option<&Path>, text: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
+pub(super) fn write(path: Option<&Path>, text: impl FnOnce() -> Result<String>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     let text = text()?;
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {

@@ -10,6 +10,7 @@ mod interrupt;
 pub(crate) mod panic_hook;
 mod report;
 mod sample;
+mod study;
 mod train;
 mod ui;
 
@@ -35,6 +36,9 @@ enum Verb {
     #[command(subcommand)]
     Data(data::DataVerb),
     Compare(compare::Compare),
+    /// Studies of several arms and seeds
+    #[command(subcommand)]
+    Study(study::StudyVerb),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -62,6 +66,7 @@ fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
         Verb::Fid(args) => fid::run(args),
         Verb::Data(verb) => data::run(verb),
         Verb::Compare(args) => compare::run(args),
+        Verb::Study(verb) => study::run(verb),
         Verb::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nestgen", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -15,7 +15,7 @@ use nestgen::train::folder::{ResumePoint, resume_point};
 use super::{dry_run, interrupt, ui};
 
 /// The preset of a CPU, whatever the resolution.
-const CPU_PRESET: &str = "demo64";
+pub(super) const CPU_PRESET: &str = "demo64";
 
 /// Train a generator
 #[derive(Args)]
@@ -94,7 +94,7 @@ fn resolve(args: &TrainArgs, resume: Option<&ResumePoint>) -> anyhow::Result<(Ru
     };
     let mut overrides = Vec::new();
     if let Some(res) = args.res {
-        overrides.extend(at_resolution(res, load(source, &[])?.model.resolution(), args)?);
+        overrides.extend(at_resolution(res, load(source, &[])?.model.resolution(), args.preset.is_some() || file.is_some())?);
     }
     for text in &args.set {
         overrides.push(Override::parse(text)?);
@@ -121,11 +121,11 @@ fn flags(args: &TrainArgs) -> Vec<Override> {
 }
 
 /// The CPU preset's networks at another resolution. Other presets and files have the resolution they were made for.
-fn at_resolution(res: usize, preset_res: usize, args: &TrainArgs) -> Result<Vec<Override>, Error> {
+pub(super) fn at_resolution(res: usize, preset_res: usize, fixed: bool) -> Result<Vec<Override>, Error> {
     if res == preset_res {
         return Ok(Vec::new());
     }
-    if args.preset.is_some() || args.config.is_some() {
+    if fixed {
         return Err(Error::Usage {
             message: format!("--res {res}, but this configuration is for {preset_res} px"),
             hint: Some(format!("leave --res out, or choose another preset: {}", preset_names().join(", "))),
@@ -193,13 +193,13 @@ fn train(
 }
 
 /// One line, redrawn in place; nothing where nobody looks (ticks are printed either way).
-fn progress_line() -> ProgressBar {
+pub(super) fn progress_line() -> ProgressBar {
     let line = ui::progress_bar("", 0);
     line.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
     line
 }
 
-fn describe(p: &Progress) -> String {
+pub(super) fn describe(p: &Progress) -> String {
     format!(
         "{:.2}/{:.0} kimg  {:.2} s/kimg  {} left  {:.2} GiB  G {:.3}  D {:.3}",
         p.kimg,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::models::{Discriminator, Generator};
 use crate::nn::Builder;
 use crate::rng::Rng;
+use crate::study::provenance::{self, Network, Provenance, flops_per_step};
 use crate::train::adversarial::{Networks, Session, Training};
 use crate::train::changes::refuse_changes;
 use crate::train::event::{Event, Outcome};
@@ -56,6 +57,9 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         }
     };
     (launch.on_start)(folder.path());
+    let networks = build_networks(config)?;
+    let record = provenance(config, &networks, &launch.data);
+    folder.write(provenance::FILE, record.to_json().as_bytes())?;
     let train = &config.train;
     let loader = LoaderConfig {
         mirror: config.data.mirror,
@@ -71,8 +75,23 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         stop: launch.stop,
         on_event: launch.on_event,
     };
-    let outcome = Training::new(session, build_networks(config)?, state)?.run()?;
+    let outcome = Training::new(session, networks, state)?.run()?;
     Ok((folder.path().to_path_buf(), outcome))
+}
+
+/// Where the run comes from and what it costs.
+fn provenance(config: &RunConfig, networks: &Networks, data: &ImageData) -> Provenance {
+    let network = |parameters: usize, flops| Network { parameters: parameters as u64, flops };
+    let generator = network(networks.generator.params().count(), networks.generator.flops());
+    let discriminator = network(networks.discriminator.params().count(), networks.discriminator.flops());
+    Provenance {
+        data_digest: data.digest().to_owned(),
+        data_images: data.len() as u64,
+        flops_per_step: flops_per_step(&config.train, generator.flops, discriminator.flops),
+        generator,
+        discriminator,
+        ..Provenance::of_process()
+    }
 }
 
 /// The newest state that is whole; a damaged one is passed over for the one before it.

@@ -87,6 +87,19 @@ fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
     choices.into_iter().find(|names| distinct(names) && names.iter().all(|n| !n.is_empty())).unwrap_or_else(lettered)
 }
 
+/// What is asked of runs.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// The score to compare by.
+    pub metric: &'a str,
+    /// What to measure convergence against.
+    pub axis: Axis,
+    /// The score that "time to threshold" waits for, instead of the best one that every run reached.
+    pub threshold: Option<f64>,
+    /// What readers must know beyond the numbers, such as runs that are missing because they diverged.
+    pub notes: &'a [String],
+}
+
 /// Arms compared along one axis.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
@@ -104,6 +117,8 @@ pub struct Comparison {
     pub arms: Vec<ArmResult>,
     /// Every later arm against the first one.
     pub tests: Vec<ArmTest>,
+    /// As in [`Question::notes`].
+    pub notes: Vec<String>,
 }
 
 /// How an arm did.
@@ -169,12 +184,12 @@ pub struct ArmTest {
     pub to_threshold: Option<PairedTest>,
 }
 
-/// Compares arms by `metric` along `axis`. Unless given, `threshold` is the best score that every run reached on the
-/// common stretch.
+/// Compares arms.
 ///
 /// # Errors
 /// When protocols differ, the axis was not recorded, or the runs have no stretch of the axis in common.
-pub fn compare(runs: &[Run], arms: &[Arm], metric: &str, axis: Axis, threshold: Option<f64>) -> Result<Comparison> {
+pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Comparison> {
+    let Question { metric, axis, threshold, notes } = *question;
     let protocol = protocol::common(runs, metric)?;
     let curves: Vec<Vec<(f64, f64)>> = runs.iter().map(|run| curve(run, metric, axis)).collect::<Result<_>>()?;
     if axis == Axis::Seconds {
@@ -192,7 +207,8 @@ pub fn compare(runs: &[Run], arms: &[Arm], metric: &str, axis: Axis, threshold: 
     let tests = results.first().map_or_else(Vec::new, |first| {
         results.iter().skip(1).map(|arm| test(arm, first)).collect()
     });
-    Ok(Comparison { metric: metric.to_owned(), protocol, axis, range, threshold, arms: results, tests })
+    let (metric, notes) = (metric.to_owned(), notes.to_vec());
+    Ok(Comparison { metric, protocol, axis, range, threshold, arms: results, tests, notes })
 }
 
 fn round_up(value: f64) -> f64 {

@@ -6,8 +6,10 @@
 
 pub mod axis;
 pub mod comparison;
+pub mod convergence;
 pub mod headline;
 mod numbers;
+pub mod panels;
 pub mod protocol;
 pub mod provenance;
 pub mod report;

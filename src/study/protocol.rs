@@ -65,12 +65,13 @@ pub fn common(runs: &[Run], metric: &str) -> Result<Protocol> {
     Ok(protocol)
 }
 
-/// The metric to compare by when none was named: one that all runs have, FID before others.
+/// The metric to compare by when none was named: one that all runs have, FID before KID (which few images do
+/// not bias) before others.
 ///
 /// # Errors
 /// When there is none.
 pub fn usual_metric(runs: &[Run]) -> Result<String> {
-    let rank = |name: &str| ["fid", "fd", "kid"].iter().position(|start| name.to_lowercase().starts_with(start));
+    let rank = |name: &str| ["fid", "kid", "fd"].iter().position(|start| name.to_lowercase().starts_with(start));
     let candidates = runs.first().into_iter().flat_map(|run| run.scores.keys());
     let shared = candidates.filter(|name| runs.iter().all(|run| run.scores.contains_key(*name)));
     shared.min_by_key(|name| (rank(name).unwrap_or(usize::MAX), name.len())).cloned().ok_or_else(|| {

@@ -44,6 +44,18 @@ pub struct Network {
 }
 
 impl Provenance {
+    /// What this process knows of itself: its command line, version, commit and device.
+    pub fn of_process() -> Self {
+        let command: Vec<String> = std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
+        Self {
+            command: command.join(" "),
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: env!("NESTGEN_COMMIT").into(),
+            device: format!("cpu, {} threads", rayon::current_num_threads()),
+            ..Self::default()
+        }
+    }
+
     /// The text of the file.
     pub fn to_json(&self) -> String {
         let json = serde_json::to_string_pretty(self);

@@ -145,6 +145,7 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
     if comparison.arms.iter().any(|arm| arm.runs.len() < 3) {
         remarks.push("fewer than 3 seeds in an arm: too few to tell a difference from luck".into());
     }
+    remarks.extend(comparison.notes.iter().cloned());
     remarks
 }
 

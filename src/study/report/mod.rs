@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use self::pictures::Embedded;
 use super::axis::Axis;
-use super::comparison::{Arm, Comparison, compare, differences};
+use super::comparison::{Arm, Comparison, Question, compare, differences};
 use super::headline::headline;
 use super::provenance::Provenance;
 use super::run::{QUANTITIES, Run};
@@ -89,18 +89,19 @@ struct RunPage<'a> {
     provenance: Option<&'a Provenance>,
 }
 
-/// The page for `runs` in `arms`, which opens on `axis` and offers every other one that was recorded.
+/// The page for `runs` in `arms`, which opens on the axis asked for and offers every other one that was recorded.
 ///
 /// # Errors
-/// When the runs cannot be compared along `axis`, or a picture cannot be read.
-pub fn html(runs: &[Run], arms: &[Arm], metric: &str, axis: Axis, threshold: Option<f64>) -> Result<String> {
-    let main = compare(runs, arms, metric, axis, threshold)?;
+/// When the runs cannot be compared along that axis, or a picture cannot be read.
+pub fn html(runs: &[Run], arms: &[Arm], question: &Question) -> Result<String> {
+    let axis = question.axis;
+    let main = compare(runs, arms, question)?;
     let drawn = figure::svg(&main);
     let tables = format!("<pre>{}</pre>", figure::escape(&table::terminal(&main, arms)));
-    let title = figure::escape(&title(arms, metric));
+    let title = figure::escape(&title(arms, question.metric));
     let others = Axis::ALL.into_iter().filter(|&other| other != axis);
     // An axis that was not recorded is not offered; that is no reason to have no page.
-    let others = others.filter_map(|other| compare(runs, arms, metric, other, threshold).ok());
+    let others = others.filter_map(|other| compare(runs, arms, &Question { axis: other, ..question.clone() }).ok());
     let mut comparisons: Vec<AxisPage> = std::iter::once(main).chain(others).map(AxisPage::new).collect();
     comparisons.sort_by_key(|page| Axis::ALL.iter().position(|&axis| axis == page.comparison.axis));
     let page = Page {

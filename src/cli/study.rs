@@ -1,0 +1,303 @@
+//! `nestgen study convergence`: several generators, several seeds, everything else equal; one page at the end.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::{DType, Device};
+use nestgen::config::{Launch, Override, RunConfig, Source, build_generator, launch, load, parse};
+use nestgen::data::ImageData;
+use nestgen::error::{Error, Result};
+use nestgen::models::Generator;
+use nestgen::rng::Rng;
+use nestgen::sample::read_snapshot;
+use nestgen::study::axis::Axis;
+use nestgen::study::comparison::{self, Question};
+use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
+use nestgen::study::{panels, protocol, report, table};
+use nestgen::train::event::{Event, Outcome};
+
+use super::compare::{read_runs, write};
+use super::{interrupt, train, ui};
+
+/// Scores of a run whose length is given in images and which does not say how often to score.
+const SCORES_PER_RUN: f64 = 10.0;
+
+/// Studies of several arms and seeds
+#[derive(clap::Subcommand)]
+pub(crate) enum StudyVerb {
+    Convergence(Convergence),
+}
+
+/// Train generators against the same discriminator, on the same images in the same order, and compare them
+#[derive(clap::Args)]
+pub(crate) struct Convergence {
+    /// Generators: `nest` (of the configuration) or configuration files
+    #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
+    arms: Vec<String>,
+    /// Runs of each arm, with seeds 0, 1, ...
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// Length of a run: thousands of real images shown to the discriminator
+    #[arg(long, required_unless_present = "minutes", conflicts_with = "minutes")]
+    kimg: Option<f64>,
+    /// Length of a run: wall time
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// A folder, zip, tar(.gz), HDF5 pack or CIFAR-10 archive [default: the built-in scenes]
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+    /// Side of the images in pixels [default: the preset's]
+    #[arg(long, value_name = "PX")]
+    res: Option<usize>,
+    /// The configuration that arms share [default: demo64, at --res]
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    preset: Option<String>,
+    /// The configuration that arms share, as a file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Thousands of images between scores [default: a tenth of --kimg, or every second tick]
+    #[arg(long, value_name = "KIMG")]
+    eval: Option<f64>,
+    /// Any setting, for all arms
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The study's folder; the same command goes on with a study that was interrupted
+    #[arg(long, value_name = "DIR", default_value = "studies/convergence")]
+    outdir: PathBuf,
+    /// What the page opens on: kimg, steps, seconds or flops
+    #[arg(long, default_value = "kimg", value_name = "AXIS")]
+    x: Axis,
+    /// Go on although arms differ in more than their generators, or their generators in size; the page says so
+    #[arg(long)]
+    allow_unfair: bool,
+    /// Print the plan; train nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Runs the verb.
+pub(crate) fn run(verb: &StudyVerb) -> anyhow::Result<ExitCode> {
+    let StudyVerb::Convergence(args) = verb;
+    let configs = arm_configs(args)?;
+    let plan = plan(args, &configs)?;
+    for arm in &plan.arms {
+        let (parameters, flops) = (arm.parameters as f64 / 1e6, arm.flops as f64 / 1e9);
+        ui::note(&format!("{}: generator of {parameters:.2} M parameters, {flops:.2} GFLOP an image", arm.name));
+    }
+    plan.allowed_unfair.iter().for_each(|reason| ui::warn(&format!("unfair: {reason}")));
+    if args.dry_run {
+        for task in plan.tasks(&args.outdir) {
+            ui::result_line(&format!("{}  {}", task.outdir.display(), describe(&task.status()?)))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    plan.open(&args.outdir)?;
+    let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;
+    let data = open_data(first)?;
+    let stop = interrupt::flag()?;
+    for task in plan.tasks(&args.outdir) {
+        let (name, config) = &configs[task.arm];
+        if !train_task(&task, name, config, &data, &stop)? {
+            conclude(args, &plan)?;
+            ui::result_line("stopped; the same command goes on with the study")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    conclude(args, &plan)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn usage(message: &str, hint: &str) -> Error {
+    Error::Usage { message: message.to_owned(), hint: Some(hint.to_owned()) }
+}
+
+/// The name and configuration of each arm.
+fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
+    let preset = args.preset.as_deref().unwrap_or(train::CPU_PRESET);
+    let base = args.config.as_deref().map_or(Source::Preset(preset), Source::File);
+    let fixed = args.preset.is_some() || args.config.is_some();
+    let mut arms: Vec<(String, RunConfig)> = Vec::new();
+    for arm in &args.arms {
+        let path = Path::new(arm);
+        let (name, source) = match arm.as_str() {
+            "nest" => (arm.clone(), base),
+            _ if path.extension().is_some_and(|extension| extension == "toml") => {
+                (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), Source::File(path))
+            }
+            _ => {
+                return Err(usage(
+                    &format!("`{arm}` is no arm"),
+                    "arms are `nest` and configuration files ending in .toml",
+                )
+                .into());
+            }
+        };
+        if arms.iter().any(|(other, _)| *other == name) {
+            return Err(usage(&format!("two arms are named {name}"), "name files differently").into());
+        }
+        let config = load(source, &overrides(args, source, fixed)?)?;
+        arms.push((name, config));
+    }
+    Ok(arms)
+}
+
+/// What the flags set, for every arm alike.
+fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<Vec<Override>> {
+    let plain = load(source, &[])?;
+    let mut overrides = match args.res {
+        Some(res) => train::at_resolution(res, plain.model.resolution(), fixed)?,
+        None => Vec::new(),
+    };
+    for text in &args.set {
+        overrides.push(Override::parse(text)?);
+    }
+    let mut add = |key: &str, value: Option<toml::Value>| overrides.extend(value.map(|v| Override::new(key, v)));
+    add("data.path", args.data.clone().map(Into::into));
+    add("train.kimg", args.kimg.map(Into::into));
+    // A length in images replaces the preset's length in minutes.
+    add("train.minutes", args.minutes.or(args.kimg.map(|_| 0.0)).map(Into::into));
+    let usual = match args.kimg {
+        Some(kimg) => kimg / SCORES_PER_RUN,
+        None => 2.0 * plain.train.tick_kimg,
+    };
+    let every_kimg = args.eval.or((plain.eval.every_kimg == 0.0).then_some(usual));
+    add("eval.every_kimg", every_kimg.map(Into::into));
+    Ok(overrides)
+}
+
+/// The plan, if it is fair or may be unfair.
+fn plan(args: &Convergence, configs: &[(String, RunConfig)]) -> anyhow::Result<Plan> {
+    let arm = |(name, config): &(String, RunConfig)| -> Result<PlannedArm> {
+        let generator = build_generator(config)?;
+        let parameters = generator.params().count() as u64;
+        Ok(PlannedArm { name: name.clone(), parameters, flops: generator.flops(), config: config.to_toml() })
+    };
+    let arms = configs.iter().map(arm).collect::<Result<_>>()?;
+    let mut plan = Plan { seeds: (0..args.seeds).collect(), allowed_unfair: Vec::new(), arms };
+    let unfair = plan.unfair()?;
+    if !unfair.is_empty() && !args.allow_unfair {
+        let message = format!("the arms cannot be compared fairly: {}", unfair.join("; "));
+        return Err(usage(&message, "make them equal, or say --allow-unfair: the page will tell").into());
+    }
+    plan.allowed_unfair = unfair;
+    Ok(plan)
+}
+
+fn describe(status: &Status) -> String {
+    match status {
+        Status::New => "to do".into(),
+        Status::Interrupted(point) => format!("goes on in {}", point.run.display()),
+        Status::Ended(Ended { diverged: Some(why), .. }) => format!("diverged: {why}"),
+        Status::Ended(_) => "done".into(),
+    }
+}
+
+fn open_data(config: &RunConfig) -> Result<Arc<ImageData>> {
+    let bar = ui::progress_bar("reading images", 0);
+    let data = config.data.open(config.model.resolution(), &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        true
+    });
+    bar.finish_and_clear();
+    data
+}
+
+/// Trains one run of the study, or goes on with it; `false` if it was interrupted.
+fn train_task(
+    task: &Task,
+    name: &str,
+    config: &RunConfig,
+    data: &Arc<ImageData>,
+    stop: &AtomicBool,
+) -> anyhow::Result<bool> {
+    let resume = match task.status()? {
+        Status::Ended(_) => return Ok(true),
+        Status::Interrupted(point) => Some(point),
+        Status::New => None,
+    };
+    let going_on = if resume.is_some() { ", going on" } else { "" };
+    ui::note(&format!("{name}, seed {}{going_on}", task.seed));
+    let mut config = config.clone();
+    config.train.seed = task.seed;
+    let line = train::progress_line();
+    let mut on_event = |event: Event| match event {
+        Event::Progress(progress) => line.set_message(format!("{name} seed {}: {}", task.seed, train::describe(&progress))),
+        Event::Line(text) => line.suspend(|| ui::note(&text)),
+        Event::Trouble { trouble, action } => line.suspend(|| ui::warn(&format!("{trouble}; {action}"))),
+    };
+    let launched = launch(Launch {
+        config: &config,
+        data: data.clone(),
+        outdir: &task.outdir,
+        name,
+        resume,
+        stop,
+        on_start: &mut |_| {},
+        on_event: &mut on_event,
+    });
+    line.finish_and_clear();
+    let (folder, outcome) = launched?;
+    let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match outcome {
+        Outcome::Interrupted { .. } => return Ok(false),
+        Outcome::Finished { snapshot } => {
+            draw_panels(&config, data, &folder, &snapshot)?;
+            task.end(&Ended { run, diverged: None })?;
+        }
+        Outcome::Diverged { trouble, .. } => task.end(&Ended { run, diverged: Some(trouble.to_string()) })?,
+    }
+    Ok(true)
+}
+
+/// Writes the pictures of a finished run that the page shows beside its samples.
+fn draw_panels(config: &RunConfig, data: &ImageData, folder: &Path, snapshot: &Path) -> Result<()> {
+    let read = read_snapshot(snapshot)?;
+    let saved = parse(&snapshot.display().to_string(), &read.config)?;
+    let generator = Generator::new(&saved.model, &Rng::new(0), DType::F32, &Device::Cpu)?;
+    generator.params().load(&read.tensors.into_iter().collect())?;
+    let pictures =
+        [("interpolation.png", panels::interpolations(&generator)?), ("nearest.png", panels::nearest(&generator, data, config.data.mirror)?)];
+    for (name, picture) in pictures {
+        let path = folder.join(name);
+        let png = picture.png().map_err(Error::io("write", &path))?;
+        nestgen::train::files::write_atomic(&path, |file| file.write_all(&png))?;
+    }
+    Ok(())
+}
+
+/// Compares the runs that have ended and writes the page; says what is still missing.
+fn conclude(args: &Convergence, plan: &Plan) -> anyhow::Result<()> {
+    let (mut folders, mut notes) = (Vec::new(), Vec::new());
+    notes.extend(plan.allowed_unfair.iter().map(|reason| format!("unfair, and allowed: {reason}")));
+    let mut missing = 0;
+    for task in plan.tasks(&args.outdir) {
+        let name = &plan.arms[task.arm].name;
+        match task.status()? {
+            Status::Ended(Ended { diverged: Some(why), .. }) => {
+                notes.push(format!("{name}, seed {}, diverged and is left out of every number: {why}", task.seed));
+            }
+            Status::Ended(Ended { run, .. }) => folders.push(task.outdir.join(run)),
+            Status::New | Status::Interrupted(_) => missing += 1,
+        }
+    }
+    if missing > 0 {
+        notes.push(format!("{missing} runs of the study are still to be trained"));
+    }
+    let runs = read_runs(&folders)?;
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let arms = comparison::arms(&runs)?;
+    let metric = protocol::usual_metric(&runs)?;
+    let question = Question { metric: &metric, axis: args.x, threshold: None, notes: &notes };
+    let compared = comparison::compare(&runs, &arms, &question)?;
+    ui::result_line(table::terminal(&compared, &arms).trim_end())?;
+    let file = |name: &str| args.outdir.join(name);
+    write(Some(&file("scores.csv")), || Ok(table::csv(&runs, &arms, &metric)))?;
+    write(Some(&file("tables.md")), || Ok(table::markdown(&compared, &arms)))?;
+    write(Some(&file("curves.svg")), || Ok(report::figure::svg(&compared)))?;
+    write(Some(&file("report.html")), || report::html(&runs, &arms, &question))
+}

@@ -1,0 +1,259 @@
+//! The plan of a convergence study: arms that differ in nothing but the generator, each with the same seeds, and a
+//! folder from which an interrupted study goes on.
+//!
+//! ```text
+//! <study>/study.toml             the plan
+//! <study>/<arm>/seed<k>/         runs of one arm and seed: 00000-..., and outcome.json once it has ended
+//! <study>/report.html ...        written when every run has ended
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::settings::{Difference, Settings, differences, flatten};
+use crate::error::{Error, Result};
+use crate::train::files::write_atomic;
+use crate::train::folder::{ResumePoint, resume_point};
+
+/// Generators this much apart in parameters and in operations are not of one class. Widths come in steps, so that two
+/// narrow architectures cannot match more closely.
+const CAPACITY_RATIO: f64 = 1.25;
+
+/// The settings in which arms may differ.
+const FREE_SECTION: &str = "model.";
+
+/// What a study does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The seeds of every arm.
+    pub seeds: Vec<u64>,
+    /// What is unfair about it and was allowed.
+    pub allowed_unfair: Vec<String>,
+    /// The arms.
+    pub arms: Vec<PlannedArm>,
+}
+
+/// An arm before it has run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedArm {
+    /// Its name, and that of its folder.
+    pub name: String,
+    /// Parameters of its generator.
+    pub parameters: u64,
+    /// Operations of its generator for one image.
+    pub flops: u64,
+    /// The complete configuration; its seed is that of no run.
+    pub config: String,
+}
+
+impl PlannedArm {
+    fn settings(&self) -> Result<Settings> {
+        let table = self.config.parse::<toml::Table>().map_err(|error| Error::Usage {
+            message: format!("the configuration of arm {} is damaged: {}", self.name, error.message()),
+            hint: None,
+        })?;
+        Ok(flatten(&table))
+    }
+}
+
+impl Plan {
+    /// Why a comparison of these arms would say little about their generators; empty if it is fair.
+    ///
+    /// # Errors
+    /// When a configuration is not TOML.
+    pub fn unfair(&self) -> Result<Vec<String>> {
+        let settings: Vec<Settings> = self.arms.iter().map(PlannedArm::settings).collect::<Result<_>>()?;
+        let others = differences(&settings.iter().collect::<Vec<_>>());
+        let others = others.into_iter().filter(|difference| !difference.key.starts_with(FREE_SECTION));
+        let mut reasons: Vec<String> = others.map(|difference| self.in_words(&difference)).collect();
+        let ratio = |value: fn(&PlannedArm) -> u64| {
+            let values = || self.arms.iter().map(|arm| value(arm).max(1) as f64);
+            values().fold(0.0, f64::max) / values().fold(f64::INFINITY, f64::min)
+        };
+        let (parameters, flops) = (ratio(|arm| arm.parameters), ratio(|arm| arm.flops));
+        if parameters > CAPACITY_RATIO && flops > CAPACITY_RATIO {
+            reasons.push(format!(
+                "the generators match neither in parameters ({parameters:.2} times apart) nor in FLOPs ({flops:.2} times)"
+            ));
+        }
+        Ok(reasons)
+    }
+
+    fn in_words(&self, difference: &Difference) -> String {
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
+        let values = self.arms.iter().zip(&difference.values).map(|(arm, v)| format!("{} for {}", value(v), arm.name));
+        format!("{} is {}", difference.key, values.collect::<Vec<_>>().join(" and "))
+    }
+
+    /// Makes the study's folder, or checks that the one there holds the same study; seeds may be added.
+    ///
+    /// # Errors
+    /// When another study is there.
+    pub fn open(&self, study: &Path) -> Result<()> {
+        let path = study.join("study.toml");
+        if path.exists() {
+            let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            let other = |reason: String| Error::Usage {
+                message: format!("`{}` holds another study: {reason}", study.display()),
+                hint: Some("give the same settings to go on with it, or another --outdir".into()),
+            };
+            let before: Self = toml::from_str(&text).map_err(|error| other(error.message().to_owned()))?;
+            if let Some(reason) = self.contradicts(&before)? {
+                return Err(other(reason));
+            }
+        }
+        std::fs::create_dir_all(study).map_err(Error::io("create", study))?;
+        let text = toml::to_string(self).map_err(|error| Error::Usage { message: error.to_string(), hint: None })?;
+        write_atomic(&path, |file| file.write_all(text.as_bytes()))
+    }
+
+    /// Why runs of the plan `before` are not runs of this one.
+    fn contradicts(&self, before: &Self) -> Result<Option<String>> {
+        let names = |plan: &Self| plan.arms.iter().map(|arm| arm.name.clone()).collect::<Vec<_>>();
+        if names(self) != names(before) {
+            return Ok(Some(format!("its arms are {}", names(before).join(", "))));
+        }
+        for (arm, was) in self.arms.iter().zip(&before.arms) {
+            let (settings, old) = (arm.settings()?, was.settings()?);
+            let changed = differences(&[&settings, &old]);
+            if let Some(change) = changed.iter().find(|change| change.key != "data.workers") {
+                let was = change.values.last().cloned().flatten().unwrap_or_else(|| "not set".into());
+                return Ok(Some(format!("there, {} is {was} for {}", change.key, arm.name)));
+            }
+        }
+        let missing = before.seeds.iter().find(|seed| !self.seeds.contains(seed));
+        Ok(missing.map(|seed| format!("it has seed {seed} as well")))
+    }
+
+    /// Every run of the study, seed by seed, so that a study cut short has arms with equal seeds.
+    pub fn tasks(&self, study: &Path) -> Vec<Task> {
+        let of = |seed: u64, arm: usize, name: &str| Task {
+            arm,
+            seed,
+            outdir: study.join(name).join(format!("seed{seed}")),
+        };
+        let arms = || self.arms.iter().enumerate();
+        self.seeds.iter().flat_map(|&seed| arms().map(move |(arm, planned)| of(seed, arm, &planned.name))).collect()
+    }
+}
+
+/// One run of a study.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Which of the plan's arms.
+    pub arm: usize,
+    /// Its seed.
+    pub seed: u64,
+    /// Where its run folder is made.
+    pub outdir: PathBuf,
+}
+
+/// How far a run of a study is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It has nothing to go on from.
+    New,
+    /// It can be resumed.
+    Interrupted(ResumePoint),
+    /// It has ended.
+    Ended(Ended),
+}
+
+/// A run that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The name of its folder.
+    pub run: String,
+    /// Why it ended before its time, if it did.
+    pub diverged: Option<String>,
+}
+
+impl Task {
+    /// How far it is.
+    ///
+    /// # Errors
+    /// When its record cannot be read.
+    pub fn status(&self) -> Result<Status> {
+        let path = self.record();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Status::Ended).map_err(|error| Error::Usage {
+                message: format!("`{}` is damaged: {error}", path.display()),
+                hint: Some("remove it to go on with the run from its last state".into()),
+            }),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("read", &path)(error)),
+            // No state to resume from is how a new run looks, whether or not a folder was begun.
+            Err(_) => Ok(resume_point(&self.outdir, "latest").map_or(Status::New, Status::Interrupted)),
+        }
+    }
+
+    /// Notes that it has ended.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn end(&self, ended: &Ended) -> Result<()> {
+        let text = serde_json::json!(ended).to_string();
+        write_atomic(&self.record(), |file| file.write_all(text.as_bytes()))
+    }
+
+    fn record(&self) -> PathBuf {
+        self.outdir.join("outcome.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(configs: [&str; 2], parameters: [u64; 2], flops: [u64; 2]) -> Plan {
+        let arm = |i: usize| PlannedArm {
+            name: ["a", "b"][i].into(),
+            parameters: parameters[i],
+            flops: flops[i],
+            config: configs[i].into(),
+        };
+        Plan { seeds: vec![0, 1], allowed_unfair: Vec::new(), arms: vec![arm(0), arm(1)] }
+    }
+
+    const NEST: &str = "[model]\nkind = 'nest'\n[train]\nbatch = 8\n";
+    const SAGAN: &str = "[model]\nkind = 'sagan'\nwidth = 3\n[train]\nbatch = 8\n";
+
+    #[test]
+    fn only_generators_of_one_class_may_differ() {
+        assert!(plan([NEST, SAGAN], [100, 105], [7, 900]).unfair().unwrap().is_empty());
+        assert!(plan([NEST, SAGAN], [100, 500], [700, 701]).unfair().unwrap().is_empty());
+        let capacity = plan([NEST, SAGAN], [100, 200], [100, 300]).unfair().unwrap();
+        assert!(capacity[0].contains("2.00 times") && capacity[0].contains("3.00 times"), "{capacity:?}");
+        let batch = plan([NEST, &SAGAN.replace('8', "16")], [1, 1], [1, 1]).unfair().unwrap();
+        assert_eq!(batch, ["train.batch is 8 for a and 16 for b"]);
+    }
+
+    #[test]
+    fn a_study_goes_on_only_as_itself_but_may_grow() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut study = plan([NEST, SAGAN], [1, 1], [1, 1]);
+        study.open(dir.path()).unwrap();
+        study.seeds.push(2);
+        study.open(dir.path()).unwrap();
+        let other = plan([NEST, &SAGAN.replace("width = 3", "width = 4")], [1, 1], [1, 1]);
+        let error = other.open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("model.width is 3 for b"), "{error}");
+        study.seeds.truncate(1);
+        assert!(study.open(dir.path()).unwrap_err().to_string().contains("seed"));
+    }
+
+    #[test]
+    fn runs_that_have_ended_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = plan([NEST, SAGAN], [1, 1], [1, 1]).tasks(dir.path());
+        let order: Vec<(u64, usize)> = tasks.iter().map(|task| (task.seed, task.arm)).collect();
+        assert_eq!(order, [(0, 0), (0, 1), (1, 0), (1, 1)]);
+        let task = &tasks[1];
+        assert_eq!(task.status().unwrap(), Status::New);
+        std::fs::create_dir_all(task.outdir.join("00000-x-y/training-state-000001")).unwrap();
+        assert!(matches!(task.status().unwrap(), Status::Interrupted(_)));
+        let ended = Ended { run: "00000-x-y".into(), diverged: None };
+        task.end(&ended).unwrap();
+        assert_eq!(task.status().unwrap(), Status::Ended(ended));
+    }
+}
