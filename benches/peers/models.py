@@ -269,6 +269,111 @@ class Vit(nn.Module):
         return self.head(x[:, 0])
 
 
+class SelfAttention(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.theta = linear(channels, channels // 8, True, bias=False)
+        self.phi = linear(channels, channels // 8, True, bias=False)
+        self.g = linear(channels, channels // 2, True, bias=False)
+        self.o = linear(channels // 2, channels, True, bias=False)
+        self.gain = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        tokens = x.permute(0, 2, 3, 1)
+        pool = lambda t: F.max_pool2d(t.permute(0, 3, 1, 2), 2).flatten(2).transpose(1, 2)
+        theta, phi, g = self.theta(tokens).reshape(b, h * w, -1), pool(self.phi(tokens)), pool(self.g(tokens))
+        mixed = self.o(torch.softmax(theta @ phi.transpose(1, 2), -1) @ g)
+        return x + self.gain * mixed.reshape(b, h, w, c).permute(0, 3, 1, 2)
+
+
+class UpBlock(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = conv(inputs, outputs, 3, True)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv(outputs, outputs, 3, True)
+        self.shortcut = conv(inputs, outputs, 1, True)
+
+    def forward(self, x):
+        shortcut = self.shortcut(F.interpolate(x, scale_factor=2))
+        x = self.conv1(F.interpolate(F.relu(self.norm1(x)), scale_factor=2))
+        return self.conv2(F.relu(self.norm2(x))) + shortcut
+
+
+def attention_side(cfg):
+    return 16 if cfg["resolution"] == 32 else 32
+
+
+class SaganGenerator(nn.Module):
+    """z [B, z_dim] -> images [B, 3, H, W] in -1..1"""
+
+    SHAPES = {32: (4, 4, 4, 4), 64: (16, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
+
+    def __init__(self, cfg):
+        super().__init__()
+        channels = [c * cfg["width"] for c in self.SHAPES[cfg["resolution"]]]
+        self.side = attention_side(cfg)
+        self.input = linear(cfg["z_dim"], 16 * channels[0], True)
+        self.blocks = nn.ModuleList([UpBlock(i, o) for i, o in zip(channels, channels[1:])])
+        if cfg["attention"]:
+            self.attention = SelfAttention(channels[self.side.bit_length() - 3])
+        self.norm = nn.BatchNorm2d(channels[-1])
+        self.to_rgb = conv(channels[-1], 3, 3, True)
+
+    def forward(self, z):
+        x = self.input(z).reshape(len(z), 4, 4, -1).permute(0, 3, 1, 2)
+        for block in self.blocks:
+            x = block(x)
+            if x.shape[2] == self.side and hasattr(self, "attention"):
+                x = self.attention(x)
+        return torch.tanh(self.to_rgb(F.relu(self.norm(x))))
+
+
+class DownBlock(nn.Module):
+    def __init__(self, inputs, outputs, down, first):
+        super().__init__()
+        self.down, self.first = down, first
+        self.conv1 = conv(inputs, outputs, 3, True)
+        self.conv2 = conv(outputs, outputs, 3, True)
+        self.shortcut = conv(inputs, outputs, 1, True) if down or inputs != outputs else nn.Identity()
+
+    def forward(self, x):
+        shortcut = self.shortcut(x)
+        x = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
+        return F.avg_pool2d(x + shortcut, 2) if self.down else x + shortcut
+
+
+class SaganDiscriminator(nn.Module):
+    """images [B, 3, H, W] -> logits [B]"""
+
+    SHAPES = {
+        32: ((2, True), (2, True), (2, False), (2, False)),
+        64: ((1, True), (2, True), (4, True), (8, True), (16, False)),
+        128: ((1, True), (2, True), (4, True), (8, True), (16, True), (16, False)),
+    }
+
+    def __init__(self, cfg):
+        super().__init__()
+        shape = [(c * cfg["width"], down) for c, down in self.SHAPES[cfg["resolution"]]]
+        self.side = attention_side(cfg)
+        inputs = [3] + [c for c, _ in shape]
+        blocks = [DownBlock(i, o, down, n == 0) for n, (i, (o, down)) in enumerate(zip(inputs, shape))]
+        self.blocks = nn.ModuleList(blocks)
+        self.place = (cfg["resolution"] // self.side).bit_length() - 2
+        if cfg["attention"]:
+            self.attention = SelfAttention(shape[self.place][0])
+        self.head = linear(shape[-1][0], 1, True)
+
+    def forward(self, x):
+        for n, block in enumerate(self.blocks):
+            x = block(x)
+            if n == self.place and hasattr(self, "attention"):
+                x = self.attention(x)
+        return self.head(F.relu(x).sum((2, 3))).squeeze(1)
+
+
 def to_channels_last_columns(v, weight):
     """A spectral-norm vector over [in, kh, kw] -> over [kh, kw, in], as a column."""
     if weight.dim() == 4:

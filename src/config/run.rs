@@ -104,7 +104,7 @@ impl RunConfig {
         self.model.validate().map_err(|bad| (format!("model.{}", bad.field), bad.reason))?;
         self.discriminator.validate().map_err(|bad| (format!("discriminator.{}", bad.field), bad.reason))?;
         let bad = |key: &str, reason: String| Err((key.to_owned(), reason));
-        let (resolution, other) = (self.model.resolution(), self.discriminator.resolution);
+        let (resolution, other) = (self.model.resolution(), self.discriminator.resolution());
         if resolution != other {
             return bad(
                 "discriminator.resolution",

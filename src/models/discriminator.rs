@@ -110,7 +110,7 @@ impl Block {
 }
 
 /// The discriminator.
-pub struct Discriminator {
+pub struct ResidualDiscriminator {
     config: Config,
     from_rgb: Conv2d,
     blocks: Vec<Block>,
@@ -119,7 +119,7 @@ pub struct Discriminator {
     params: ParamSet,
 }
 
-impl Discriminator {
+impl ResidualDiscriminator {
     /// Makes the parameters.
     ///
     /// # Errors

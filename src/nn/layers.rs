@@ -66,6 +66,11 @@ impl Linear {
         k::linear(x, &self.weight.var(train)?, bias.as_ref(), activation)
     }
 
+    /// Channels of the result.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// Multiply-adds for `rows` inputs.
     pub fn macs(&self, rows: usize) -> u64 {
         (rows * self.inputs * self.outputs) as u64

@@ -9,6 +9,7 @@ mod drop_path;
 mod init;
 mod layers;
 mod params;
+mod self_attention;
 mod spectral_norm;
 mod transformer;
 
@@ -18,5 +19,6 @@ pub use drop_path::drop_path;
 pub use init::Init;
 pub use layers::{BatchNorm, Conv2d, LayerNorm, Linear, Weight};
 pub use params::{Builder, LoadError, Mismatch, ParamSet};
+pub use self_attention::SelfAttention;
 pub use spectral_norm::SpectralNorm;
 pub use transformer::{AttentionKind, Gelu, INIT, LayerShape, TransformerLayer};

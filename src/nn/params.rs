@@ -205,6 +205,11 @@ impl Builder {
         Self { set: Rc::default(), prefix: String::new(), rng: None, dtype, device: device.clone() }
     }
 
+    /// Whether this builder makes zeros, to be loaded later, in place of initial values.
+    pub fn is_blank(&self) -> bool {
+        self.rng.is_none()
+    }
+
     /// The builder for the part called `name` (`levels.0`).
     #[must_use]
     pub fn pp(&self, name: impl std::fmt::Display) -> Self {

@@ -33,7 +33,8 @@ impl SpectralNorm {
         let u = b.buffer(&[out, 1], Init::Normal(1.0), "weight_u")?;
         let v = b.buffer(&[columns, 1], Init::Normal(1.0), "weight_v")?;
         let norm = Self { weight, u, v };
-        for _ in 0..Self::WARM_UP {
+        let steps = if b.is_blank() { 0 } else { Self::WARM_UP };
+        for _ in 0..steps {
             norm.step()?;
         }
         Ok(norm)

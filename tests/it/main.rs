@@ -4,5 +4,6 @@ mod cli;
 mod compare;
 mod data;
 mod layering;
+mod model_gradients;
 mod models;
 mod train;

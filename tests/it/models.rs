@@ -170,3 +170,13 @@ fn discriminator_with_spectral_norm() -> Result<()> {
 fn discriminator_with_minibatch_stddev() -> Result<()> {
     check_discriminator("discriminator_stddev")
 }
+
+#[test]
+fn sagan_generator() -> Result<()> {
+    check_generator("sagan_generator")
+}
+
+#[test]
+fn sagan_discriminator() -> Result<()> {
+    check_discriminator("sagan_discriminator")
+}

@@ -1,0 +1,134 @@
+//! Every trainable tensor of every model against finite differences, in f64.
+
+use candle_core::{DType, Device, Result, Tensor};
+use nestgen::models::{Classifier, Discriminator, Generator};
+use nestgen::nn::{Builder, ParamSet};
+use nestgen::rng::Rng;
+use nestgen_kernels::{Param, Var, backward, mul, no_grad, sum_all};
+
+/// Half the distance of the two points of a central difference.
+const STEP: f64 = 1e-5;
+/// The step's error is of order `STEP^2`, rounding in the loss is 1e-16 / `STEP`; the rest is curvature.
+const TOLERANCE: f64 = 1e-6;
+/// Numbers of each tensor that are tried.
+const SAMPLED: usize = 2;
+
+fn noise(shape: &[usize], rng: &mut Rng, scale: f64) -> Result<Tensor> {
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_| f64::from(rng.normal()) * scale).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// Replaces every parameter by a random one, so that zeros hide nothing.
+fn randomise(params: &ParamSet) -> Result<()> {
+    let rng = Rng::new(5);
+    params.params().iter().enumerate().try_for_each(|(i, param)| {
+        param.set((noise(param.value().dims(), &mut rng.at(i as u64), 0.2)? + 0.05)?)
+    })
+}
+
+fn shifted(param: &Param, index: usize, by: f64) -> Result<Tensor> {
+    let value = param.value();
+    let mut values = value.flatten_all()?.to_vec1::<f64>()?;
+    values[index] += by;
+    Tensor::from_vec(values, value.dims(), value.device())
+}
+
+fn check(params: &ParamSet, input: &[usize], forward: impl Fn(&Var) -> Result<Var>) -> Result<()> {
+    randomise(params)?;
+    let mut rng = Rng::new(6);
+    let x = Var::constant(noise(input, &mut rng, 1.0)?);
+    let y = forward(&x)?;
+    let weights = Var::constant(noise(y.dims(), &mut rng, 1.0)?);
+    let loss = |y: &Var| sum_all(&mul(y, &weights)?);
+    let grads = backward(loss(&y)?)?;
+    for param in params.params() {
+        let grad = grads.param(param).unwrap_or_else(|| panic!("no gradient for {}", param.name()));
+        let grad = grad.contiguous()?.flatten_all()?.to_vec1::<f64>()?;
+        assert!(grad.iter().any(|&g| g != 0.0), "the gradient of {} is zero", param.name());
+        let before = param.value();
+        for _ in 0..SAMPLED {
+            let index = rng.below(grad.len() as u64) as usize;
+            let at = |by: f64| -> Result<f64> {
+                param.set(shifted(param, index, by)?)?;
+                let value = no_grad(|| loss(&forward(&x)?))?.value().to_scalar::<f64>();
+                param.set(before.clone())?;
+                value
+            };
+            let expected = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
+            let (got, allowed) = (grad[index], TOLERANCE * (1.0 + expected.abs()));
+            let name = param.name();
+            assert!((got - expected).abs() <= allowed, "{name}[{index}]: {got} but {expected} by differences");
+        }
+    }
+    Ok(())
+}
+
+fn builder() -> Builder {
+    Builder::new(&Rng::new(1), DType::F64, &Device::Cpu)
+}
+
+fn generator(config: &str, z_dim: usize) -> Result<()> {
+    let model = Generator::build(&serde_json::from_str(config).expect("a configuration"), &builder())?;
+    check(model.params(), &[2, z_dim], |z| model.forward(z, false))
+}
+
+fn discriminator(config: &str) -> Result<()> {
+    let model = Discriminator::new(&serde_json::from_str(config).expect("a configuration"), &builder())?;
+    check(model.params(), &[4, 32, 32, 3], |images| model.forward(images, false))
+}
+
+fn classifier(config: &str) -> Result<()> {
+    let model = Classifier::build(&serde_json::from_str(config).expect("a configuration"), &builder())?;
+    check(model.params(), &[2, 16, 16, 3], |images| model.forward(images, None))
+}
+
+#[test]
+fn transposed_nest() -> Result<()> {
+    for (attention, deaggregation) in
+        [("multi_head", "pixel_shuffle"), ("multi_query", "pixel_shuffle_conv"), ("multi_head", "nearest_conv")]
+    {
+        let config = format!(
+            r#"{{"kind": "transposed_nest", "resolution": 32, "z_dim": 3, "block_size": 8, "dims": [8, 4, 4],
+                "depths": [1, 1, 0], "head_dim": 4, "attention": "{attention}", "deaggregation": "{deaggregation}"}}"#
+        );
+        generator(&config, 3)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn residual_discriminator() -> Result<()> {
+    for (spectral_norm, minibatch_stddev) in [(true, false), (false, true)] {
+        discriminator(&format!(
+            r#"{{"kind": "residual", "resolution": 32, "channels": [3, 4, 4, 4],
+                "spectral_norm": {spectral_norm}, "minibatch_stddev": {minibatch_stddev}}}"#
+        ))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn sagan() -> Result<()> {
+    generator(r#"{"kind": "sagan", "resolution": 32, "z_dim": 3, "width": 8, "attention": true}"#, 3)?;
+    discriminator(r#"{"kind": "sagan", "resolution": 32, "width": 8, "attention": true}"#)
+}
+
+#[test]
+fn nest_classifier() -> Result<()> {
+    for aggregation in ["conv_pool", "conv", "pool", "none"] {
+        classifier(&format!(
+            r#"{{"kind": "nest", "resolution": 16, "patch_size": 2, "dims": [4, 8], "depths": [1, 1],
+                "heads": [2, 2], "attention": "multi_query", "aggregation": "{aggregation}", "padding": "same",
+                "gelu": "tanh", "drop_path": 0.0, "classes": 3}}"#
+        ))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn vit_classifier() -> Result<()> {
+    classifier(
+        r#"{"kind": "vit", "resolution": 16, "patch_size": 4, "dim": 8, "depth": 1, "heads": 2, "gelu": "erf",
+            "drop_path": 0.0, "classes": 3}"#,
+    )
+}
