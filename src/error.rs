@@ -86,9 +86,15 @@ impl Error {
                 std::io::ErrorKind::StorageFull => {
                     Some("free some space; what was saved before is whole".into())
                 }
+                std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
+                    Some("there is a file where a folder is needed; choose another path".into())
+                }
                 _ => None,
             },
-            Self::Config { hint, .. } | Self::Checkpoint { hint, .. } | Self::Usage { hint, .. } => {
+            Self::Config { hint, .. } => {
+                hint.clone().or_else(|| Some("`nestgen train -n` prints every setting with its value".into()))
+            }
+            Self::Checkpoint { hint, .. } | Self::Usage { hint, .. } => {
                 hint.clone()
             }
             Self::NonFinite { last_good, .. } => Some(match last_good {

@@ -45,7 +45,7 @@ pub(super) struct SampleArgs {
     /// Draw latents within ±2·PSI only: fewer odd images, less variety
     #[arg(long, value_name = "PSI")]
     trunc: Option<f64>,
-    /// Also write `grid.png` with COLUMNSxROWS of the images
+    /// Also write `<outdir>-grid.png`, beside the folder, with COLUMNSxROWS of the images
     #[arg(long, value_name = "CxR")]
     grid: Option<String>,
     /// Write the grid only
@@ -86,7 +86,10 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let (generator, path) = load(&args.network)?;
-    fs::create_dir_all(&args.outdir).map_err(Error::io("create", &args.outdir))?;
+    let folder = if args.grid_only { args.outdir.parent() } else { Some(args.outdir.as_path()) };
+    if let Some(folder) = folder {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
     let bar = ui::progress_bar("sampling", seeds.len() as u64);
     let in_grid = grid.map_or(0, |(columns, rows)| columns * rows);
     let mut for_grid: Vec<Tensor> = Vec::new();
@@ -103,7 +106,10 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     })?;
     bar.finish_and_clear();
     if let Some((columns, _)) = grid {
-        write_picture(&args.outdir.join("grid.png"), &Picture::grid(&Tensor::stack(&for_grid, 0)?, columns)?)?;
+        // Beside the folder, so that the folder holds samples only and can be scored as it is.
+        let name = args.outdir.file_name().unwrap_or_default().to_string_lossy();
+        let path = args.outdir.with_file_name(format!("{name}-grid.png"));
+        write_picture(&path, &Picture::grid(&Tensor::stack(&for_grid, 0)?, columns)?)?;
     }
     let what = if args.grid_only { "a grid".to_owned() } else { format!("{} images", seeds.len()) };
     ui::result_line(&format!("wrote {what} of {} to {}", path.display(), args.outdir.display()))?;

@@ -1,5 +1,6 @@
 //! The integration tests: the real binary and the library from outside, one binary to link.
 
+mod bad_input;
 mod cli;
 mod compare;
 mod data;

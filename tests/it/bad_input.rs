@@ -1,0 +1,176 @@
+//! What people really hand to a program: each mistake ends in one line that names the place, a hint, exit code 1.
+
+use std::fs;
+use std::path::Path;
+
+use super::cli::nestgen;
+
+/// Runs the binary, expects exit code 1, and checks the message: one `error:` line with every word of `says`, and a
+/// `hint:` line. Nothing may be left in `outdir`.
+fn refused(args: &[&str], says: &[&str]) {
+    let out = nestgen(args);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
+    let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{args:?}: {stderr}");
+    for word in says {
+        assert!(errors[0].contains(word), "{args:?}: `{word}` is not in: {}", errors[0]);
+    }
+    assert!(stderr.lines().any(|line| line.starts_with("hint: ")), "{args:?}: no hint: {stderr}");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+/// Trains on a source and scores it: both must refuse it with the same words.
+fn refused_as_data(source: &Path, says: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let outdir = dir.path().join("runs");
+    refused(&["train", "--kimg", "1", "--data", text(source), "--outdir", text(&outdir)], says);
+    assert!(!outdir.exists(), "a run folder was left behind");
+    refused(&["fid", text(source), text(source), "--features", "random-v1"], says);
+}
+
+/// A small PNG.
+fn png(size: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let image = image::RgbImage::from_fn(size, size, |x, y| image::Rgb([x as u8, y as u8, 7]));
+    image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+    bytes
+}
+
+#[test]
+fn a_missing_and_an_empty_source() {
+    let dir = tempfile::tempdir().unwrap();
+    refused_as_data(&dir.path().join("nowhere"), &["nowhere"]);
+    refused_as_data(dir.path(), &["holds no images"]);
+    fs::write(dir.path().join("notes.txt"), "no image").unwrap();
+    refused_as_data(dir.path(), &["1 other files"]);
+}
+
+#[test]
+fn a_truncated_image_names_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.png"), png(16)).unwrap();
+    let bytes = png(64);
+    fs::write(dir.path().join("b.png"), &bytes[..bytes.len() / 2]).unwrap();
+    refused_as_data(dir.path(), &["b.png"]);
+}
+
+#[test]
+fn a_decompression_bomb_is_refused_from_its_header() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = png(8);
+    // Width and height of the IHDR chunk, and the checksum over the chunk.
+    bytes[16..20].copy_from_slice(&30_000u32.to_be_bytes());
+    bytes[20..24].copy_from_slice(&30_000u32.to_be_bytes());
+    let checksum = crc32fast::hash(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
+    fs::write(dir.path().join("bomb.png"), bytes).unwrap();
+    refused_as_data(dir.path(), &["bomb.png", "30000"]);
+}
+
+#[test]
+fn damaged_archives_and_packs() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["images.zip", "images.tar", "images.tar.gz", "pack.h5"] {
+        let path = dir.path().join(name);
+        fs::write(&path, b"this is neither an archive nor a pack, but long enough to be looked at").unwrap();
+        refused_as_data(&path, &[name]);
+    }
+}
+
+#[test]
+fn settings_that_do_not_exist_or_cannot_work() {
+    refused(&["train", "--set", "train.batchh=3"], &["batchh"]);
+    refused(&["train", "--set", "train.batch=-1"], &["train.batch"]);
+    refused(&["train", "--batch", "1", "-n"], &["batch"]);
+    refused(&["train", "--preset", "demo46"], &["demo46"]);
+    refused(&["train", "--res", "48"], &["48"]);
+    refused(&["train", "--resume", "latest", "--outdir", "no-such-folder"], &["no-such-folder"]);
+    refused(&["fid", "no-such-a", "no-such-b"], &["no-such-a"]);
+}
+
+#[test]
+fn an_outdir_that_is_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "here first").unwrap();
+    let args = ["train", "--kimg", "1", "--set", "data.scenes=4", "--outdir", text(&file)];
+    refused(&args, &["file"]);
+    assert_eq!(fs::read(&file).unwrap(), b"here first");
+}
+
+/// Sixteen images through the smallest networks, into `outdir`.
+fn tiny_run(outdir: &Path, extra: &[&str]) {
+    let args = [
+        "train",
+        "--res",
+        "32",
+        "--kimg",
+        "0.016",
+        "--batch",
+        "8",
+        "--tick",
+        "0.016",
+        "--set",
+        "data.scenes=16",
+        "--set",
+        "model.dims=[16,16,16]",
+        "--set",
+        "model.depths=[1,0,0]",
+        "--set",
+        "discriminator.channels=[4,4,4,4]",
+        "--outdir",
+        text(outdir),
+    ];
+    let out = nestgen(&[&args, extra].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+fn snapshot(outdir: &Path) -> std::path::PathBuf {
+    let run = fs::read_dir(outdir).unwrap().next().unwrap().unwrap().path();
+    let mut files = fs::read_dir(run).unwrap().map(|e| e.unwrap().path());
+    files.find(|p| p.extension().is_some_and(|e| e == "safetensors")).expect("a snapshot")
+}
+
+#[test]
+fn snapshots_that_are_cut_foreign_or_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    refused(&["sample", "-n", "1", "--runs", text(&runs)], &["runs"]);
+    tiny_run(&runs, &[]);
+    let whole = snapshot(&runs);
+    let outdir = dir.path().join("fake");
+    let bytes = fs::read(&whole).unwrap();
+    let cut = dir.path().join("cut.safetensors");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    refused(&["sample", "-n", "1", "--network", text(&cut), "--outdir", text(&outdir)], &["cut.safetensors"]);
+    let other = dir.path().join("other.safetensors");
+    fs::write(&other, b"\x02\0\0\0\0\0\0\0{}").unwrap();
+    refused(
+        &["sample", "-n", "1", "--network", text(&other), "--outdir", text(&outdir)],
+        &["other.safetensors"],
+    );
+    assert!(!outdir.exists(), "a folder was made for nothing");
+}
+
+#[test]
+fn samples_depend_on_seed_alone_and_runs_repeat() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("a"), dir.path().join("b"));
+    tiny_run(&first, &[]);
+    tiny_run(&second, &[]);
+    let draw = |network: &Path, name: &str, batch: &str| {
+        let outdir = dir.path().join(name);
+        let network = text(network).to_owned();
+        let args =
+            ["sample", "--seeds", "3,9", "--batch", batch, "--network", &network, "--outdir", text(&outdir)];
+        assert!(nestgen(&args).status.success());
+        fs::read(outdir.join("seed000009.png")).unwrap()
+    };
+    let image = draw(&snapshot(&first), "one", "1");
+    assert_eq!(image, draw(&snapshot(&first), "two", "2"), "the batch changed an image");
+    assert_eq!(image, draw(&snapshot(&second), "again", "1"), "the same seed trained another network");
+}
