@@ -212,7 +212,7 @@ impl fmt::Display for Report {
         let hash = self.extractor_sha256.get(..12).unwrap_or(&self.extractor_sha256);
         writeln!(
             f,
-            "{} features, resize {resize}, network {hash}, {:.1} s (features {:.1} s)",
+            "{} features, resize {resize}, network {hash}, {:.2} s (features {:.2} s)",
             self.dims, self.total_secs, self.features_secs
         )
     }
