@@ -76,17 +76,21 @@ pub(super) fn input(d: [Lanes; POINTS]) -> [Lanes; POINTS] {
 pub(super) fn output<const OUT: usize>(m: [Lanes; POINTS]) -> [Lanes; OUT] {
     let (sum_a, difference_a) = (map2(&m[1], &m[2], |p, q| p + q), map2(&m[1], &m[2], |p, q| p - q));
     let (sum_b, difference_b) = (map2(&m[3], &m[4], |p, q| p + q), map2(&m[3], &m[4], |p, q| p - q));
-    let mut y = [[0.0; 16]; OUT];
-    for (power, y) in y.iter_mut().enumerate() {
-        *y = match power {
-            0 => map3(&m[0], &sum_a, &sum_b, |p, q, r| p + q + r),
-            1 => map2(&difference_a, &difference_b, |p, q| A * p + B * q),
-            2 => map2(&sum_a, &sum_b, |p, q| A2 * p + B2 * q),
-            _ => map2(&difference_a, &difference_b, |p, q| A2 * A * p + B2 * B * q),
-        };
-    }
-    y[OUT - 1] = map2(&y[OUT - 1], &m[5], |p, q| p + q);
-    y
+    // All four; those past OUT are dead code in each instance.
+    let all = [
+        map3(&m[0], &sum_a, &sum_b, |p, q, r| p + q + r),
+        map2(&difference_a, &difference_b, |p, q| A * p + B * q),
+        map2(&sum_a, &sum_b, |p, q| A2 * p + B2 * q),
+        map2(&difference_a, &difference_b, |p, q| A2 * A * p + B2 * B * q),
+    ];
+    let last = map2(&all[OUT - 1], &m[5], |p, q| p + q);
+    std::array::from_fn(|i| if i == OUT - 1 { last } else { all[i] })
+}
+
+/// Adds a bias and replaces what is below `floor` by it (0: ReLU; minus infinity: nothing).
+#[inline(always)]
+pub(super) fn finish(value: &Lanes, bias: &Lanes, floor: f32) -> Lanes {
+    map2(value, bias, |x, b| if x + b < floor { floor } else { x + b })
 }
 
 /// A kernel of any length up to 5 to the six points, in f64.

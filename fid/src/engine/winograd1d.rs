@@ -212,6 +212,7 @@ fn place_output<const STEP: usize>(block: &Block, products: &[f32], lanes: usize
     assert!(products.len() >= POINTS * total * lanes, "product buffer");
     let target = block.target;
     let bias = &target.bias[channel..][..lanes];
+    let floor = if target.relu { 0.0 } else { f32::NEG_INFINITY };
     for line in 0..block.count {
         let origin = block.origin(line);
         for tile in 0..block.tiles {
@@ -224,13 +225,10 @@ fn place_output<const STEP: usize>(block: &Block, products: &[f32], lanes: usize
                 }
                 let outputs = transforms::output::<STEP>(values);
                 let first = tile * STEP;
-                for (step, mut value) in outputs.into_iter().enumerate().take(block.lines.length - first) {
-                    for (value, bias) in value.iter_mut().zip(&bias[c..]) {
-                        *value += bias;
-                        if target.relu && *value < 0.0 {
-                            *value = 0.0;
-                        }
-                    }
+                // SAFETY: the bias has `lanes` elements from `channel`, and c + LANES <= lanes.
+                let lane_bias = unsafe { transforms::load(bias.as_ptr().add(c)) };
+                for (step, value) in outputs.into_iter().enumerate().take(block.lines.length - first) {
+                    let value = transforms::finish(&value, &lane_bias, floor);
                     let pixel = origin + (first + step) * block.lines.step_stride;
                     // SAFETY: a pixel of the output map (same size as the input: "same" padding, checked in
                     // `Layer::forward`); its channels are inside.

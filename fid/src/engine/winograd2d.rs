@@ -186,6 +186,7 @@ fn place_output<const STEP: usize>(block: &Block, products: &[f32], lanes: usize
     assert!(products.len() >= PRODUCTS * block.tiles * lanes, "product buffer");
     let target = block.target;
     let bias = &target.bias[channel..][..lanes];
+    let floor = if target.relu { 0.0 } else { f32::NEG_INFINITY };
     for tile in 0..block.tiles {
         let (image, top, left) = block.place(tile);
         for c in (0..lanes).step_by(LANES) {
@@ -199,6 +200,8 @@ fn place_output<const STEP: usize>(block: &Block, products: &[f32], lanes: usize
                 }
                 columns[x] = transforms::output::<STEP>(values);
             }
+            // SAFETY: the bias has `lanes` elements from `channel`, and c + LANES <= lanes.
+            let lane_bias = unsafe { transforms::load(bias.as_ptr().add(c)) };
             for y in 0..STEP.min(target.height - top) {
                 let mut row = [[0f32; LANES]; POINTS];
                 for x in 0..POINTS {
@@ -206,13 +209,8 @@ fn place_output<const STEP: usize>(block: &Block, products: &[f32], lanes: usize
                 }
                 let row = transforms::output::<STEP>(row);
                 for x in 0..STEP.min(target.width - left) {
-                    let mut value = row[x];
-                    for (value, bias) in value.iter_mut().zip(&bias[c..]) {
-                        *value += bias;
-                        if target.relu && *value < 0.0 {
-                            *value = 0.0;
-                        }
-                    }
+                    let value = row[x];
+                    let value = transforms::finish(&value, &lane_bias, floor);
                     let pixel = (image * target.height + top + y) * target.width + left + x;
                     // SAFETY: a pixel of the output map; `Layer::forward` checked that its channels are inside.
                     unsafe {
