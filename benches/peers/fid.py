@@ -78,8 +78,10 @@ def number(pattern, text):
     return float(found.group(1))
 
 
-def distance(text):
-    return number(r"(?:FID|FD)\S*\s+([0-9.eE+-]+)", text)
+def score(tool, real, fake, weights, resize, threads):
+    """nestgen's report, wall seconds, peak MiB, processor seconds."""
+    out, *cost = run([tool, real, fake, weights, resize, "json"], threads, {})
+    return json.loads(out), *cost
 
 
 def matmul_peak(threads):
@@ -103,7 +105,7 @@ def whole_processes(work, tool, images, rounds, threads):
     best = {}
     for _ in range(rounds):
         for peer, (resize, program) in PEERS.items():
-            ours = run([tool, real, fake, weights, resize], threads, environment)
+            ours = score(tool, real, fake, weights, resize, threads)
             theirs = run([sys.executable, "-c", program, real, fake, weights], threads, environment)
             for name, result in ((f"nestgen {resize}", ours), (peer, theirs)):
                 if name not in best or result[1] < best[name][1]:
@@ -112,9 +114,8 @@ def whole_processes(work, tool, images, rounds, threads):
     peak = matmul_peak(threads)
     for peer, (resize, _) in PEERS.items():
         ours, theirs = best[f"nestgen {resize}"], best[peer]
-        a, b = distance(ours[0]), distance(theirs[0])
-        features = number(r"features ([0-9.]+) s", ours[0])
-        rate = 2 * images / features
+        a, b = ours[0]["scores"]["frechet"]["value"], number(r"FID\s+([0-9.eE+-]+)", theirs[0])
+        rate = 2 * images / ours[0]["features_secs"]
         rows.append(row(f"fid whole process, 2x{images} images of 64 px, {resize}", threads, ours[1], peer, theirs[1],
                         abs(a - b) / b, nestgen_peak_mib=round(ours[2]), peer_peak_mib=round(theirs[2]),
                         nestgen_cpu_s=round(ours[3], 2), peer_cpu_s=round(theirs[3], 2),
@@ -127,7 +128,7 @@ def scaling(work, tool, images):
     real, fake, weights = work / "real", work / "fake", work / "hub" / "checkpoints" / CHECKPOINT
     seconds = {}
     for threads in (1, 2):
-        seconds[threads] = number(r"features ([0-9.]+) s", run([tool, real, fake, weights, "pytorch"], threads, {})[0])
+        seconds[threads] = score(tool, real, fake, weights, "pytorch", threads)[0]["features_secs"]
     return row(f"fid features, 2x{images} images, 2 threads against 1", 2, seconds[2], "nestgen, 1 thread", seconds[1], 0.0,
                speedup=round(seconds[1] / seconds[2], 3))
 
@@ -142,10 +143,10 @@ def frechet_step(work, tool, threads):
         sample = rng.standard_normal((5000, 2048)) * scale + 0.02 * side
         files.append(work / f"stats{side}.npz")
         np.savez(files[-1], mu=sample.mean(0), sigma=np.cov(sample, rowvar=False))
-    ours = run([tool, *files, work / "hub" / "checkpoints" / CHECKPOINT], threads, {})[0]
+    ours = score(tool, *files, work / "hub" / "checkpoints" / CHECKPOINT, "pytorch", threads)[0]
     theirs = run([sys.executable, "-c", SQRTM, *files], threads, {})[0]
-    seconds = number(r", ([0-9.]+) s \(", ours) - number(r"features ([0-9.]+) s", ours)
-    a, b = distance(ours), distance(theirs)
+    seconds = ours["total_secs"] - ours["features_secs"]
+    a, b = ours["scores"]["frechet"]["value"], number(r"FID\s+([0-9.eE+-]+)", theirs)
     return row("Frechet distance of two statistics, 2048 features", threads, seconds, "pytorch-fid (scipy sqrtm)",
                number(r"SECONDS ([0-9.]+)", theirs), abs(a - b) / b)
 

@@ -214,6 +214,7 @@ impl fmt::Display for Report {
             f,
             "{} features, resize {resize}, network {hash}, {:.2} s (features {:.2} s)",
             self.dims, self.total_secs, self.features_secs
-        )
+        )?;
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
     }
 }
