@@ -14,6 +14,7 @@
 //!   with [`Var::record_once`] and refuse a second differentiation with an error, never silently.
 
 use std::cell::{Cell, RefCell};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
@@ -293,10 +294,10 @@ fn nodes_between(output: &Var, inputs: &[&Var]) -> HashSet<u64> {
     let mut seen: BTreeMap<u64, Rc<Node>> = BTreeMap::new();
     let mut stack: Vec<Rc<Node>> = output.node.iter().cloned().collect();
     while let Some(node) = stack.pop() {
-        if !seen.contains_key(&node.id) {
+        if let Entry::Vacant(place) = seen.entry(node.id) {
             let op = node.op.iter();
             stack.extend(op.flat_map(|op| &op.inputs).filter_map(|input| input.node.clone()));
-            seen.insert(node.id, node);
+            place.insert(node);
         }
     }
     let mut way: HashSet<u64> = inputs.iter().filter_map(|input| Some(input.node.as_ref()?.id)).collect();
