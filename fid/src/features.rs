@@ -22,7 +22,7 @@ pub struct Features {
 impl Features {
     /// Number of images.
     pub fn len(&self) -> usize {
-        if self.dims == 0 { 0 } else { self.data.len() / self.dims }
+        self.data.len().checked_div(self.dims).unwrap_or(0)
     }
 
     /// Whether there are no images.

@@ -28,6 +28,7 @@ const FEW_IMAGES: usize = 2048;
 pub type Generate<'a> = dyn Fn(std::ops::Range<usize>) -> Result<Vec<RgbImage8>> + Sync + 'a;
 
 /// One side of a comparison.
+#[allow(clippy::large_enum_variant, reason = "a program holds two or three of them")]
 pub enum Input<'a> {
     /// A folder, archive or pack.
     Images(ImageSet),

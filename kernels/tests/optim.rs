@@ -103,7 +103,7 @@ fn a_step_leaves_copies_of_the_old_value_alone() -> Result<()> {
     let param = Param::new("w", Tensor::ones(3, DType::F32, &Device::Cpu)?);
     let (copy, shared) = (param.value(), Param::new("average", param.value()));
     let mut adam = Adam::new(std::slice::from_ref(&param), AdamConfig::default())?;
-    adam.step(&gradients_of(std::slice::from_ref(&param), &[copy.clone()])?, 0.1)?;
+    adam.step(&gradients_of(std::slice::from_ref(&param), std::slice::from_ref(&copy))?, 0.1)?;
     assert_eq!(copy.to_vec1::<f32>()?, [1.0; 3]);
     assert_eq!(shared.value().to_vec1::<f32>()?, [1.0; 3]);
     assert_ne!(param.value().to_vec1::<f32>()?, [1.0; 3]);

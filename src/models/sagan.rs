@@ -99,7 +99,7 @@ fn check_shape(resolution: usize, width: usize) -> std::result::Result<(), Confi
     check("resolution", RESOLUTIONS.contains(&resolution), || {
         format!("must be one of {RESOLUTIONS:?}, got {resolution}")
     })?;
-    check("width", (8..=512).contains(&width) && width % 8 == 0, || {
+    check("width", (8..=512).contains(&width) && width.is_multiple_of(8), || {
         format!("must be a multiple of 8 from 8 to 512, got {width}")
     })
 }
@@ -208,7 +208,7 @@ impl SaganGenerator {
 
     /// Floating-point operations to make one image: twice the multiply-adds of products and convolutions.
     pub fn flops(&self) -> u64 {
-        let pixels = |i: usize| FIRST * FIRST << (2 * (i + 1));
+        let pixels = |i: usize| (FIRST * FIRST) << (2 * (i + 1));
         let blocks: u64 = self.blocks.iter().enumerate().map(|(i, block)| block.macs(pixels(i))).sum();
         let rgb = self.to_rgb.macs(self.config.resolution * self.config.resolution);
         2 * (self.input.macs(1)

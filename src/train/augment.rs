@@ -291,7 +291,7 @@ mod tests {
         let (x, g) = (Var::leaf(images(2)?), Var::leaf(images(3)?));
         let augment = |x: &Var| ALWAYS.apply(&ALWAYS.start(), x, &rng, 0);
         let zero = augment(&Var::constant(images(2)?.zeros_like()?))?;
-        let dot = |a: &Tensor, b: &Tensor| Ok::<_, candle_core::Error>((a * b)?.sum_all()?.to_scalar::<f32>()?);
+        let dot = |a: &Tensor, b: &Tensor| -> candle_core::Result<f32> { (a * b)?.sum_all()?.to_scalar() };
         // <A x, g> = <x, A^T g>, A from the offset-free part of the map.
         let forward = augment(&x)?;
         let linear = (forward.value() - zero.value())?;

@@ -124,8 +124,14 @@ fn with_bytes(tensor: &Tensor, mut f: impl FnMut(&[u8]) -> io::Result<()>) -> io
         }
         match tensor.dtype() {
             DType::I64 => failed = pieces!(tensor.flatten_all()?.to_vec1::<i64>()?),
-            DType::F64 => with_slice::<f64, _>(&tensor, |data| Ok(failed = pieces!(data)))?,
-            _ => with_slice::<f32, _>(&tensor, |data| Ok(failed = pieces!(data)))?,
+            DType::F64 => with_slice::<f64, _>(&tensor, |data| {
+                failed = pieces!(data);
+                Ok(())
+            })?,
+            _ => with_slice::<f32, _>(&tensor, |data| {
+                failed = pieces!(data);
+                Ok(())
+            })?,
         }
         Ok(())
     });
