@@ -3,7 +3,7 @@
 //! The rule for everything that is not 8-bit RGB:
 //! - grey is copied to the three channels; palettes and 1, 2, 4-bit depths are expanded;
 //! - alpha is composited over white, in the stored (gamma) values: `c*a + 255*(1-a)`, rounded;
-//! - 16-bit and float samples are scaled to 0..255 and rounded, floats clipped to 0..1 first;
+//! - 16-bit samples are scaled to 0..255 and rounded, float RGB is clipped to 0..1 first;
 //! - CMYK and YCCK JPEGs are converted as Adobe writes them (inverted inks, multiplied by black);
 //! - an animation gives its first frame; EXIF rotation and colour profiles are ignored, as the common loaders do.
 //!

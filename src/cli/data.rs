@@ -29,8 +29,7 @@ pub(super) struct PackArgs {
     /// Folder, .zip, .tar, .tar.gz or HDF5 file with the images
     source: PathBuf,
     /// The HDF5 file to write
-    #[arg(short, long, value_name = "FILE")]
-    out: PathBuf,
+    target: PathBuf,
     /// Crop each image to its centre square and resize it to this side; without it, all must have one square size
     #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=4096))]
     res: Option<u32>,
@@ -46,7 +45,7 @@ pub(super) struct PackArgs {
     /// Images whose shorter side is below this are bad
     #[arg(long, value_name = "PX", default_value_t = PackOptions::default().min_side)]
     min_side: u32,
-    /// Replace FILE if it exists
+    /// Replace the target if it exists
     #[arg(long)]
     force: bool,
 }
@@ -86,8 +85,8 @@ pub(super) fn run(verb: &DataVerb) -> anyhow::Result<ExitCode> {
 }
 
 fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
-    if args.out.exists() && !args.force {
-        let message = format!("`{}` exists", args.out.display());
+    if args.target.exists() && !args.force {
+        let message = format!("`{}` exists", args.target.display());
         return Err(Error::Usage {
             message,
             hint: Some("name another file, or replace it with --force".into()),
@@ -103,7 +102,7 @@ fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
         min_side: args.min_side,
     };
     let (bar, stop) = (ui::progress_bar("packing", set.len() as u64), interrupt::flag()?);
-    let result = write_pack(&set, &args.out, &options, &|done, total| advance(&bar, &stop, done, total));
+    let result = write_pack(&set, &args.target, &options, &|done, total| advance(&bar, &stop, done, total));
     bar.finish_and_clear();
     let summary = result?;
     for skipped in &summary.skipped {
@@ -114,7 +113,7 @@ fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
         "packed {} images of {1}x{1} px{classes} into `{2}` ({3:.1} MiB) in {4}",
         summary.images,
         summary.res,
-        args.out.display(),
+        args.target.display(),
         summary.bytes as f64 / f64::from(1 << 20),
         ui::duration(start.elapsed().as_secs_f64())
     ))?;

@@ -32,16 +32,15 @@ fn scenes_are_written_checked_and_packed() {
     assert_eq!(code, Some(0));
     assert!(out.contains("24 (0 bad)") && out.contains("12 of 2 to 2 images"), "{out}");
 
-    let target = dir.path().join("s.h5").to_string_lossy().into_owned();
-    let (code, out, _) =
-        data(dir.path(), "pack", &["-o", &target, "--res", "8", "--max-images", "10"], &["scenes"]);
+    let target = dir.path().join("s.h5");
+    let (code, out, _) = data(dir.path(), "pack", &["--res", "8", "--max-images", "10"], &["scenes", "s.h5"]);
     assert_eq!(code, Some(0));
     assert!(out.contains("packed 10 images of 8x8 px, 12 classes"), "{out}");
     let (code, out, _) = data(dir.path(), "check", &[], &["s.h5"]);
     assert!(code == Some(0) && out.contains("8x8: 10"), "{out}");
 
     let before = std::fs::read(&target).unwrap();
-    let (code, _, err) = data(dir.path(), "pack", &["-o", &target], &["scenes"]);
+    let (code, _, err) = data(dir.path(), "pack", &[], &["scenes", "s.h5"]);
     assert!(code == Some(1) && err.contains("exists") && err.contains("--force"), "{err}");
     assert_eq!(std::fs::read(&target).unwrap(), before);
 }
@@ -63,11 +62,11 @@ fn check_names_every_bad_file_and_exits_with_1() {
     );
     assert!(out.contains("duplicates: `cat/000003.png` (cat) = `cat/same.png` (cat)"), "{out}");
 
-    let target = dir.path().join("s.h5").to_string_lossy().into_owned();
-    let (code, _, err) = data(dir.path(), "pack", &["-o", &target], &["scenes"]);
+    let target = dir.path().join("s.h5");
+    let (code, _, err) = data(dir.path(), "pack", &[], &["scenes", "s.h5"]);
     assert!(code == Some(1) && err.contains("cut.png") && err.contains("hint: "), "{err}");
-    assert!(!Path::new(&target).exists());
-    let (code, out, err) = data(dir.path(), "pack", &["-o", &target, "--skip-bad"], &["scenes"]);
+    assert!(!target.exists());
+    let (code, out, err) = data(dir.path(), "pack", &["--skip-bad"], &["scenes", "s.h5"]);
     assert!(code == Some(0) && out.contains("left out 2 bad images") && err.contains("text.jpg"), "{out}{err}");
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Scene `index` of a `seed` is a pure function of the two: its class is `index % 12`, everything else (time of day,
 //! colours, place, size, details, texture) is drawn from the stream ("scene", index). Shapes are signed distances with
-//! shading and noise, painted back to front and antialiased at the resolution asked for.
+//! shading and noise, painted back to front and antialiased at the resolution asked for. `samples/scenes.png` shows the
+//! first 96 of seed 0.
 
 mod afloat;
 mod backdrop;
@@ -165,6 +166,13 @@ mod tests {
                 / (32.0 * 32.0 * 3.0);
             assert!(difference < 4.0, "scene {index} differs by {difference} grey levels");
         }
+    }
+
+    /// Runs are compared by the digest of their data: these bytes change only together with `VERSION`.
+    #[test]
+    fn the_pictures_of_this_version_stay_as_they_are() {
+        const DIGEST: &str = "b795087a5ba6f0be0a433079495303d6bc2cf1d0c9631d94b4463c78feb18e77";
+        assert_eq!(ImageData::synthetic(0, 24, 32, &|_, _| true).unwrap().digest(), DIGEST);
     }
 
     #[test]
