@@ -15,6 +15,7 @@ use crate::rng::Rng;
 use crate::study::provenance::{self, Network, Provenance, flops_per_step};
 use crate::train::adversarial::{Networks, Session, Training};
 use crate::train::changes::refuse_changes;
+use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
 use crate::train::folder::{ResumePoint, RunFolder};
 use crate::train::reals::RealImages;
@@ -66,12 +67,18 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         workers: config.data.workers,
         ..LoaderConfig::new(train.batch, train.seed)
     };
+    let every_kimg = config.eval.every_kimg;
+    let evaluate = if every_kimg > 0.0 {
+        Some((Evaluator::new(launch.data.clone(), config.eval.images, None)?, every_kimg))
+    } else {
+        None
+    };
     let session = Session {
         config: train,
         config_text: &config_text,
         folder: &folder,
         real_images: RealImages::new(launch.data, loader),
-        evaluate: None,
+        evaluate,
         stop: launch.stop,
         on_event: launch.on_event,
     };

@@ -13,6 +13,7 @@ use nestgen_kernels::{
     Adam, AdamConfig, Gradients, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
 };
 
+use super::evaluate::Evaluator;
 use super::event::{Event, Outcome, Progress};
 use super::fakes::latents;
 use super::folder::RunFolder;
@@ -20,7 +21,6 @@ use super::guard::{OnDivergence, Trouble};
 use super::penalties::gradient_penalty;
 use super::reals::RealImages;
 use super::schedule::Length;
-use super::score::Score;
 use super::settings::{AdamSettings, TrainConfig};
 use super::state::{Position, SavedState};
 use super::stats::memory_gib;
@@ -39,9 +39,6 @@ pub struct Networks {
     pub discriminator: Discriminator,
 }
 
-/// Scores the averaged generator; the first score decides which snapshot is the best.
-pub type Evaluate<'a> = dyn FnMut(&Generator, &Position) -> Result<Vec<Score>> + 'a;
-
 /// What a run is given, beside its networks.
 pub struct Session<'a> {
     /// The settings.
@@ -52,8 +49,9 @@ pub struct Session<'a> {
     pub folder: &'a RunFolder,
     /// Where real images come from.
     pub real_images: RealImages,
-    /// How snapshots are scored and how many thousand images apart, if they are.
-    pub evaluate: Option<(&'a mut Evaluate<'a>, f64)>,
+    /// What scores the averaged generator and how many thousand images apart, if anything does. The first score
+    /// decides which snapshot is the best.
+    pub evaluate: Option<(Evaluator, f64)>,
     /// Set to end the run at the next step.
     pub stop: &'a AtomicBool,
     /// Told what happens.

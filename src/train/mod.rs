@@ -4,6 +4,7 @@ pub mod adversarial;
 pub mod augment;
 pub mod changes;
 pub mod ema;
+pub mod evaluate;
 pub mod event;
 pub mod fakes;
 pub mod files;

@@ -184,7 +184,7 @@ impl Training<'_> {
         if !over && count(self.position.cur_nimg) == count(self.position.tick_start_nimg) {
             return Ok(None);
         }
-        let scores = evaluate(&self.networks.generator_ema, &self.position)?;
+        let scores = evaluate.score(&self.networks.generator_ema)?;
         let Some(first) = scores.first().cloned() else { return Ok(None) };
         for score in &scores {
             self.write_score(score)?;

@@ -199,3 +199,26 @@ fn the_demo_preset_makes_a_step() {
 fn every_preset_makes_a_step() {
     PRESETS.iter().for_each(|preset| step(preset.name));
 }
+
+/// The score of an untrained network, by the protocol of training: `nestgen-fid` must be reachable from the loop, the
+/// files written, the best snapshot kept.
+#[test]
+#[ignore = "half a minute: the FID network on 200 images"]
+fn scores_are_written_and_the_best_snapshot_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = tiny(&["data.scenes=100", "eval.every_kimg=0.04", "eval.images=100"]);
+    let (run, _) = train(&config, dir.path(), None, None).unwrap();
+    let names: Vec<String> =
+        std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let metrics: Vec<&String> = names.iter().filter(|name| name.starts_with("metric-")).collect();
+    assert_eq!(metrics.len(), 2, "{names:?}");
+    for name in metrics {
+        let text = std::fs::read_to_string(run.join(name)).unwrap();
+        // One after 40 images, one at the end.
+        assert_eq!(text.lines().count(), 2, "{name}");
+        let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert!(line["features"].as_str().unwrap().contains("sha256") && line["num_fake"] == 100, "{line}");
+    }
+    let best = nestgen::sample::read_snapshot(&run.join("network-snapshot-best.safetensors")).unwrap();
+    assert!(best.metadata["best"].contains("best of"), "{:?}", best.metadata);
+}

@@ -1,0 +1,112 @@
+//! Scores while training: KID and the Frechet distance of the averaged generator to the real images, by a protocol
+//! that stays the same over the run.
+//!
+//! The real side is the first images of the run's order, the fake side seeds counted from a number of their own,
+//! both as bytes. Without Inception weights the features are `random-v1`, and the names of the scores say so.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use nestgen_fid::frechet::{Spectrum, frechet_distance};
+use nestgen_fid::kid::kid;
+use nestgen_fid::weights;
+use nestgen_fid::{Extractor, Features, Resize, Tap};
+
+use super::fakes::{generate, latents};
+use super::grid::to_byte;
+use super::score::Score;
+use crate::data::ImageData;
+use crate::error::Result;
+use crate::models::Generator;
+use crate::rng::Rng;
+
+/// Images that are drawn at once.
+const BATCH: usize = 32;
+/// The latents of scores: the same in every run, apart from those of training and of samples.
+const STREAM: &str = "z-score";
+
+/// Scores generators against one set of real images.
+pub struct Evaluator {
+    extractor: Extractor<'static>,
+    data: Arc<ImageData>,
+    /// Images a side, at most.
+    images: usize,
+    real: Option<Features>,
+}
+
+impl Evaluator {
+    /// Looks for the Inception weights in `weights` or where they usually are; without them, `random-v1`.
+    ///
+    /// # Errors
+    /// When a weight file that was named or found is not usable.
+    pub fn new(data: Arc<ImageData>, images: usize, weights: Option<&Path>) -> Result<Self> {
+        let extractor = match weights::find(weights) {
+            Ok(path) => Extractor::inception(&path)?,
+            Err(error) if weights.is_some() => return Err(error.into()),
+            Err(_) => Extractor::random_v1()?,
+        };
+        let images = images.min(data.len());
+        Ok(Self { extractor, data, images, real: None })
+    }
+
+    /// KID first, then the Frechet distance.
+    ///
+    /// # Errors
+    /// When an image cannot be read or a feature is not finite.
+    pub fn score(&mut self, generator: &Generator) -> Result<Vec<Score>> {
+        let real = match self.real.take() {
+            Some(real) => real,
+            None => self.features(&self.real_pixels()?)?,
+        };
+        let fake = self.features(&self.fake_pixels(generator)?)?;
+        let kid = kid(&real, &fake)?;
+        let distance = frechet_distance(&Spectrum::new(&real, "real")?, &Spectrum::new(&fake, "fake")?)?;
+        let name = self.extractor.name();
+        // `FD-random-v1` of 2000 images is `fd2000-random-v1`, its KID `kid2000-random-v1`; plain `FID` has no tail.
+        let (kind, tail) =
+            name.split_once('-').map_or((name.as_str(), String::new()), |(a, b)| (a, format!("-{b}")));
+        let score = |kind: &str, value: f64, standard_error: f64| Score {
+            metric: format!("{}{}{tail}", kind.to_lowercase(), self.images),
+            value,
+            standard_error: Some(standard_error),
+            num_real: real.len(),
+            num_fake: fake.len(),
+            features: format!("{name}, resize {}, sha256 {}", Resize::default(), self.extractor.sha256()),
+        };
+        let scores = vec![
+            score("kid", kid.value, kid.standard_error),
+            score(kind, distance.value, distance.standard_error),
+        ];
+        self.real = Some(real);
+        Ok(scores)
+    }
+
+    fn features(&self, pixels: &[u8]) -> Result<Features> {
+        let side = self.data.res();
+        Ok(self.extractor.extract_pixels(Tap::D2048, Resize::default(), pixels, side, side, &|_, _| {})?)
+    }
+
+    fn real_pixels(&self) -> Result<Vec<u8>> {
+        let size = self.data.res() * self.data.res() * 3;
+        let mut pixels = vec![0; self.images * size];
+        // Spread over the set, which may be sorted by class.
+        let step = self.data.len() as f64 / self.images as f64;
+        for (i, image) in pixels.chunks_exact_mut(size).enumerate() {
+            self.data.read((i as f64 * step) as usize, image)?;
+        }
+        Ok(pixels)
+    }
+
+    fn fake_pixels(&self, generator: &Generator) -> Result<Vec<u8>> {
+        let stream = Rng::new(0).split(STREAM);
+        let mut pixels = Vec::with_capacity(self.images * self.data.res() * self.data.res() * 3);
+        for first in (0..self.images).step_by(BATCH) {
+            let count = BATCH.min(self.images - first);
+            let z = latents(&stream, first as u64, count, generator.z_dim())?;
+            let images: Tensor = generate(generator, z.value(), BATCH)?;
+            pixels.extend(images.flatten_all()?.to_vec1::<f32>()?.into_iter().map(to_byte));
+        }
+        Ok(pixels)
+    }
+}
