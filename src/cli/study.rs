@@ -9,7 +9,8 @@ use candle_core::{DType, Device};
 use nestgen::config::{Launch, Override, RunConfig, Source, build_generator, launch, load, parse};
 use nestgen::data::ImageData;
 use nestgen::error::{Error, Result};
-use nestgen::models::Generator;
+use nestgen::models::sagan::{self, Budget};
+use nestgen::models::{Generator, GeneratorConfig};
 use nestgen::rng::Rng;
 use nestgen::sample::read_snapshot;
 use nestgen::study::axis::Axis;
@@ -33,8 +34,8 @@ pub(crate) enum StudyVerb {
 /// Train generators against the same discriminator, on the same images in the same order, and compare them
 #[derive(clap::Args)]
 pub(crate) struct Convergence {
-    /// Generators: `nest` (of the configuration) or configuration files
-    #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
+    /// Generators: `nest` (of the configuration), `sagan` (as large as that one), or configuration files
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "nest,sagan")]
     arms: Vec<String>,
     /// Runs of each arm, with seeds 0, 1, ...
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
@@ -66,6 +67,9 @@ pub(crate) struct Convergence {
     /// The study's folder; the same command goes on with a study that was interrupted
     #[arg(long, value_name = "DIR", default_value = "studies/convergence")]
     outdir: PathBuf,
+    /// What `sagan` has as much of as `nest`
+    #[arg(long = "match", value_name = "WHAT", default_value = "params", value_parser = ["params", "flops"])]
+    budget: String,
     /// What the page opens on: kimg, steps, seconds or flops
     #[arg(long, default_value = "kimg", value_name = "AXIS")]
     x: Axis,
@@ -122,14 +126,14 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
     for arm in &args.arms {
         let path = Path::new(arm);
         let (name, source) = match arm.as_str() {
-            "nest" => (arm.clone(), base),
+            "nest" | "sagan" => (arm.clone(), base),
             _ if path.extension().is_some_and(|extension| extension == "toml") => {
                 (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), Source::File(path))
             }
             _ => {
                 return Err(usage(
                     &format!("`{arm}` is no arm"),
-                    "arms are `nest` and configuration files ending in .toml",
+                    "arms are `nest`, `sagan` and configuration files ending in .toml",
                 )
                 .into());
             }
@@ -138,9 +142,22 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
             return Err(usage(&format!("two arms are named {name}"), "name files differently").into());
         }
         let config = load(source, &overrides(args, source, fixed)?)?;
-        arms.push((name, config));
+        arms.push((name, if arm == "sagan" { as_sagan(config, &args.budget)? } else { config }));
     }
     Ok(arms)
+}
+
+/// The same experiment with the convolutional generator, as wide as makes it equal.
+fn as_sagan(mut config: RunConfig, budget: &str) -> anyhow::Result<RunConfig> {
+    let generator = build_generator(&config)?;
+    let (budget, target) = match budget {
+        "flops" => (Budget::Flops, generator.flops()),
+        _ => (Budget::Params, generator.params().count() as u64),
+    };
+    let shape = sagan::Config { z_dim: generator.z_dim(), ..sagan::Config::published(generator.resolution()) };
+    shape.validate().map_err(|bad| usage(&format!("sagan: {bad}"), "choose --res 32, 64 or 128"))?;
+    config.model = GeneratorConfig::Sagan(shape.matching(budget, target)?);
+    Ok(config)
 }
 
 /// What the flags set, for every arm alike.
@@ -291,6 +308,10 @@ fn conclude(args: &Convergence, plan: &Plan) -> anyhow::Result<()> {
         return Ok(());
     }
     let arms = comparison::arms(&runs)?;
+    if runs.iter().all(|run| run.scores.is_empty()) {
+        ui::warn("no run has scores: there is nothing to compare");
+        return Ok(());
+    }
     let metric = protocol::usual_metric(&runs)?;
     let question = Question { metric: &metric, axis: args.x, threshold: None, notes: &notes };
     let compared = comparison::compare(&runs, &arms, &question)?;

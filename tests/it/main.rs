@@ -7,4 +7,5 @@ mod data;
 mod layering;
 mod model_gradients;
 mod models;
+mod study;
 mod train;
