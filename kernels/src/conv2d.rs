@@ -148,7 +148,7 @@ fn forward(g: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) 
     #[cfg(target_arch = "x86_64")]
     if crate::micro::takes(x) {
         let bias: Option<Vec<f32>> = b.map(Tensor::to_vec1).transpose()?;
-        let epilogue = crate::micro::Epilogue { bias: bias.as_deref(), slope, accumulate: false };
+        let epilogue = crate::micro::Epilogue { bias: bias.as_deref(), slope };
         return on_slices::<f32>(x, w, &g.y_dims(), |x, w| conv2d_f32::forward(g, x, w, epilogue));
     }
     by_dtype!("conv2d", x, T => {

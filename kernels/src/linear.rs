@@ -70,13 +70,11 @@ fn matmul_value<T: Element>(
     let mut dims = a.dims()[..a.dims().len() - 2].to_vec();
     dims.extend([m, n]);
     #[cfg(target_arch = "x86_64")]
-    if batch == 1 && crate::micro::takes(&a) {
-        let product = cpu::with_slice::<f32, _>(&a, |a| {
-            cpu::with_slice::<f32, _>(&b, |b| Ok(crate::product::matmul((m, n, k), a, b, trans_a, trans_b)))
+    if batch == 1 && k > 0 && n > 0 && !trans_a && crate::micro::takes(&a) {
+        let out = cpu::with_slice::<f32, _>(&a, |a| {
+            cpu::with_slice::<f32, _>(&b, |b| Ok(crate::product::matmul((m, n, k), a, b, trans_b)))
         })?;
-        if let Some(out) = product {
-            return Tensor::from_vec(out, dims, a.device());
-        }
+        return Tensor::from_vec(out, dims, a.device());
     }
     let out = cpu::with_slice::<T, _>(&a, |a| {
         cpu::with_slice::<T, _>(&b, |b| {
@@ -150,7 +148,7 @@ fn linear_value<T: Element>(x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f
     let mut dims = x.dims()[..x.dims().len() - 1].to_vec();
     dims.push(c_out);
     #[cfg(target_arch = "x86_64")]
-    if crate::micro::takes(&x) && c_in > 0 {
+    if crate::micro::takes(&x) && c_in > 0 && c_out > 0 {
         let out = linear_f32(&x, &w, b, slope, rows)?;
         return Tensor::from_vec(out, dims, x.device());
     }
@@ -183,7 +181,7 @@ fn linear_f32(x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32, rows: usiz
     use crate::micro::{Epilogue, Panels};
     let (c_out, c_in) = w.dims2()?;
     let bias: Option<Vec<f32>> = b.map(Tensor::to_vec1).transpose()?;
-    let epilogue = Epilogue { bias: bias.as_deref(), slope, accumulate: false };
+    let epilogue = Epilogue { bias: bias.as_deref(), slope };
     let panels = cpu::with_slice::<f32, _>(w, |w| Ok(Panels::from_transposed(w, c_out, c_in)))?;
     cpu::with_slice::<f32, _>(x, |x| {
         let mut out = cpu::uninit(rows * c_out);

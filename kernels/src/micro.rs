@@ -136,13 +136,10 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     /// Factor of negative results (1: none).
     pub(crate) slope: f32,
-    /// Adds to what is there.
-    pub(crate) accumulate: bool,
 }
 
 impl Epilogue<'_> {
-    pub(crate) const NONE: Epilogue<'static> = Epilogue { bias: None, slope: 1.0, accumulate: false };
-    pub(crate) const ADD: Epilogue<'static> = Epilogue { accumulate: true, ..Self::NONE };
+    pub(crate) const NONE: Epilogue<'static> = Epilogue { bias: None, slope: 1.0 };
 
     /// The part for some columns.
     pub(crate) fn columns(&self, columns: std::ops::Range<usize>) -> Self {
@@ -251,9 +248,6 @@ unsafe fn block<const R: usize, const V: usize>(args: Args<'_>, a_rows: &[usize]
             for i in 0..R {
                 let to = c.add(*c_rows.get_unchecked(i) + v * 16);
                 let mut y = _mm512_add_ps(sum[i][v], bias);
-                if epilogue.accumulate {
-                    y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask(v), to));
-                }
                 if epilogue.slope != 1.0 {
                     // Where y > 0 keep it; NaN goes the other way and stays NaN.
                     let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps());

@@ -1,0 +1,185 @@
+//! Outputs and gradients against PyTorch's, from `fixtures/image_ops.py`, at every instruction set.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Result, Tensor};
+use nestgen_kernels as k;
+use nestgen_kernels::{Activation, Conv2d, PoolPadding, Var};
+
+/// f32 against f32, relative to the largest value: sums of up to a thousand terms of size 1 in another order, and the
+/// Winograd transforms (1.7 times the rounding of a direct sum).
+const TOLERANCE: f64 = 2e-5;
+/// The gradient of the R1 penalty in f32 against PyTorch's in f64: two more passes, each with the rounding above.
+const PENALTY_SINGLE: f64 = 1e-4;
+/// The same in f64.
+const PENALTY_DOUBLE: f64 = 1e-11;
+
+struct Fixture(HashMap<String, Tensor>);
+
+impl Fixture {
+    fn load() -> Result<Self> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image_ops.safetensors");
+        Ok(Self(candle_core::safetensors::load(path, &Device::Cpu)?))
+    }
+
+    fn get(&self, name: &str) -> Result<&Tensor> {
+        self.0.get(name).ok_or_else(|| candle_core::Error::Msg(format!("no {name} in the fixture")))
+    }
+
+    fn leaf(&self, name: &str, dtype: DType) -> Result<Var> {
+        Ok(Var::leaf(self.get(name)?.to_dtype(dtype)?))
+    }
+
+    /// Compares output and gradients of `f` with those recorded under `name` for `inputs`.
+    fn check(&self, name: &str, inputs: &[&str], f: impl Fn(&[Var]) -> Result<Var>) -> Result<()> {
+        let leaves: Vec<Var> = inputs
+            .iter()
+            .map(|input| self.leaf(&format!("{name}.{input}"), DType::F32))
+            .collect::<Result<_>>()?;
+        let y = f(&leaves)?;
+        close(&format!("{name}.y"), y.value(), self.get(&format!("{name}.y"))?, TOLERANCE)?;
+        let weight = Var::constant(self.get(&format!("{name}.weight"))?.clone());
+        let gradients = k::backward(k::sum_all(&k::mul(&y, &weight)?)?)?;
+        for (leaf, input) in leaves.iter().zip(inputs) {
+            let Some(found) = gradients.leaf(leaf) else { panic!("{name}: no gradient for {input}") };
+            close(&format!("{name}.d{input}"), found, self.get(&format!("{name}.d{input}"))?, TOLERANCE)?;
+        }
+        Ok(())
+    }
+}
+
+fn close(name: &str, found: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
+    assert_eq!(found.dims(), want.dims(), "{name}");
+    let (found, want) = (found.to_dtype(DType::F64)?, want.to_dtype(DType::F64)?);
+    let size = want.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
+    let worst = (found - want)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
+    assert!(worst <= tolerance * size, "{name}: off by {worst}, largest value {size}");
+    Ok(())
+}
+
+fn convolutions() -> [(&'static str, Conv2d); 8] {
+    let conv = |stride, padding| Conv2d { stride: (stride, stride), padding };
+    [
+        ("same3", Conv2d::same(3)),
+        ("wide3", Conv2d::same(3)),
+        ("valid3", conv(1, (0, 0))),
+        ("stride2", conv(2, (1, 1))),
+        ("row7", conv(1, (0, 3))),
+        ("five", Conv2d::same(5)),
+        ("point", Conv2d::same(1)),
+        ("pixel", Conv2d::same(3)),
+    ]
+}
+
+fn check_all(fixture: &Fixture) -> Result<()> {
+    for (name, how) in convolutions() {
+        fixture.check(&format!("conv2d.{name}"), &["x", "w", "b"], |v| {
+            k::conv2d(&v[0], &v[1], Some(&v[2]), how, Activation::LeakyRelu(0.2))
+        })?;
+    }
+    fixture.check("linear", &["x", "w", "b"], |v| k::linear(&v[0], &v[1], Some(&v[2]), Activation::Relu))?;
+    fixture.check("matmul", &["a", "b"], |v| k::matmul(&v[0], &v[1], true, false))?;
+    fixture.check("batch_norm", &["x", "w", "b"], |v| Ok(k::batch_norm(&v[0], &v[1], &v[2], 1e-3)?.0))?;
+    let (mean, var) = (fixture.get("batch_norm_eval.mean")?, fixture.get("batch_norm_eval.var")?);
+    fixture.check("batch_norm_eval", &["x", "w", "b"], |v| {
+        k::batch_norm_eval(&v[0], &v[1], &v[2], mean, var, 1e-3)
+    })?;
+    fixture.check("upsample_nearest2", &["x"], |v| k::upsample_nearest2(&v[0]))?;
+    fixture.check("avg_pool2", &["x"], |v| k::avg_pool2(&v[0]))?;
+    fixture.check("max_pool2", &["x"], |v| k::max_pool2(&v[0]))?;
+    fixture.check("max_pool3s2.symmetric", &["x"], |v| k::max_pool3s2(&v[0], PoolPadding::Symmetric))?;
+    fixture.check("max_pool3s2.valid", &["x"], |v| k::max_pool3s2(&v[0], PoolPadding::Valid))?;
+    fixture.check("max_pool3s2.tf_same", &["x"], |v| k::max_pool3s2(&v[0], PoolPadding::TfSame))
+}
+
+/// A stem, one residual block that halves the image, and a linear layer on the sum over positions.
+fn discriminator(x: &Var, w: &[Var]) -> Result<Var> {
+    let leaky = Activation::LeakyRelu(0.25);
+    let h = k::conv2d(x, &w[0], None, Conv2d::same(3), leaky)?;
+    let r = k::conv2d(&h, &w[1], None, Conv2d::same(3), leaky)?;
+    let r = k::avg_pool2(&k::conv2d(&r, &w[2], None, Conv2d::same(3), Activation::None)?)?;
+    let skip = k::conv2d(&k::avg_pool2(&h)?, &w[3], None, Conv2d::same(1), Activation::None)?;
+    let h = k::activate(&k::add(&r, &skip)?, leaky)?;
+    k::linear(&k::sum_middle(&h)?, &w[4], None, Activation::None)
+}
+
+fn check_penalty(fixture: &Fixture, dtype: DType, tolerance: f64) -> Result<()> {
+    let names = ["w0", "w1", "w2", "skip", "last"];
+    let x = fixture.leaf("r1.x", dtype)?;
+    let weights: Vec<Var> =
+        names.iter().map(|name| fixture.leaf(&format!("r1.{name}"), dtype)).collect::<Result<_>>()?;
+    let logits = k::sum_all(&discriminator(&x, &weights)?)?;
+    let gradient = k::grad(&logits, &[&x], true)?;
+    let penalty = k::sum_all(&k::square(&gradient[0])?)?;
+    close("r1.penalty", penalty.value(), fixture.get("r1.penalty")?, tolerance)?;
+    let gradients = k::backward(penalty)?;
+    for (name, weight) in names.iter().zip(&weights) {
+        let Some(found) = gradients.leaf(weight) else { panic!("r1: no gradient for {name}") };
+        close(&format!("r1.d{name}"), found, fixture.get(&format!("r1.d{name}"))?, tolerance)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn every_operation_agrees_with_pytorch_at_every_instruction_set() -> Result<()> {
+    let fixture = Fixture::load()?;
+    for level in [k::simd::Level::Plain, k::simd::Level::Avx2, k::simd::Level::Avx512] {
+        k::simd::force(level);
+        check_all(&fixture)?;
+        check_penalty(&fixture, DType::F32, PENALTY_SINGLE)?;
+    }
+    check_penalty(&fixture, DType::F64, PENALTY_DOUBLE)
+}
+
+/// Second derivatives of the whole discriminator against differences of first ones.
+#[test]
+fn the_discriminator_can_be_differentiated_twice() -> Result<()> {
+    let p = k::gradcheck::pattern;
+    let inputs = [
+        p(&[2, 4, 4, 2], 1)?,
+        p(&[3, 3, 3, 2], 2)?,
+        p(&[3, 3, 3, 3], 3)?,
+        p(&[4, 3, 3, 3], 4)?,
+        p(&[4, 1, 1, 3], 5)?,
+        p(&[1, 4], 6)?,
+    ];
+    // Scaled so that activations and their gradients stay of size 1.
+    let inputs: Vec<Tensor> = inputs.iter().map(|x| x * 0.3).collect::<Result<_>>()?;
+    k::gradcheck::check_second_order(|v| discriminator(&v[0], &v[1..]), &inputs)
+}
+
+/// An image's result is the same alone, in a batch and on any number of threads, to the bit.
+#[test]
+fn convolutions_do_not_depend_on_the_batch_or_the_threads() -> Result<()> {
+    let p = |dims: &[usize], seed| k::gradcheck::pattern(dims, seed)?.to_dtype(DType::F32).map(Var::constant);
+    let cases: [([usize; 4], [usize; 4], Conv2d); 5] = [
+        ([7, 20, 18, 32], [48, 3, 3, 32], Conv2d::same(3)),
+        ([7, 6, 5, 20], [33, 3, 3, 20], Conv2d::same(3)),
+        ([7, 9, 9, 24], [40, 1, 1, 24], Conv2d::same(1)),
+        ([7, 11, 12, 8], [16, 1, 7, 8], Conv2d { stride: (1, 1), padding: (0, 3) }),
+        ([7, 11, 12, 8], [16, 3, 3, 8], Conv2d { stride: (2, 2), padding: (0, 0) }),
+    ];
+    for (x, w, how) in cases {
+        let (x, w) = (p(&x, 1)?, p(&w, 2)?);
+        let run = |x: &Var, threads: usize| -> Result<Vec<f32>> {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .map_err(candle_core::Error::wrap)?;
+            let (x, w) = (x.value().clone(), w.value().clone());
+            let y = pool.install(|| -> Result<Tensor> {
+                let (x, w) = (Var::constant(x), Var::constant(w));
+                Ok(k::conv2d(&x, &w, None, how, Activation::Relu)?.into_value())
+            })?;
+            y.flatten_all()?.to_vec1()
+        };
+        let together = run(&x, 1)?;
+        assert_eq!(together, run(&x, 3)?, "threads: {how:?}");
+        let each = together.len() / 7;
+        for i in [0, 3, 6] {
+            let alone = run(&k::narrow(&x, 0, i, 1)?, 2)?;
+            assert_eq!(alone, together[i * each..(i + 1) * each], "image {i}: {how:?}");
+        }
+    }
+    Ok(())
+}
