@@ -109,7 +109,10 @@ fn all_figures_of_the_reference_tools() {
     for (k, expected) in oracle::PRDC {
         let got = precision_recall(real, fake, k, Ball::Closed).expect("images");
         let values = [got.precision, got.recall, got.density, got.coverage].map(|estimate| estimate.value);
-        assert_eq!(values, expected, "k = {k}");
+        for (value, expected) in values.into_iter().zip(expected) {
+            // Shares of 256 images: exact but for the rounding of a mean.
+            assert_close(&format!("precision and recall, k = {k}"), value, expected, 1e-12);
+        }
     }
     let (real, fake) = both(Resize::Tf1, &[Tap::D2048]);
     assert_close("FID tf1", distance(&real[0], &fake[0]).value, oracle::TF1.0, RELATIVE);
