@@ -203,3 +203,39 @@ fn append_minibatch_stddev(x: &Var) -> Result<Var> {
     let plane = k::reshape(&k::matmul(&stat, &ones, false, false)?, &[batch, height, width, 1])?;
     k::cat(&[x, &plane], 3)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn every_preset_fits_every_resolution() {
+        for resolution in [32, 64, 128, 256] {
+            for preset in [Config::paper, Config::fast, Config::demo] {
+                assert_eq!(preset(resolution).validate(), Ok(()), "{resolution}");
+            }
+        }
+    }
+
+    #[test]
+    fn validation_names_the_field() {
+        let bad = |config: Config| config.validate().unwrap_err().field;
+        assert_eq!(bad(Config { resolution: 16, ..Config::demo(64) }), "resolution");
+        assert_eq!(bad(Config { resolution: 128, ..Config::demo(64) }), "channels");
+        assert_eq!(bad(Config { channels: vec![1, 0, 1, 1, 1], ..Config::demo(64) }), "channels");
+    }
+
+    /// All samples of a batch are equal: the standard deviation is its floor. They differ: it is not.
+    #[test]
+    fn minibatch_stddev_sees_differences() -> Result<()> {
+        let stat = |values: Vec<f64>| -> Result<f64> {
+            let x = Var::constant(Tensor::from_vec(values, (4, 1, 1, 1), &Device::Cpu)?);
+            append_minibatch_stddev(&x)?.value().narrow(3, 1, 1)?.to_dtype(DType::F64)?.max_all()?.to_scalar()
+        };
+        assert!(stat(vec![2.0; 4])? < 1e-3);
+        assert!((stat(vec![1.0, 1.0, 3.0, 3.0])? - 1.0).abs() < 1e-6);
+        Ok(())
+    }
+}

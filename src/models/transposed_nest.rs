@@ -233,3 +233,48 @@ impl TransposedNest {
         2 * (self.input.macs(1) + levels + self.to_rgb.macs(pixels))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn the_paper_preset_has_the_published_size() -> Result<()> {
+        let blank = Builder::blank(DType::F32, &Device::Cpu);
+        let model = TransposedNest::new(&Config::paper(64), &blank)?;
+        let millions = model.params().count() as f64 / 1e6;
+        assert!((millions / 74.4 - 1.0).abs() < 0.01, "{millions}M");
+        Ok(())
+    }
+
+    #[test]
+    fn every_preset_fits_every_resolution() {
+        for resolution in RESOLUTIONS {
+            for preset in [Config::paper, Config::fast, Config::demo] {
+                assert_eq!(preset(resolution).validate(), Ok(()), "{resolution}");
+            }
+        }
+    }
+
+    #[test]
+    fn validation_names_the_field() {
+        let bad = |change: fn(&mut Config)| {
+            let mut config = Config::demo(64);
+            change(&mut config);
+            config.validate().unwrap_err().field
+        };
+        assert_eq!(bad(|c| c.resolution = 48), "resolution");
+        assert_eq!(bad(|c| c.resolution = 0), "resolution");
+        assert_eq!(bad(|c| c.z_dim = 0), "z_dim");
+        assert_eq!(bad(|c| c.block_size = 0), "block_size");
+        assert_eq!(bad(|c| c.dims = vec![8]), "dims");
+        assert_eq!(bad(|c| c.dims[1] = 0), "dims");
+        assert_eq!(bad(|c| c.dims[1] = 33), "dims");
+        assert_eq!(bad(|c| c.depths[0] = 1000), "depths");
+        assert_eq!(bad(|c| c.head_dim = 0), "head_dim");
+        let unknown = toml::from_str::<super::super::GeneratorConfig>("kind = \"transposed_nest\"\nz_dims = 3");
+        assert!(unknown.unwrap_err().to_string().contains("z_dims"));
+    }
+}
