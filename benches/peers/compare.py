@@ -1,0 +1,173 @@
+"""Checks that nestgen and PyTorch compute the same, then times them round by round; a table and JSON rows come out.
+
+PyTorch takes part twice: as installed, and as fast as it gets. The second is chosen for every row by measurement
+among allocator tuning, channels-last memory and torch.compile; the fused optimizer goes with all of them.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from safetensors.numpy import load_file
+
+import interleave
+from interleave import Worker
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+
+# Outputs and gradients, relative to the largest element of each tensor: f32 sums in another order.
+AGREEMENT = 1e-4
+THREADS = (2, 1)
+
+
+class Row:
+    """One line of the table: a case of the workers."""
+
+    def __init__(self, case, name, convolutions=False, memory=False, check=True):
+        self.case, self.name = case, name
+        self.convolutions, self.memory, self.check = convolutions, memory, check
+
+
+def build(package_arguments):
+    """Builds in release and names the folder of the binaries."""
+    command = ["cargo", "build", "--release", "--message-format=json-render-diagnostics", *package_arguments]
+    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    made = [m["executable"] for m in map(json.loads, lines) if m.get("executable")]
+    return made[-1]
+
+
+def torch_worker(name, threads, options, tuned):
+    environment = interleave.TUNED_MALLOC if tuned else None
+    return Worker(name, [sys.executable, HERE / "worker_torch.py", *options], threads, environment)
+
+
+def candidates(row):
+    """Option lists that could be the fastest PyTorch."""
+    layouts = [[], ["--channels-last"]] if row.convolutions else [[]]
+    return [["--fused", *layout, *compile_] for compile_, layout in itertools.product([[], ["--compile"]], layouts)]
+
+
+def fastest_torch(row, threads, file, count):
+    """A prepared worker of the fastest configuration, and what it is."""
+    times = {}
+    for options in candidates(row):
+        label = " ".join(options)
+        worker = torch_worker(label, threads, options, tuned=True)
+        try:
+            worker.ask(cmd="prepare", case=row.case, file=str(file))
+            times[label] = interleave.rounds([worker], count)[label]
+            print(f"  PyTorch {label}: {times[label]:.4f} s", file=sys.stderr)
+        except RuntimeError as error:
+            print(f"  PyTorch {label}: left out, {error}", file=sys.stderr)
+        finally:
+            worker.close()
+    return min(times, key=times.get).split()
+
+
+def check(row, workers, file, folder):
+    """The largest relative difference between nestgen and each PyTorch."""
+    dumps = []
+    for index, worker in enumerate(workers):
+        path = folder / f"dump{index}.safetensors"
+        worker.ask(cmd="prepare", case=row.case, file=str(file))
+        worker.ask(cmd="dump", file=str(path))
+        dumps.append(load_file(path))
+    found = []
+    for worker, theirs in zip(workers[1:], dumps[1:]):
+        difference, where = interleave.largest_relative_difference(dumps[0], theirs)
+        verdict = "agrees" if difference <= AGREEMENT else "DOES NOT AGREE"
+        print(f"  {worker.name}: {verdict}, largest difference {difference:.1e} ({where})", file=sys.stderr)
+        found.append(difference)
+    return found
+
+
+def measure(row, threads, ours, folder, options):
+    """The JSON rows of one case with one number of threads."""
+    print(f"{row.name}, {threads} thread(s)", file=sys.stderr)
+    file = folder / f"{row.case}.safetensors"
+    nestgen = Worker("nestgen", [ours], threads)
+    nestgen.ask(cmd="make", case=row.case, file=str(file))
+    nestgen.close()
+    best_options = fastest_torch(row, threads, file, 2 if options.quick else 3)
+    workers = [
+        Worker("nestgen", [ours], threads),
+        torch_worker("PyTorch as installed", threads, [], tuned=False),
+        torch_worker("best PyTorch", threads, best_options, tuned=True),
+    ]
+    try:
+        agreement = check(row, workers, file, folder)
+        seconds = interleave.rounds(workers, 3 if options.quick else 9)
+        memory = [worker.ask(cmd="memory")["peak_mib"] for worker in workers]
+        flops = workers[0].ask(cmd="flops")["flops"]
+        peak = max(worker.ask(cmd="peak")["gflops"] for worker in workers)
+    finally:
+        for worker in workers:
+            worker.close()
+    rows = []
+    for index, worker in enumerate(workers[1:], start=1):
+        entry = {
+            "name": row.name,
+            "threads": threads,
+            "nestgen_s": seconds["nestgen"],
+            "peer": worker.name,
+            "peer_s": seconds[worker.name],
+            "ratio": seconds["nestgen"] / seconds[worker.name],
+            "agreement": agreement[index - 1],
+            "gflops": flops / seconds["nestgen"] / 1e9,
+            "share_of_peak": flops / seconds["nestgen"] / 1e9 / peak,
+            "peak_gflops": peak,
+            "nestgen_mib": memory[0],
+            "peer_mib": memory[index],
+        }
+        if worker.name == "best PyTorch":
+            entry["peer_options"] = best_options
+        rows.append(entry)
+    return rows
+
+
+def table(rows):
+    """The JSON rows as Markdown, one line for each work and number of threads."""
+    lines = [
+        "| work | threads | nestgen, s | best PyTorch, s | ratio | as installed, s | ratio | GFLOP/s | of peak "
+        "| memory, MiB: nestgen, best | agreement |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, threads), group in itertools.groupby(rows, key=lambda r: (r["name"], r["threads"])):
+        by_peer = {r["peer"]: r for r in group}
+        installed, best = by_peer["PyTorch as installed"], by_peer["best PyTorch"]
+        speed = ["", ""] if "gflops" not in best else [f"{best['gflops']:.0f}", f"{best['share_of_peak']:.0%}"]
+        memory = f"{best['nestgen_mib']:.0f}, {best['peer_mib']:.0f}"
+        cells = [name, threads, f"{best['nestgen_s']:.4f}", f"{best['peer_s']:.4f}", f"**{best['ratio']:.2f}**",
+                 f"{installed['peer_s']:.4f}", f"{installed['ratio']:.2f}", *speed, memory,
+                 f"{max(installed['agreement'], best['agreement']):.0e}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main(description, all_rows, extra=None):
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="few rounds, 2 threads only")
+    parser.add_argument("--json", metavar="FILE", help="write the rows here")
+    parser.add_argument("--only", metavar="CASE", action="append", help="these cases only")
+    parser.add_argument("--threads", type=int, action="append", help="these numbers of threads only")
+    options = parser.parse_args()
+    ours = build(["--example", "peer_worker"])
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for row in all_rows:
+            if options.only and row.case not in options.only:
+                continue
+            for threads in options.threads or (THREADS[:1] if options.quick else THREADS):
+                rows += measure(row, threads, ours, pathlib.Path(folder), options)
+    if extra:
+        rows += extra(options)
+    print(table(rows))
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    wrong = {r["name"] for r in rows if not r["agreement"] <= AGREEMENT}
+    sys.exit(f"outputs or gradients differ: {', '.join(sorted(wrong))}" if wrong else 0)

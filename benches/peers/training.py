@@ -1,0 +1,12 @@
+"""Training steps: nestgen against PyTorch. See `run`."""
+
+import compare
+
+ROWS = [
+    compare.Row("generator", "transposed NesT, forward + backward, 64 px, batch 16"),
+    compare.Row("discriminator", "residual discriminator, forward + backward, 64 px, batch 16", convolutions=True),
+    compare.Row("adversarial", "adversarial step (D + G + Adam + EMA), 64 px, batch 16", convolutions=True, memory=True),
+]
+
+if __name__ == "__main__":
+    compare.main(__doc__, ROWS)

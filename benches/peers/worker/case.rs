@@ -1,0 +1,106 @@
+//! What a case is, the list of them, and how their tensors travel.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use nestgen::nn::{Builder, ParamSet};
+use nestgen::rng::Rng;
+use nestgen_kernels::{Gradients, Var};
+
+use crate::gan;
+
+/// Tensors by name, in PyTorch's names and layouts (images stay `[B, H, W, 3]`).
+pub(crate) type Tensors = BTreeMap<String, Tensor>;
+
+/// A piece of work, ready to be repeated.
+pub(crate) trait Case {
+    /// One pass.
+    fn run(&mut self) -> Result<()>;
+    /// One pass, and what came out of it.
+    fn dump(&mut self) -> Result<Tensors>;
+    /// Floating-point operations of a pass, a multiplication and an addition counted as two.
+    fn flops(&self) -> u64;
+}
+
+/// Weights and inputs of a case, always the same.
+pub(crate) fn make(name: &str) -> Result<Tensors> {
+    match name {
+        "generator" => gan::GeneratorPass::make(),
+        "discriminator" => gan::DiscriminatorPass::make(),
+        _ => bail!("unknown case `{name}`"),
+    }
+}
+
+/// A case that starts from the tensors of [`make`].
+pub(crate) fn prepare(name: &str, tensors: Tensors) -> Result<Box<dyn Case>> {
+    Ok(match name {
+        "generator" => Box::new(gan::GeneratorPass::new(&tensors)?),
+        "discriminator" => Box::new(gan::DiscriminatorPass::new(&tensors)?),
+        _ => bail!("unknown case `{name}`"),
+    })
+}
+
+/// Reads a safetensors file.
+pub(crate) fn load(path: &str) -> Result<Tensors> {
+    Ok(candle_core::safetensors::load(path, &Device::Cpu).with_context(|| path.to_string())?.into_iter().collect())
+}
+
+/// Writes a safetensors file.
+pub(crate) fn save(path: &str, tensors: Tensors) -> Result<()> {
+    candle_core::safetensors::save(&tensors.into_iter().collect(), path).with_context(|| path.to_string())
+}
+
+/// The stream of random numbers called `name`.
+pub(crate) fn stream(name: &str) -> Rng {
+    Rng::new(2105).split(name)
+}
+
+/// Standard normal numbers.
+pub(crate) fn normal(name: &str, dims: &[usize]) -> Result<Tensor> {
+    Ok(Tensor::from_vec(stream(name).normals(dims.iter().product()), dims, &Device::Cpu)?)
+}
+
+/// Where the parts of a model get their parameters.
+pub(crate) fn builder(name: &str) -> Builder {
+    Builder::new(&stream(name), DType::F32, &Device::Cpu)
+}
+
+/// A model's tensors under `prefix`. Parameters are moved a little from their initial values, so that no bias is
+/// 0 and no scale is 1: a mistake there would hide from the comparison.
+pub(crate) fn export(prefix: &str, params: &ParamSet) -> Result<Tensors> {
+    const SHIFT: f64 = 0.02;
+    let trainable: Vec<&str> = params.params().iter().map(|p| p.name()).collect();
+    let mut out = Tensors::new();
+    for (name, tensor) in params.torch_tensors()? {
+        let moved = if trainable.contains(&name.as_str()) {
+            (&tensor + (normal(&format!("{prefix}{name}"), tensor.dims())? * SHIFT)?)?
+        } else {
+            tensor
+        };
+        out.insert(format!("{prefix}{name}"), moved);
+    }
+    Ok(out)
+}
+
+/// Loads what [`export`] wrote.
+pub(crate) fn import(prefix: &str, params: &ParamSet, tensors: &Tensors) -> Result<()> {
+    let part = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()));
+    Ok(params.load_torch(&tensors.iter().filter_map(part).collect())?)
+}
+
+/// An input by its name.
+pub(crate) fn input(tensors: &Tensors, name: &str) -> Result<Var> {
+    Ok(Var::constant(tensors.get(name).with_context(|| format!("no tensor `{name}`"))?.clone()))
+}
+
+/// Gradients of a model's parameters under `prefix`, in PyTorch's layouts.
+pub(crate) fn named_gradients(prefix: &str, params: &ParamSet, grads: &Gradients) -> Result<Tensors> {
+    let mut out = Tensors::new();
+    for param in params.params() {
+        let grad = grads.param(param).with_context(|| format!("no gradient for {}", param.name()))?;
+        let grad = if grad.rank() == 4 { grad.permute((0, 3, 1, 2))?.contiguous()? } else { grad.clone() };
+        out.insert(format!("{prefix}{}", param.name()), grad);
+    }
+    Ok(out)
+}

@@ -1,0 +1,115 @@
+//! The generator and the discriminator at 64 px, each forward and backward.
+
+use anyhow::Result;
+use nestgen::models::{Discriminator, TransposedNest, discriminator, transposed_nest};
+use nestgen_kernels::{Gradients, Var, backward, mul, sum_all};
+
+use crate::case::{Case, Tensors, builder, export, import, input, named_gradients, normal};
+
+pub(crate) const BATCH: usize = 16;
+const RESOLUTION: usize = 64;
+/// A pass forward, and the two products of each layer's backward pass.
+pub(crate) const FORWARD_BACKWARD: u64 = 3;
+
+pub(crate) fn generator() -> Result<TransposedNest> {
+    Ok(TransposedNest::new(&transposed_nest::Config::fast(RESOLUTION), &builder("generator"))?)
+}
+
+pub(crate) fn discriminator() -> Result<Discriminator> {
+    Ok(Discriminator::new(&discriminator::Config::fast(RESOLUTION), &builder("discriminator"))?)
+}
+
+pub(crate) fn images(name: &str) -> Result<candle_core::Tensor> {
+    normal(name, &[BATCH, RESOLUTION, RESOLUTION, 3])
+}
+
+/// z -> images, and gradients of all weights for a given gradient of the images.
+pub(crate) struct GeneratorPass {
+    model: TransposedNest,
+    z: Var,
+    weights: Var,
+}
+
+impl GeneratorPass {
+    pub(crate) fn make() -> Result<Tensors> {
+        let model = generator()?;
+        let mut out = export("g.", model.params())?;
+        out.insert("z".into(), normal("z", &[BATCH, model.config().z_dim])?);
+        out.insert("weights".into(), images("weights")?);
+        Ok(out)
+    }
+
+    pub(crate) fn new(tensors: &Tensors) -> Result<Self> {
+        let model = generator()?;
+        import("g.", model.params(), tensors)?;
+        Ok(Self { model, z: input(tensors, "z")?, weights: input(tensors, "weights")? })
+    }
+
+    fn pass(&self) -> Result<(Var, Gradients)> {
+        let y = self.model.forward(&self.z)?;
+        let grads = backward(sum_all(&mul(&y, &self.weights)?)?)?;
+        Ok((y.detach(), grads))
+    }
+}
+
+impl Case for GeneratorPass {
+    fn run(&mut self) -> Result<()> {
+        self.pass().map(drop)
+    }
+
+    fn dump(&mut self) -> Result<Tensors> {
+        let (y, grads) = self.pass()?;
+        let mut out = named_gradients("g.", self.model.params(), &grads)?;
+        out.insert("y".into(), y.into_value());
+        Ok(out)
+    }
+
+    fn flops(&self) -> u64 {
+        FORWARD_BACKWARD * BATCH as u64 * self.model.flops()
+    }
+}
+
+/// Images -> logits, and gradients of all weights for a given gradient of the logits.
+pub(crate) struct DiscriminatorPass {
+    model: Discriminator,
+    images: Var,
+    weights: Var,
+}
+
+impl DiscriminatorPass {
+    pub(crate) fn make() -> Result<Tensors> {
+        let mut out = export("d.", discriminator()?.params())?;
+        out.insert("images".into(), images("images")?);
+        out.insert("weights".into(), normal("weights", &[BATCH])?);
+        Ok(out)
+    }
+
+    pub(crate) fn new(tensors: &Tensors) -> Result<Self> {
+        let model = discriminator()?;
+        import("d.", model.params(), tensors)?;
+        Ok(Self { model, images: input(tensors, "images")?, weights: input(tensors, "weights")? })
+    }
+
+    fn pass(&self) -> Result<(Var, Gradients)> {
+        let y = self.model.forward(&self.images, true)?;
+        let grads = backward(sum_all(&mul(&y, &self.weights)?)?)?;
+        Ok((y.detach(), grads))
+    }
+}
+
+impl Case for DiscriminatorPass {
+    fn run(&mut self) -> Result<()> {
+        self.pass().map(drop)
+    }
+
+    fn dump(&mut self) -> Result<Tensors> {
+        let (y, grads) = self.pass()?;
+        let mut out = named_gradients("d.", self.model.params(), &grads)?;
+        out.insert("y".into(), y.into_value());
+        Ok(out)
+    }
+
+    fn flops(&self) -> u64 {
+        FORWARD_BACKWARD * BATCH as u64 * self.model.flops()
+    }
+}

@@ -1,0 +1,88 @@
+//! The project's side of `benches/peers`: one process that does one case at a time, told by JSON lines.
+//!
+//! Commands, beside those that `interleave.py` documents:
+//!
+//! - `{"cmd": "make", "case": NAME, "file": FILE}` writes weights and inputs, drawn from a fixed seed, in
+//!   PyTorch's names and layouts, so that every contestant starts from the same numbers;
+//! - `{"cmd": "flops"}` counts the floating-point operations of a pass;
+//! - `{"cmd": "peak"}` measures the fastest f32 matrix product;
+//! - `{"cmd": "profile", "count": N}` runs N passes back to back, to be looked at from outside.
+
+mod case;
+mod gan;
+
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use nestgen_kernels::{Var, matmul, no_grad};
+use serde_json::{Value, json};
+
+use case::{Case, load, make, prepare, save};
+
+fn main() -> Result<()> {
+    let mut case: Option<Box<dyn Case>> = None;
+    for line in std::io::stdin().lock().lines() {
+        let message: Value = serde_json::from_str(&line?)?;
+        let answer = answer(&message, &mut case).unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
+        writeln!(std::io::stdout(), "{answer}")?;
+    }
+    Ok(())
+}
+
+fn answer(message: &Value, case: &mut Option<Box<dyn Case>>) -> Result<Value> {
+    let text = |key: &str| message[key].as_str().with_context(|| format!("no `{key}` in {message}"));
+    let current = |case: &mut Option<Box<dyn Case>>| case.take().context("nothing is prepared");
+    match text("cmd")? {
+        "make" => save(text("file")?, make(text("case")?)?)?,
+        "prepare" => *case = Some(prepare(text("case")?, load(text("file")?)?)?),
+        "dump" => {
+            let mut done = current(case)?;
+            save(text("file")?, done.dump()?)?;
+            *case = Some(done);
+        }
+        "run" => {
+            let mut done = current(case)?;
+            let start = Instant::now();
+            done.run()?;
+            let seconds = start.elapsed().as_secs_f64();
+            *case = Some(done);
+            return Ok(json!({"seconds": seconds}));
+        }
+        "profile" => {
+            let mut done = current(case)?;
+            for _ in 0..message["count"].as_u64().context("no `count`")? {
+                done.run()?;
+            }
+            *case = Some(done);
+        }
+        "memory" => return Ok(json!({"peak_mib": peak_mib()?})),
+        "flops" => return Ok(json!({"flops": case.as_ref().context("nothing is prepared")?.flops()})),
+        "peak" => return Ok(json!({"gflops": matmul_peak()?})),
+        other => bail!("unknown command `{other}`"),
+    }
+    Ok(json!({"ok": true}))
+}
+
+/// The most memory that was resident at any time.
+fn peak_mib() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// GFLOP/s of the best of several products of 2048x2048 matrices: what the ratios to "peak" are relative to.
+fn matmul_peak() -> Result<f64> {
+    const SIDE: usize = 2048;
+    const TRIES: usize = 8;
+    let a = Var::constant(Tensor::rand(-1f32, 1.0, (SIDE, SIDE), &Device::Cpu)?);
+    let mut best = f64::INFINITY;
+    for _ in 0..TRIES {
+        let start = Instant::now();
+        no_grad(|| matmul(&a, &a, false, false))?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIDE as f64).powi(3) / best / 1e9)
+}

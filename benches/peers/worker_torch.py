@@ -1,0 +1,90 @@
+"""PyTorch's side of benches/peers: one process that does one case at a time, told by JSON lines (see interleave.py).
+
+    worker_torch.py [--channels-last] [--compile] [--fused]
+
+Without options it is PyTorch as a user would write it. --channels-last keeps images and convolution weights in
+channels-last memory, --compile passes the models through torch.compile, --fused takes the fused Adam. Threads and
+the allocator are set by environment variables.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import cases_torch
+
+CASES = cases_torch.CASES
+
+
+def answer(message, state, options):
+    match message["cmd"]:
+        case "prepare":
+            torch.manual_seed(0)
+            state["case"] = CASES[message["case"]](load_file(message["file"]), options)
+        case "dump":
+            tensors = state["case"].dump()
+            save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, message["file"])
+        case "run":
+            start = time.perf_counter()
+            state["case"].run()
+            return {"seconds": time.perf_counter() - start}
+        case "profile":
+            for _ in range(message["count"]):
+                state["case"].run()
+        case "operators":
+            return {"table": operators(state["case"], message["count"])}
+        case "memory":
+            return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        case "peak":
+            return {"gflops": matmul_peak()}
+        case other:
+            raise ValueError(f"unknown command {other}")
+    return {"ok": True}
+
+
+def operators(case, count):
+    """Milliseconds a pass that each operator takes by itself."""
+    with torch.profiler.profile() as profile:
+        for _ in range(count):
+            case.run()
+    rows = [[e.key, e.self_cpu_time_total / 1e3 / count, e.count // count] for e in profile.key_averages()]
+    return sorted(rows, key=lambda row: -row[1])
+
+
+def matmul_peak(side=2048, tries=8):
+    a = torch.rand(side, side)
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best / 1e9
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for option in ("channels-last", "compile", "fused"):
+        parser.add_argument(f"--{option}", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    # Answers have their own pipe: libraries print what they like to stdout.
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    state = {}
+    for line in sys.stdin:
+        try:
+            result = answer(json.loads(line), state, options)
+        except Exception as error:  # noqa: BLE001: reported to the driver, which stops
+            result = {"error": f"{type(error).__name__}: {error}"}
+        out.write(json.dumps(result) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()
