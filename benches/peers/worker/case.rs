@@ -8,6 +8,7 @@ use nestgen::nn::{Builder, ParamSet};
 use nestgen::rng::Rng;
 use nestgen_kernels::{Gradients, Var};
 
+use crate::adversarial::Adversarial;
 use crate::gan;
 
 /// Tensors by name, in PyTorch's names and layouts (images stay `[B, H, W, 3]`).
@@ -28,6 +29,7 @@ pub(crate) fn make(name: &str) -> Result<Tensors> {
     match name {
         "generator" => gan::GeneratorPass::make(),
         "discriminator" => gan::DiscriminatorPass::make(),
+        "adversarial" => Adversarial::make(),
         _ => bail!("unknown case `{name}`"),
     }
 }
@@ -37,6 +39,7 @@ pub(crate) fn prepare(name: &str, tensors: Tensors) -> Result<Box<dyn Case>> {
     Ok(match name {
         "generator" => Box::new(gan::GeneratorPass::new(&tensors)?),
         "discriminator" => Box::new(gan::DiscriminatorPass::new(&tensors)?),
+        "adversarial" => Box::new(Adversarial::new(&tensors)?),
         _ => bail!("unknown case `{name}`"),
     })
 }

@@ -8,6 +8,7 @@
 //! - `{"cmd": "peak"}` measures the fastest f32 matrix product;
 //! - `{"cmd": "profile", "count": N}` runs N passes back to back, to be looked at from outside.
 
+mod adversarial;
 mod case;
 mod gan;
 
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use case::{Case, load, make, prepare, save};
 
 fn main() -> Result<()> {
+    nestgen_kernels::alloc::keep_pages();
     let mut case: Option<Box<dyn Case>> = None;
     for line in std::io::stdin().lock().lines() {
         let message: Value = serde_json::from_str(&line?)?;
