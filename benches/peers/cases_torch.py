@@ -7,15 +7,13 @@ import torch.nn.functional as F
 
 import models
 
-GENERATOR = dict(resolution=64, z_dim=256, block_size=8, dims=[512, 256, 128, 64], depths=[4, 3, 2, 2], head_dim=32,
-                 attention="multi_head", deaggregation="pixel_shuffle_conv")
-DISCRIMINATOR = dict(resolution=64, channels=[64, 128, 256, 512, 512], spectral_norm=True, minibatch_stddev=False)
-
 # Adam as in training, and as in the comparison: with the usual epsilon the first step is lr * sign(gradient), which
 # turns the rounding of a gradient near 0 into a whole step; with 1 it is nearly proportional.
 TRAINING = dict(lr=2e-4, eps=1e-8)
 COMPARISON = dict(lr=1e-2, eps=1.0)
 EMA_BETA = 0.99
+
+CLASSIFIER_TRAINING = dict(lr=1e-4, eps=1e-8)
 
 
 def part(tensors, prefix):
@@ -66,12 +64,12 @@ class Pass:
 
 
 def generator(tensors, options):
-    module = load(models.TransposedNest(GENERATOR), tensors, "g.", options)
+    module = load(models.TransposedNest(options.config["g"]), tensors, "g.", options)
     return Pass(module, tensors["z"], to_planes(tensors["weights"], options), "g.", options)
 
 
 def discriminator(tensors, options):
-    module = load(models.Discriminator(DISCRIMINATOR), tensors, "d.", options)
+    module = load(models.Discriminator(options.config["d"]), tensors, "d.", options)
     return Pass(module, to_planes(tensors["images"], options), tensors["weights"], "d.", options)
 
 
@@ -79,8 +77,8 @@ class Adversarial:
     """A step of D on real and fake images, a step of G through the frozen D, two Adams, the moving average of G."""
 
     def __init__(self, tensors, options):
-        self.g = load(models.TransposedNest(GENERATOR), tensors, "g.", options)
-        self.d = load(models.Discriminator(DISCRIMINATOR), tensors, "d.", options)
+        self.g = load(models.TransposedNest(options.config["g"]), tensors, "g.", options)
+        self.d = load(models.Discriminator(options.config["d"]), tensors, "d.", options)
         self.average = copy.deepcopy(self.g).requires_grad_(False)
         self.call_g, self.call_d = compiled(self.g, options), compiled(self.d, options)
         self.real = to_planes(tensors["real"], options)
@@ -121,4 +119,46 @@ class Adversarial:
         return out | prefixed("average.", models.named_tensors(self.average))
 
 
-CASES = {"generator": generator, "discriminator": discriminator, "adversarial": Adversarial}
+class Classifier:
+    """A training step of a classifier: forward, cross entropy, backward, AdamW. Drop-path is off."""
+
+    def __init__(self, module, tensors, options):
+        self.module = load(module, tensors, "m.", options)
+        self.call = compiled(self.module, options)
+        self.images, self.targets = to_planes(tensors["images"], options), tensors["targets"]
+        self.fused = options.fused
+        self.set_adam(CLASSIFIER_TRAINING)
+
+    def set_adam(self, settings):
+        named = dict(self.module.named_parameters())
+        exempt = [p for name, p in named.items() if name.endswith("pos_embed")]
+        decayed = [p for name, p in named.items() if not name.endswith("pos_embed")]
+        groups = [dict(params=decayed, weight_decay=0.05), dict(params=exempt, weight_decay=0.0)]
+        fused = dict(fused=True) if self.fused else {}
+        self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.999), **settings, **fused)
+
+    def run(self):
+        self.adam.zero_grad(set_to_none=True)
+        logits = self.call(self.images)
+        loss = F.cross_entropy(logits, self.targets)
+        loss.backward()
+        self.adam.step()
+        return logits, loss
+
+    def dump(self):
+        self.set_adam(COMPARISON)
+        logits, loss = self.run()
+        out = {"logits": logits, "loss": loss} | prefixed("grad.", models.named_gradients(self.module))
+        return out | prefixed("after.", models.named_tensors(self.module))
+
+
+def nest_t(tensors, options):
+    return Classifier(models.Nest(options.config["m"]), tensors, options)
+
+
+def vit_t(tensors, options):
+    return Classifier(models.Vit(options.config["m"]), tensors, options)
+
+
+CASES = {"generator": generator, "discriminator": discriminator, "adversarial": Adversarial, "nest_t": nest_t,
+         "vit_t": vit_t}

@@ -52,14 +52,23 @@ def candidates(row):
     return [["--fused", *layout, *compile_] for compile_, layout in itertools.product([[], ["--compile"]], layouts)]
 
 
-def fastest_torch(row, threads, file, count):
+def make(row, ours, threads, folder):
+    """The message that prepares a row's case: its name, a file of weights and inputs, the models' configurations."""
+    file = str(folder / f"{row.case}.safetensors")
+    worker = Worker("nestgen", [ours], threads)
+    config = worker.ask(cmd="make", case=row.case, file=file)["config"]
+    worker.close()
+    return {"cmd": "prepare", "case": row.case, "file": file, "config": config}
+
+
+def fastest_torch(row, threads, made, count):
     """A prepared worker of the fastest configuration, and what it is."""
     times = {}
     for options in candidates(row):
         label = " ".join(options)
         worker = torch_worker(label, threads, options, tuned=True)
         try:
-            worker.ask(cmd="prepare", case=row.case, file=str(file))
+            worker.ask(**made)
             times[label] = interleave.rounds([worker], count)[label]
             print(f"  PyTorch {label}: {times[label]:.4f} s", file=sys.stderr)
         except RuntimeError as error:
@@ -69,12 +78,12 @@ def fastest_torch(row, threads, file, count):
     return min(times, key=times.get).split()
 
 
-def check(row, workers, file, folder):
+def check(workers, made, folder):
     """The largest relative difference between nestgen and each PyTorch."""
     dumps = []
     for index, worker in enumerate(workers):
         path = folder / f"dump{index}.safetensors"
-        worker.ask(cmd="prepare", case=row.case, file=str(file))
+        worker.ask(**made)
         worker.ask(cmd="dump", file=str(path))
         dumps.append(load_file(path))
     found = []
@@ -89,18 +98,15 @@ def check(row, workers, file, folder):
 def measure(row, threads, ours, folder, options):
     """The JSON rows of one case with one number of threads."""
     print(f"{row.name}, {threads} thread(s)", file=sys.stderr)
-    file = folder / f"{row.case}.safetensors"
-    nestgen = Worker("nestgen", [ours], threads)
-    nestgen.ask(cmd="make", case=row.case, file=str(file))
-    nestgen.close()
-    best_options = fastest_torch(row, threads, file, 2 if options.quick else 3)
+    made = make(row, ours, threads, folder)
+    best_options = fastest_torch(row, threads, made, 2 if options.quick else 3)
     workers = [
         Worker("nestgen", [ours], threads),
         torch_worker("PyTorch as installed", threads, [], tuned=False),
         torch_worker("best PyTorch", threads, best_options, tuned=True),
     ]
     try:
-        agreement = check(row, workers, file, folder)
+        agreement = check(workers, made, folder)
         seconds = interleave.rounds(workers, 3 if options.quick else 9)
         memory = [worker.ask(cmd="memory")["peak_mib"] for worker in workers]
         flops = workers[0].ask(cmd="flops")["flops"]

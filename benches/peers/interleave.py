@@ -2,7 +2,8 @@
 
 A worker reads lines from stdin and answers each with one JSON line on stdout:
 
-    {"cmd": "prepare", "case": NAME, "file": SAFETENSORS}   -> {"ok": true}     builds the case from weights and inputs
+    {"cmd": "prepare", "case": NAME, "file": SAFETENSORS, "config": {}}
+                                                            -> {"ok": true}     builds the case from weights and inputs
     {"cmd": "dump", "file": SAFETENSORS}                    -> {"ok": true}     outputs and gradients, for the agreement check
     {"cmd": "run"}                                          -> {"seconds": s}   one timed pass
     {"cmd": "memory"}                                       -> {"peak_mib": m}  peak resident memory so far

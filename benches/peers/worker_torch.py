@@ -25,7 +25,7 @@ CASES = cases_torch.CASES
 def answer(message, state, options):
     match message["cmd"]:
         case "prepare":
-            torch.manual_seed(0)
+            options.config = message["config"]
             state["case"] = CASES[message["case"]](load_file(message["file"]), options)
         case "dump":
             tensors = state["case"].dump()

@@ -7,7 +7,7 @@ use nestgen_kernels::{
     no_grad, scale,
 };
 
-use crate::case::{Case, Tensors, export, import, input, named_gradients, normal};
+use crate::case::{Case, Tensors, export, import, input, named_gradients, normal, to_torch_layout};
 use crate::gan::{BATCH, FORWARD_BACKWARD, discriminator, generator, images};
 
 /// A step of D on real and fake images, a step of G through the frozen D, two Adams, the moving average of G.
@@ -112,7 +112,7 @@ impl Case for Adversarial {
             out.extend(params.torch_tensors()?.into_iter().map(|(name, t)| (format!("{prefix}{name}"), t)));
         }
         for (average, _) in &self.average {
-            out.insert(format!("average.{}", average.name()), average.value().copy()?);
+            out.insert(format!("average.{}", average.name()), to_torch_layout(&average.value())?);
         }
         out.insert("loss.d".into(), loss_d.into_value());
         out.insert("loss.g".into(), loss_g.into_value());

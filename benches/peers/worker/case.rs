@@ -7,8 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use nestgen::nn::{Builder, ParamSet};
 use nestgen::rng::Rng;
 use nestgen_kernels::{Gradients, Var};
+use serde_json::{Value, json};
 
 use crate::adversarial::Adversarial;
+use crate::classifier::{self, ClassifierStep};
 use crate::gan;
 
 /// Tensors by name, in PyTorch's names and layouts (images stay `[B, H, W, 3]`).
@@ -30,8 +32,21 @@ pub(crate) fn make(name: &str) -> Result<Tensors> {
         "generator" => gan::GeneratorPass::make(),
         "discriminator" => gan::DiscriminatorPass::make(),
         "adversarial" => Adversarial::make(),
+        "nest_t" | "vit_t" => ClassifierStep::make(name),
         _ => bail!("unknown case `{name}`"),
     }
+}
+
+/// The shapes of a case's models, by the prefix of their tensors.
+pub(crate) fn config(name: &str) -> Result<Value> {
+    let (g, d) = (gan::generator_config(), gan::discriminator_config());
+    Ok(match name {
+        "generator" => json!({"g": g}),
+        "discriminator" => json!({"d": d}),
+        "adversarial" => json!({"g": g, "d": d}),
+        "nest_t" | "vit_t" => json!({"m": classifier::config(name)}),
+        _ => bail!("unknown case `{name}`"),
+    })
 }
 
 /// A case that starts from the tensors of [`make`].
@@ -40,6 +55,7 @@ pub(crate) fn prepare(name: &str, tensors: Tensors) -> Result<Box<dyn Case>> {
         "generator" => Box::new(gan::GeneratorPass::new(&tensors)?),
         "discriminator" => Box::new(gan::DiscriminatorPass::new(&tensors)?),
         "adversarial" => Box::new(Adversarial::new(&tensors)?),
+        "nest_t" | "vit_t" => Box::new(ClassifierStep::new(name, &tensors)?),
         _ => bail!("unknown case `{name}`"),
     })
 }
@@ -102,8 +118,12 @@ pub(crate) fn named_gradients(prefix: &str, params: &ParamSet, grads: &Gradients
     let mut out = Tensors::new();
     for param in params.params() {
         let grad = grads.param(param).with_context(|| format!("no gradient for {}", param.name()))?;
-        let grad = if grad.rank() == 4 { grad.permute((0, 3, 1, 2))?.contiguous()? } else { grad.clone() };
-        out.insert(format!("{prefix}{}", param.name()), grad);
+        out.insert(format!("{prefix}{}", param.name()), to_torch_layout(grad)?);
     }
     Ok(out)
+}
+
+/// A convolution's weight or its gradient as `[out, in, kh, kw]`; other tensors as they are. A copy.
+pub(crate) fn to_torch_layout(t: &Tensor) -> candle_core::Result<Tensor> {
+    if t.rank() == 4 { t.permute((0, 3, 1, 2))?.contiguous() } else { t.copy() }
 }

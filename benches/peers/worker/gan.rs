@@ -11,12 +11,20 @@ const RESOLUTION: usize = 64;
 /// A pass forward, and the two products of each layer's backward pass.
 pub(crate) const FORWARD_BACKWARD: u64 = 3;
 
+pub(crate) fn generator_config() -> transposed_nest::Config {
+    transposed_nest::Config::fast(RESOLUTION)
+}
+
+pub(crate) fn discriminator_config() -> discriminator::Config {
+    discriminator::Config::fast(RESOLUTION)
+}
+
 pub(crate) fn generator() -> Result<TransposedNest> {
-    Ok(TransposedNest::new(&transposed_nest::Config::fast(RESOLUTION), &builder("generator"))?)
+    Ok(TransposedNest::new(&generator_config(), &builder("generator"))?)
 }
 
 pub(crate) fn discriminator() -> Result<Discriminator> {
-    Ok(Discriminator::new(&discriminator::Config::fast(RESOLUTION), &builder("discriminator"))?)
+    Ok(Discriminator::new(&discriminator_config(), &builder("discriminator"))?)
 }
 
 pub(crate) fn images(name: &str) -> Result<candle_core::Tensor> {

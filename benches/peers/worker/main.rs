@@ -3,13 +3,15 @@
 //! Commands, beside those that `interleave.py` documents:
 //!
 //! - `{"cmd": "make", "case": NAME, "file": FILE}` writes weights and inputs, drawn from a fixed seed, in
-//!   PyTorch's names and layouts, so that every contestant starts from the same numbers;
+//!   PyTorch's names and layouts, so that every contestant starts from the same numbers, and answers with the
+//!   models' configurations;
 //! - `{"cmd": "flops"}` counts the floating-point operations of a pass;
 //! - `{"cmd": "peak"}` measures the fastest f32 matrix product;
 //! - `{"cmd": "profile", "count": N}` runs N passes back to back, to be looked at from outside.
 
 mod adversarial;
 mod case;
+mod classifier;
 mod gan;
 
 use std::io::{BufRead, Write};
@@ -20,7 +22,7 @@ use candle_core::{Device, Tensor};
 use nestgen_kernels::{Var, matmul, no_grad};
 use serde_json::{Value, json};
 
-use case::{Case, load, make, prepare, save};
+use case::{Case, config, load, make, prepare, save};
 
 fn main() -> Result<()> {
     nestgen_kernels::alloc::keep_pages();
@@ -37,7 +39,10 @@ fn answer(message: &Value, case: &mut Option<Box<dyn Case>>) -> Result<Value> {
     let text = |key: &str| message[key].as_str().with_context(|| format!("no `{key}` in {message}"));
     let current = |case: &mut Option<Box<dyn Case>>| case.take().context("nothing is prepared");
     match text("cmd")? {
-        "make" => save(text("file")?, make(text("case")?)?)?,
+        "make" => {
+            save(text("file")?, make(text("case")?)?)?;
+            return Ok(json!({"config": config(text("case")?)?}));
+        }
         "prepare" => *case = Some(prepare(text("case")?, load(text("file")?)?)?),
         "dump" => {
             let mut done = current(case)?;
