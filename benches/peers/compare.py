@@ -28,17 +28,16 @@ THREADS = (2, 1)
 class Row:
     """One line of the table: a case of the workers."""
 
-    def __init__(self, case, name, convolutions=False, memory=False, check=True):
-        self.case, self.name = case, name
-        self.convolutions, self.memory, self.check = convolutions, memory, check
+    def __init__(self, case, name, convolutions=False):
+        self.case, self.name, self.convolutions = case, name, convolutions
 
 
 def build(package_arguments):
-    """Builds in release and names the folder of the binaries."""
+    """Builds in release; the path of the worker."""
     command = ["cargo", "build", "--release", "--message-format=json-render-diagnostics", *package_arguments]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     made = [m["executable"] for m in map(json.loads, lines) if m.get("executable")]
-    return made[-1]
+    return next(path for path in made if pathlib.Path(path).name == "peer_worker")
 
 
 def torch_worker(name, threads, options, tuned):
@@ -147,7 +146,7 @@ def table(rows):
         by_peer = {r["peer"]: r for r in group}
         installed, best = by_peer["PyTorch as installed"], by_peer["best PyTorch"]
         speed = ["", ""] if "gflops" not in best else [f"{best['gflops']:.0f}", f"{best['share_of_peak']:.0%}"]
-        memory = f"{best['nestgen_mib']:.0f}, {best['peer_mib']:.0f}"
+        memory = f"{best['nestgen_mib']:.0f}, {best['peer_mib']:.0f}" if "peer_mib" in best else ""
         cells = [name, threads, f"{best['nestgen_s']:.4f}", f"{best['peer_s']:.4f}", f"**{best['ratio']:.2f}**",
                  f"{installed['peer_s']:.4f}", f"{installed['ratio']:.2f}", *speed, memory,
                  f"{max(installed['agreement'], best['agreement']):.0e}"]
@@ -162,7 +161,7 @@ def main(description, all_rows, extra=None):
     parser.add_argument("--only", metavar="CASE", action="append", help="these cases only")
     parser.add_argument("--threads", type=int, action="append", help="these numbers of threads only")
     options = parser.parse_args()
-    ours = build(["--example", "peer_worker"])
+    ours = build(["--bins", "--example", "peer_worker"])
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for row in all_rows:
@@ -170,8 +169,8 @@ def main(description, all_rows, extra=None):
                 continue
             for threads in options.threads or (THREADS[:1] if options.quick else THREADS):
                 rows += measure(row, threads, ours, pathlib.Path(folder), options)
-    if extra:
-        rows += extra(options)
+        if extra and not options.only:
+            rows += extra(options, ours, pathlib.Path(folder))
     print(table(rows))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")

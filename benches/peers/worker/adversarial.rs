@@ -1,7 +1,7 @@
 //! A whole adversarial step at 64 px: as in training, without augmentation or penalties.
 
 use anyhow::Result;
-use nestgen::models::{Discriminator, TransposedNest};
+use nestgen::models::{Discriminator, Generator};
 use nestgen_kernels::{
     Activation, Adam, AdamConfig, Gradients, Param, Var, activate, add, add_scalar, backward, ema_update, mean_all,
     no_grad, scale,
@@ -12,7 +12,7 @@ use crate::gan::{BATCH, FORWARD_BACKWARD, discriminator, generator, images};
 
 /// A step of D on real and fake images, a step of G through the frozen D, two Adams, the moving average of G.
 pub(crate) struct Adversarial {
-    generator: TransposedNest,
+    generator: Generator,
     discriminator: Discriminator,
     average: Vec<(Param, Param)>,
     adam_g: Adam,
@@ -43,7 +43,7 @@ impl Adversarial {
         out.extend(export("d.", d.params())?);
         out.insert("real".into(), images("images")?);
         for name in ["z0", "z1"] {
-            out.insert(name.into(), normal(name, &[BATCH, g.config().z_dim])?);
+            out.insert(name.into(), normal(name, &[BATCH, g.z_dim()])?);
         }
         Ok(out)
     }
@@ -64,7 +64,7 @@ impl Adversarial {
 
     /// Hinge loss and gradients of D.
     fn discriminator_pass(&self) -> Result<(Var, Gradients)> {
-        let fake = no_grad(|| self.generator.forward(&self.z[0]))?;
+        let fake = no_grad(|| self.generator.forward(&self.z[0], true))?;
         let real_logits = self.discriminator.forward(&self.real, true)?;
         let fake_logits = self.discriminator.forward(&fake, true)?;
         let real = mean_all(&relu(&add_scalar(&scale(&real_logits, -1.0)?, 1.0)?)?)?;
@@ -77,7 +77,7 @@ impl Adversarial {
     /// Loss and gradients of G.
     fn generator_pass(&self) -> Result<(Var, Gradients)> {
         self.discriminator.params().set_trainable(false);
-        let fake = self.generator.forward(&self.z[1])?;
+        let fake = self.generator.forward(&self.z[1], true)?;
         let logits = self.discriminator.forward(&fake, true)?;
         let loss = scale(&mean_all(&logits)?, -1.0)?;
         self.discriminator.params().set_trainable(true);

@@ -39,7 +39,8 @@ pub(crate) fn make(name: &str) -> Result<Tensors> {
 
 /// The shapes of a case's models, by the prefix of their tensors.
 pub(crate) fn config(name: &str) -> Result<Value> {
-    let (g, d) = (gan::generator_config(), gan::discriminator_config());
+    let preset = gan::preset()?;
+    let (g, d) = (preset.model, preset.discriminator);
     Ok(match name {
         "generator" => json!({"g": g}),
         "discriminator" => json!({"d": d}),

@@ -1,30 +1,29 @@
 //! The generator and the discriminator at 64 px, each forward and backward.
 
 use anyhow::Result;
-use nestgen::models::{Discriminator, TransposedNest, discriminator, transposed_nest};
+use candle_core::{DType, Device};
+use nestgen::config::{self, RunConfig};
+use nestgen::models::{Discriminator, Generator};
 use nestgen_kernels::{Gradients, Var, backward, mul, sum_all};
 
-use crate::case::{Case, Tensors, builder, export, import, input, named_gradients, normal};
+use crate::case::{Case, Tensors, builder, export, import, input, named_gradients, normal, stream};
 
 pub(crate) const BATCH: usize = 16;
 const RESOLUTION: usize = 64;
 /// A pass forward, and the two products of each layer's backward pass.
 pub(crate) const FORWARD_BACKWARD: u64 = 3;
 
-pub(crate) fn generator_config() -> transposed_nest::Config {
-    transposed_nest::Config::fast(RESOLUTION)
+/// What `nestgen train --preset fast64` trains.
+pub(crate) fn preset() -> Result<RunConfig> {
+    Ok(config::load(config::Source::Preset("fast64"), &[])?)
 }
 
-pub(crate) fn discriminator_config() -> discriminator::Config {
-    discriminator::Config::fast(RESOLUTION)
-}
-
-pub(crate) fn generator() -> Result<TransposedNest> {
-    Ok(TransposedNest::new(&generator_config(), &builder("generator"))?)
+pub(crate) fn generator() -> Result<Generator> {
+    Ok(Generator::new(&preset()?.model, &stream("generator"), DType::F32, &Device::Cpu)?)
 }
 
 pub(crate) fn discriminator() -> Result<Discriminator> {
-    Ok(Discriminator::new(&discriminator_config(), &builder("discriminator"))?)
+    Ok(Discriminator::new(&preset()?.discriminator, &builder("discriminator"))?)
 }
 
 pub(crate) fn images(name: &str) -> Result<candle_core::Tensor> {
@@ -33,7 +32,7 @@ pub(crate) fn images(name: &str) -> Result<candle_core::Tensor> {
 
 /// z -> images, and gradients of all weights for a given gradient of the images.
 pub(crate) struct GeneratorPass {
-    model: TransposedNest,
+    model: Generator,
     z: Var,
     weights: Var,
 }
@@ -42,7 +41,7 @@ impl GeneratorPass {
     pub(crate) fn make() -> Result<Tensors> {
         let model = generator()?;
         let mut out = export("g.", model.params())?;
-        out.insert("z".into(), normal("z", &[BATCH, model.config().z_dim])?);
+        out.insert("z".into(), normal("z", &[BATCH, model.z_dim()])?);
         out.insert("weights".into(), images("weights")?);
         Ok(out)
     }
@@ -54,7 +53,7 @@ impl GeneratorPass {
     }
 
     fn pass(&self) -> Result<(Var, Gradients)> {
-        let y = self.model.forward(&self.z)?;
+        let y = self.model.forward(&self.z, true)?;
         let grads = backward(sum_all(&mul(&y, &self.weights)?)?)?;
         Ok((y.detach(), grads))
     }

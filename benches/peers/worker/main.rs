@@ -5,6 +5,7 @@
 //! - `{"cmd": "make", "case": NAME, "file": FILE}` writes weights and inputs, drawn from a fixed seed, in
 //!   PyTorch's names and layouts, so that every contestant starts from the same numbers, and answers with the
 //!   models' configurations;
+//! - `{"cmd": "latents", "count": N, "z_dim": N, "file": FILE}` writes the latents of `nestgen sample`;
 //! - `{"cmd": "flops"}` counts the floating-point operations of a pass;
 //! - `{"cmd": "peak"}` measures the fastest f32 matrix product;
 //! - `{"cmd": "profile", "count": N}` runs N passes back to back, to be looked at from outside.
@@ -19,10 +20,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
+use nestgen::train::fakes::seed_latent;
 use nestgen_kernels::{Var, matmul, no_grad};
 use serde_json::{Value, json};
 
-use case::{Case, config, load, make, prepare, save};
+use case::{Case, Tensors, config, load, make, prepare, save};
 
 fn main() -> Result<()> {
     nestgen_kernels::alloc::keep_pages();
@@ -64,12 +66,22 @@ fn answer(message: &Value, case: &mut Option<Box<dyn Case>>) -> Result<Value> {
             }
             *case = Some(done);
         }
+        "latents" => {
+            let number = |key: &str| message[key].as_u64().with_context(|| format!("no `{key}` in {message}"));
+            save(text("file")?, latents(number("count")?, number("z_dim")? as usize)?)?;
+        }
         "memory" => return Ok(json!({"peak_mib": peak_mib()?})),
         "flops" => return Ok(json!({"flops": case.as_ref().context("nothing is prepared")?.flops()})),
         "peak" => return Ok(json!({"gflops": matmul_peak()?})),
         other => bail!("unknown command `{other}`"),
     }
     Ok(json!({"ok": true}))
+}
+
+/// What `nestgen sample` draws for seeds 0 to `count`, so that another program can draw the same.
+fn latents(count: u64, z_dim: usize) -> Result<Tensors> {
+    let rows: Vec<f32> = (0..count).flat_map(|seed| seed_latent(seed, z_dim)).collect();
+    Ok(Tensors::from([("z".into(), Tensor::from_vec(rows, (count as usize, z_dim), &Device::Cpu)?)]))
 }
 
 /// The most memory that was resident at any time.
