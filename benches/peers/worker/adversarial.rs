@@ -3,8 +3,8 @@
 use anyhow::Result;
 use nestgen::models::{Discriminator, Generator};
 use nestgen_kernels::{
-    Activation, Adam, AdamConfig, Gradients, Param, Var, activate, add, add_scalar, backward, ema_update, mean_all,
-    no_grad, scale,
+    Activation, Adam, AdamConfig, Gradients, Param, Var, activate, add, add_scalar, backward, ema_update,
+    mean_all, no_grad, scale,
 };
 
 use crate::case::{Case, Tensors, export, import, input, named_gradients, normal, to_torch_layout};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Tensor};
-use nestgen::nn::{Builder, ParamSet};
+use candle_core::{Device, Tensor};
+use nestgen::nn::ParamSet;
 use nestgen::rng::Rng;
 use nestgen_kernels::{Gradients, Var};
 use serde_json::{Value, json};
@@ -63,7 +63,10 @@ pub(crate) fn prepare(name: &str, tensors: Tensors) -> Result<Box<dyn Case>> {
 
 /// Reads a safetensors file.
 pub(crate) fn load(path: &str) -> Result<Tensors> {
-    Ok(candle_core::safetensors::load(path, &Device::Cpu).with_context(|| path.to_string())?.into_iter().collect())
+    Ok(candle_core::safetensors::load(path, &Device::Cpu)
+        .with_context(|| path.to_string())?
+        .into_iter()
+        .collect())
 }
 
 /// Writes a safetensors file.
@@ -79,11 +82,6 @@ pub(crate) fn stream(name: &str) -> Rng {
 /// Standard normal numbers.
 pub(crate) fn normal(name: &str, dims: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(stream(name).normals(dims.iter().product()), dims, &Device::Cpu)?)
-}
-
-/// Where the parts of a model get their parameters.
-pub(crate) fn builder(name: &str) -> Builder {
-    Builder::new(&stream(name), DType::F32, &Device::Cpu)
 }
 
 /// A model's tensors under `prefix`. Parameters are moved a little from their initial values, so that no bias is

@@ -6,7 +6,7 @@ use nestgen::config::{self, RunConfig};
 use nestgen::models::{Discriminator, Generator};
 use nestgen_kernels::{Gradients, Var, backward, mul, sum_all};
 
-use crate::case::{Case, Tensors, builder, export, import, input, named_gradients, normal, stream};
+use crate::case::{Case, Tensors, export, import, input, named_gradients, normal, stream};
 
 pub(crate) const BATCH: usize = 16;
 const RESOLUTION: usize = 64;
@@ -23,7 +23,7 @@ pub(crate) fn generator() -> Result<Generator> {
 }
 
 pub(crate) fn discriminator() -> Result<Discriminator> {
-    Ok(Discriminator::new(&preset()?.discriminator, &builder("discriminator"))?)
+    Ok(Discriminator::new(&preset()?.discriminator, &stream("discriminator"), DType::F32, &Device::Cpu)?)
 }
 
 pub(crate) fn images(name: &str) -> Result<candle_core::Tensor> {
