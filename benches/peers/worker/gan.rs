@@ -4,6 +4,7 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use nestgen::config::{self, RunConfig};
 use nestgen::models::{Discriminator, Generator};
+use nestgen::nn::Builder;
 use nestgen_kernels::{Gradients, Var, backward, mul, sum_all};
 
 use crate::case::{Case, Tensors, export, import, input, named_gradients, normal, stream};
@@ -23,7 +24,8 @@ pub(crate) fn generator() -> Result<Generator> {
 }
 
 pub(crate) fn discriminator() -> Result<Discriminator> {
-    Ok(Discriminator::new(&preset()?.discriminator, &stream("discriminator"), DType::F32, &Device::Cpu)?)
+    let b = Builder::new(&stream("discriminator"), DType::F32, &Device::Cpu);
+    Ok(Discriminator::new(&preset()?.discriminator, &b)?)
 }
 
 pub(crate) fn images(name: &str) -> Result<candle_core::Tensor> {
