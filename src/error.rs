@@ -94,9 +94,7 @@ impl Error {
             Self::Config { hint, .. } => {
                 hint.clone().or_else(|| Some("`nestgen train -n` prints every setting with its value".into()))
             }
-            Self::Checkpoint { hint, .. } | Self::Usage { hint, .. } => {
-                hint.clone()
-            }
+            Self::Checkpoint { hint, .. } | Self::Usage { hint, .. } => hint.clone(),
             Self::NonFinite { last_good, .. } => Some(match last_good {
                 Some(path) => format!("resume from `{}` with a lower learning rate", path.display()),
                 None => "lower the learning rate".into(),

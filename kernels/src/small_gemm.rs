@@ -64,7 +64,10 @@ pub(crate) fn transpose<T: Element>(
 ) {
     assert!(rows <= out_stride && out.len() >= cols * out_stride && Mat::rows(x, stride).covers(rows, cols));
     #[cfg(target_arch = "x86_64")]
-    if TypeId::of::<T>() == TypeId::of::<f32>() && simd::level() == Level::Avx512 && out_stride.is_multiple_of(16) {
+    if TypeId::of::<T>() == TypeId::of::<f32>()
+        && simd::level() == Level::Avx512
+        && out_stride.is_multiple_of(16)
+    {
         // SAFETY: T is f32, the processor has AVX-512 and all indices were checked above.
         return unsafe {
             avx512::transpose((rows, cols), x.as_ptr().cast(), stride, out.as_mut_ptr().cast(), out_stride)

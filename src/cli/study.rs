@@ -88,7 +88,10 @@ pub(crate) fn run(verb: &StudyVerb) -> anyhow::Result<ExitCode> {
     let plan = plan(args, &configs)?;
     for arm in &plan.arms {
         let (parameters, flops) = (arm.parameters as f64 / 1e6, arm.flops as f64 / 1e9);
-        ui::note(&format!("{}: generator of {parameters:.2} M parameters, {flops:.2} GFLOP an image", arm.name));
+        ui::note(&format!(
+            "{}: generator of {parameters:.2} M parameters, {flops:.2} GFLOP an image",
+            arm.name
+        ));
     }
     plan.allowed_unfair.iter().for_each(|reason| ui::warn(&format!("unfair: {reason}")));
     if args.dry_run {
@@ -170,7 +173,8 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }
-    let mut add = |key: &str, value: Option<toml::Value>| overrides.extend(value.map(|v| Override::new(key, v)));
+    let mut add =
+        |key: &str, value: Option<toml::Value>| overrides.extend(value.map(|v| Override::new(key, v)));
     add("data.path", args.data.clone().map(Into::into));
     add("train.kimg", args.kimg.map(Into::into));
     // A length in images replaces the preset's length in minutes.
@@ -241,7 +245,9 @@ fn train_task(
     config.train.seed = task.seed;
     let line = train::progress_line();
     let mut on_event = |event: Event| match event {
-        Event::Progress(progress) => line.set_message(format!("{name} seed {}: {}", task.seed, train::describe(&progress))),
+        Event::Progress(progress) => {
+            line.set_message(format!("{name} seed {}: {}", task.seed, train::describe(&progress)))
+        }
         Event::Line(text) => line.suspend(|| ui::note(&text)),
         Event::Trouble { trouble, action } => line.suspend(|| ui::warn(&format!("{trouble}; {action}"))),
     };
@@ -275,8 +281,10 @@ fn draw_panels(config: &RunConfig, data: &ImageData, folder: &Path, snapshot: &P
     let saved = parse(&snapshot.display().to_string(), &read.config)?;
     let generator = Generator::new(&saved.model, &Rng::new(0), DType::F32, &Device::Cpu)?;
     generator.params().load(&read.tensors.into_iter().collect())?;
-    let pictures =
-        [("interpolation.png", panels::interpolations(&generator)?), ("nearest.png", panels::nearest(&generator, data, config.data.mirror)?)];
+    let pictures = [
+        ("interpolation.png", panels::interpolations(&generator)?),
+        ("nearest.png", panels::nearest(&generator, data, config.data.mirror)?),
+    ];
     for (name, picture) in pictures {
         let path = folder.join(name);
         let png = picture.png().map_err(Error::io("write", &path))?;
@@ -294,7 +302,10 @@ fn conclude(args: &Convergence, plan: &Plan) -> anyhow::Result<()> {
         let name = &plan.arms[task.arm].name;
         match task.status()? {
             Status::Ended(Ended { diverged: Some(why), .. }) => {
-                notes.push(format!("{name}, seed {}, diverged and is left out of every number: {why}", task.seed));
+                notes.push(format!(
+                    "{name}, seed {}, diverged and is left out of every number: {why}",
+                    task.seed
+                ));
             }
             Status::Ended(Ended { run, .. }) => folders.push(task.outdir.join(run)),
             Status::New | Status::Interrupted(_) => missing += 1,

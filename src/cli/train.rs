@@ -94,7 +94,11 @@ fn resolve(args: &TrainArgs, resume: Option<&ResumePoint>) -> anyhow::Result<(Ru
     };
     let mut overrides = Vec::new();
     if let Some(res) = args.res {
-        overrides.extend(at_resolution(res, load(source, &[])?.model.resolution(), args.preset.is_some() || file.is_some())?);
+        overrides.extend(at_resolution(
+            res,
+            load(source, &[])?.model.resolution(),
+            args.preset.is_some() || file.is_some(),
+        )?);
     }
     for text in &args.set {
         overrides.push(Override::parse(text)?);

@@ -67,13 +67,16 @@ fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
     let bare = |value: &Option<String>| value.as_deref().unwrap_or("none").trim_matches(['"', '\'']).to_owned();
     let distinct = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
     let differing = differences(arms);
-    let kinds = differing.iter().filter(|difference| difference.key.ends_with("kind") || difference.key.ends_with("arch"));
+    let kinds = differing
+        .iter()
+        .filter(|difference| difference.key.ends_with("kind") || difference.key.ends_with("arch"));
     let mut choices: Vec<Vec<String>> = kinds.map(|kind| kind.values.iter().map(bare).collect()).collect();
     let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
     for count in 1..=2 {
         let some = || differing.iter().take(count);
         let name = |arm: usize| {
-            let parts = some().map(|d| format!("{} {}", last(&d.key), d.values.get(arm).map_or(String::new(), bare)));
+            let parts =
+                some().map(|d| format!("{} {}", last(&d.key), d.values.get(arm).map_or(String::new(), bare)));
             parts.collect::<Vec<_>>().join(", ")
         };
         choices.push((0..arms.len()).map(name).collect());
@@ -84,7 +87,10 @@ fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
     };
     choices.insert(choices.len().saturating_sub(2), arms.iter().map(folder).collect());
     let lettered = || (0..arms.len()).map(|arm| format!("arm {}", arm + 1)).collect();
-    choices.into_iter().find(|names| distinct(names) && names.iter().all(|n| !n.is_empty())).unwrap_or_else(lettered)
+    choices
+        .into_iter()
+        .find(|names| distinct(names) && names.iter().all(|n| !n.is_empty()))
+        .unwrap_or_else(lettered)
 }
 
 /// What is asked of runs.
@@ -191,7 +197,8 @@ pub struct ArmTest {
 pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Comparison> {
     let Question { metric, axis, threshold, notes } = *question;
     let protocol = protocol::common(runs, metric)?;
-    let curves: Vec<Vec<(f64, f64)>> = runs.iter().map(|run| curve(run, metric, axis)).collect::<Result<_>>()?;
+    let curves: Vec<Vec<(f64, f64)>> =
+        runs.iter().map(|run| curve(run, metric, axis)).collect::<Result<_>>()?;
     if axis == Axis::Seconds {
         same_device(runs)?;
     }
@@ -204,9 +211,9 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
     let threshold = threshold.unwrap_or_else(|| round_up(slowest));
     let view = View { runs, curves: &curves, metric, range, threshold };
     let results: Vec<ArmResult> = arms.iter().filter_map(|arm| view.arm(arm)).collect();
-    let tests = results.first().map_or_else(Vec::new, |first| {
-        results.iter().skip(1).map(|arm| test(arm, first)).collect()
-    });
+    let tests = results
+        .first()
+        .map_or_else(Vec::new, |first| results.iter().skip(1).map(|arm| test(arm, first)).collect());
     let (metric, notes) = (metric.to_owned(), notes.to_vec());
     Ok(Comparison { metric, protocol, axis, range, threshold, arms: results, tests, notes })
 }
@@ -271,7 +278,8 @@ impl View<'_> {
         let reached: Vec<f64> = results.iter().filter_map(|run| run.to_threshold).collect();
         let members = || arm.runs.iter().filter_map(|&index| self.runs.get(index));
         let speeds: Vec<f64> = members().filter_map(Run::images_per_sec).collect();
-        let memory = members().filter_map(|run| run.ticks.last()).map(|tick| tick.peak_memory_gib).fold(0.0, f64::max);
+        let memory =
+            members().filter_map(|run| run.ticks.last()).map(|tick| tick.peak_memory_gib).fold(0.0, f64::max);
         let record = members().find_map(|run| run.provenance.as_ref());
         let flops = members().find_map(|run| run.position(Axis::Flops, 1e-3)).filter(|&flops| flops > 0.0);
         Some(ArmResult {
@@ -283,7 +291,9 @@ impl View<'_> {
             to_threshold: Estimate::of(&reached),
             images_per_sec: Estimate::of(&speeds),
             peak_memory_gib: (memory > 0.0).then_some(memory),
-            parameters: record.map(|p| (p.generator.parameters, p.discriminator.parameters)).filter(|p| p.0 > 0),
+            parameters: record
+                .map(|p| (p.generator.parameters, p.discriminator.parameters))
+                .filter(|p| p.0 > 0),
             flops_per_image: flops,
             runs: results,
         })
@@ -306,7 +316,8 @@ impl View<'_> {
 
     /// The mean over seeds wherever one of them was scored and all of them have scores around.
     fn mean_curve(&self, arm: &Arm) -> Vec<(f64, f64, Option<f64>)> {
-        let curves: Vec<&Vec<(f64, f64)>> = arm.runs.iter().filter_map(|&index| self.curves.get(index)).collect();
+        let curves: Vec<&Vec<(f64, f64)>> =
+            arm.runs.iter().filter_map(|&index| self.curves.get(index)).collect();
         let from = curves.iter().filter_map(|c| c.first()).map(|p| p.0).fold(f64::NEG_INFINITY, f64::max);
         let to = curves.iter().filter_map(|c| c.last()).map(|p| p.0).fold(f64::INFINITY, f64::min);
         let mut xs: Vec<f64> = curves.iter().flat_map(|curve| curve.iter().map(|point| point.0)).collect();

@@ -82,7 +82,8 @@ impl Plan {
 
     fn in_words(&self, difference: &Difference) -> String {
         let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
-        let values = self.arms.iter().zip(&difference.values).map(|(arm, v)| format!("{} for {}", value(v), arm.name));
+        let values =
+            self.arms.iter().zip(&difference.values).map(|(arm, v)| format!("{} for {}", value(v), arm.name));
         format!("{} is {}", difference.key, values.collect::<Vec<_>>().join(" and "))
     }
 
@@ -104,7 +105,8 @@ impl Plan {
             }
         }
         std::fs::create_dir_all(study).map_err(Error::io("create", study))?;
-        let text = toml::to_string(self).map_err(|error| Error::Usage { message: error.to_string(), hint: None })?;
+        let text =
+            toml::to_string(self).map_err(|error| Error::Usage { message: error.to_string(), hint: None })?;
         write_atomic(&path, |file| file.write_all(text.as_bytes()))
     }
 
@@ -134,7 +136,10 @@ impl Plan {
             outdir: study.join(name).join(format!("seed{seed}")),
         };
         let arms = || self.arms.iter().enumerate();
-        self.seeds.iter().flat_map(|&seed| arms().map(move |(arm, planned)| of(seed, arm, &planned.name))).collect()
+        self.seeds
+            .iter()
+            .flat_map(|&seed| arms().map(move |(arm, planned)| of(seed, arm, &planned.name)))
+            .collect()
     }
 }
 

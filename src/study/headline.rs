@@ -32,12 +32,13 @@ pub fn headline(comparison: &Comparison) -> String {
 /// What the paired test says about the two arms, if it compared them.
 fn verdict(comparison: &Comparison, best: &ArmResult, second: &ArmResult) -> String {
     let names = [&best.name, &second.name];
-    let test = comparison.tests.iter().find(|test| names.contains(&&test.arm) && names.contains(&&test.against));
+    let test =
+        comparison.tests.iter().find(|test| names.contains(&&test.arm) && names.contains(&&test.against));
     match test.and_then(|test| test.last).map(|test| (test.difference.count, test.p)) {
         Some((pairs, Some(p))) if p < LEVEL => {
             let p = if p < 1e-4 { "< 0.0001".into() } else { format!("= {p:.4}") };
             format!(" (paired over {pairs} seeds, p {p}). ")
-        },
+        }
         Some((pairs, Some(p))) => {
             format!("; over {pairs} paired seeds that cannot be told from luck (p = {p:.2}). ")
         }
@@ -50,7 +51,11 @@ fn speed(comparison: &Comparison, arms: &[&ArmResult]) -> String {
     let reached = arms.iter().filter_map(|arm| Some((arm.name.as_str(), arm.runs.len(), arm.to_threshold?)));
     let places: Vec<String> = reached
         .map(|(name, runs, reached)| {
-            let all = if reached.count < runs { format!(" ({} of {runs} seeds)", reached.count) } else { String::new() };
+            let all = if reached.count < runs {
+                format!(" ({} of {runs} seeds)", reached.count)
+            } else {
+                String::new()
+            };
             format!("{name} after {} {}{all}", short(reached.mean), comparison.axis.name())
         })
         .collect();

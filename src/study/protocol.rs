@@ -26,7 +26,9 @@ impl Protocol {
     /// The first circumstance that differs, in words; `None` if none does.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let keys = self.0.keys().chain(other.0.keys());
-        let value = |protocol: &Self, key: &String| protocol.0.get(key).map_or("not recorded", String::as_str).to_owned();
+        let value = |protocol: &Self, key: &String| {
+            protocol.0.get(key).map_or("not recorded", String::as_str).to_owned()
+        };
         let pairs = keys.map(|key| (key, value(self, key), value(other, key)));
         pairs.into_iter().find(|(_, a, b)| a != b).map(|(key, a, b)| format!("{key} is {a} here and {b} there"))
     }
@@ -58,7 +60,9 @@ pub fn common(runs: &[Run], metric: &str) -> Result<Protocol> {
                     first.path.display(),
                     run.path.display()
                 ),
-                hint: Some("score their snapshots again in the same way (`nestgen fid`), or compare fewer runs".into()),
+                hint: Some(
+                    "score their snapshots again in the same way (`nestgen fid`), or compare fewer runs".into(),
+                ),
             });
         }
     }
@@ -71,7 +75,8 @@ pub fn common(runs: &[Run], metric: &str) -> Result<Protocol> {
 /// # Errors
 /// When there is none.
 pub fn usual_metric(runs: &[Run]) -> Result<String> {
-    let rank = |name: &str| ["fid", "kid", "fd"].iter().position(|start| name.to_lowercase().starts_with(start));
+    let rank =
+        |name: &str| ["fid", "kid", "fd"].iter().position(|start| name.to_lowercase().starts_with(start));
     let candidates = runs.first().into_iter().flat_map(|run| run.scores.keys());
     let shared = candidates.filter(|name| runs.iter().all(|run| run.scores.contains_key(*name)));
     shared.min_by_key(|name| (rank(name).unwrap_or(usize::MAX), name.len())).cloned().ok_or_else(|| {

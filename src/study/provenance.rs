@@ -46,7 +46,8 @@ pub struct Network {
 impl Provenance {
     /// What this process knows of itself: its command line, version, commit and device.
     pub fn of_process() -> Self {
-        let command: Vec<String> = std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
+        let command: Vec<String> =
+            std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
         Self {
             command: command.join(" "),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -90,7 +91,8 @@ impl Provenance {
 /// interval. Optimizers, averages and augmentation are left out: they are linear in parameters or pixels.
 pub fn flops_per_step(train: &TrainConfig, generator_flops: u64, discriminator_flops: u64) -> f64 {
     let (g, d) = (generator_flops as f64, discriminator_flops as f64);
-    let penalties = [train.penalty.r1_gamma, train.penalty.r2_gamma].iter().filter(|&&gamma| gamma > 0.0).count();
+    let penalties =
+        [train.penalty.r1_gamma, train.penalty.r2_gamma].iter().filter(|&&gamma| gamma > 0.0).count();
     let penalty = penalties as f64 * 3.0 * d / train.penalty.interval.max(1) as f64;
     let discriminator_step = g + 2.0 * 3.0 * d + penalty;
     let pairs = if train.loss.pairs() { d } else { 0.0 };

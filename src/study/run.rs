@@ -139,7 +139,8 @@ impl Run {
 
     /// The identity of the images it was trained on: their digest, or else where they lay.
     pub fn data(&self) -> String {
-        let digest = self.provenance.as_ref().map(|p| p.data_digest.clone()).filter(|digest| !digest.is_empty());
+        let digest =
+            self.provenance.as_ref().map(|p| p.data_digest.clone()).filter(|digest| !digest.is_empty());
         let path = || self.settings.get("data.path").cloned().unwrap_or_else(|| "built-in".into());
         digest.unwrap_or_else(path)
     }
@@ -187,8 +188,7 @@ impl Line {
     fn tick(&self, before: Tick) -> Option<Tick> {
         let value = |mean: &Option<Mean>| mean.as_ref().and_then(|mean| mean.mean);
         let memory = value(&self.gpu_memory).or(value(&self.cpu_memory)).unwrap_or(0.0);
-        let plotted =
-            [&self.loss_d, &self.loss_g, &self.real, &self.fake, &self.diversity, &self.sec_per_kimg];
+        let plotted = [&self.loss_d, &self.loss_g, &self.real, &self.fake, &self.diversity, &self.sec_per_kimg];
         Some(Tick {
             kimg: self.kimg.mean?,
             train_secs: before.train_secs + value(&self.tick_secs).unwrap_or(0.0),
@@ -237,7 +237,9 @@ fn read_scores(run: &Path) -> Result<BTreeMap<String, Scores>> {
                 return Err(format!("the score at {} kimg is not a number; leave this run out", line.kimg));
             };
             let protocol = Protocol::of_score(&line.rest);
-            let scores = found.entry(line.metric).or_insert_with(|| Scores { protocol: protocol.clone(), points: vec![] });
+            let scores = found
+                .entry(line.metric)
+                .or_insert_with(|| Scores { protocol: protocol.clone(), points: vec![] });
             if let Some(difference) = scores.protocol.difference(&protocol) {
                 return Err(format!("it mixes protocols: {difference}"));
             }

@@ -60,8 +60,17 @@ fn or_unknown<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
 pub fn summary(comparison: &Comparison) -> Table {
     let to = format!("{} to {}", comparison.axis.name(), digits(comparison.threshold, 4));
     let mut table = Table::new(&[
-        "arm", "seeds", &comparison.metric, "best of run", "mean over range", &to, "img/s", "memory", "G params",
-        "D params", "FLOPs/img",
+        "arm",
+        "seeds",
+        &comparison.metric,
+        "best of run",
+        "mean over range",
+        &to,
+        "img/s",
+        "memory",
+        "G params",
+        "D params",
+        "FLOPs/img",
     ]);
     table.rows = comparison.arms.iter().map(summary_row).collect();
     table
@@ -70,7 +79,8 @@ pub fn summary(comparison: &Comparison) -> Table {
 fn summary_row(arm: &ArmResult) -> Vec<String> {
     let seeds = arm.runs.len();
     let reached = or_unknown(arm.to_threshold.as_ref(), |reached| {
-        let all = if reached.count < seeds { format!(" ({} of {seeds})", reached.count) } else { String::new() };
+        let all =
+            if reached.count < seeds { format!(" ({} of {seeds})", reached.count) } else { String::new() };
         estimate(reached) + &all
     });
     vec![
@@ -93,7 +103,8 @@ pub fn tests(comparison: &Comparison) -> Table {
     let mut table = Table::new(&["difference", "in", "pairs", "mean ± 95 %", "p"]);
     for test in &comparison.tests {
         let to = format!("{} to threshold", comparison.axis.name());
-        let tested = [("final score", &test.last), ("mean score", &test.area), (to.as_str(), &test.to_threshold)];
+        let tested =
+            [("final score", &test.last), ("mean score", &test.area), (to.as_str(), &test.to_threshold)];
         table.rows.extend(tested.iter().map(|(what, result)| {
             let mut row = vec![format!("{} - {}", test.arm, test.against), (*what).to_owned()];
             row.extend(test_cells(result.as_ref()));
@@ -132,7 +143,8 @@ pub fn settings(arms: &[Arm]) -> Table {
 /// The lines that say what the numbers are.
 pub fn remarks(comparison: &Comparison) -> Vec<String> {
     let (from, to) = comparison.range;
-    let protocol: Vec<String> = comparison.protocol.0.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    let protocol: Vec<String> =
+        comparison.protocol.0.iter().map(|(key, value)| format!("{key} {value}")).collect();
     let mut remarks = vec![
         format!("{}: lower is better; {}", comparison.metric, protocol.join(", ")),
         format!(
@@ -183,7 +195,9 @@ pub fn csv(runs: &[Run], arms: &[Arm], metric: &str) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     let mut text = String::from("arm,run,seed,metric,kimg,steps,seconds,flops,value,standard_error\n");
-    for (arm, run) in arms.iter().flat_map(|arm| arm.runs.iter().filter_map(move |&i| Some((arm, runs.get(i)?)))) {
+    for (arm, run) in
+        arms.iter().flat_map(|arm| arm.runs.iter().filter_map(move |&i| Some((arm, runs.get(i)?))))
+    {
         for point in run.scores.get(metric).iter().flat_map(|scores| &scores.points) {
             let places = Axis::ALL.map(|axis| number(run.position(axis, point.kimg))).join(",");
             let start = [quoted(&arm.name), quoted(&run.name), run.seed.to_string(), quoted(metric)].join(",");

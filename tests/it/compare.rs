@@ -131,7 +131,8 @@ fn three_seeds_each() -> Vec<Recorded> {
 fn arms_are_found_and_the_faster_one_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let runs = write_all(dir.path(), &three_seeds_each());
-    let files = ["scores.csv", "tables.md", "curves.svg"].map(|name| dir.path().join(name).display().to_string());
+    let files =
+        ["scores.csv", "tables.md", "curves.svg"].map(|name| dir.path().join(name).display().to_string());
     let output = compare(&runs, &["--csv", &files[0], "--markdown", &files[1], "--figure", &files[2]]);
     let text = stdout(&output);
     let row = |name: &str| text.lines().find(|line| line.starts_with(&format!("{name}  "))).unwrap().to_owned();
@@ -237,7 +238,8 @@ fn fifty_runs_of_a_thousand_ticks_take_less_than_two_seconds() {
 /// Drives the report in a real browser: `tests/browser/report.mjs`. Skipped without node or Chromium.
 #[test]
 fn the_report_works_in_a_browser() {
-    let works = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
+    let works =
+        |program: &str| Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
     let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|program| works(program));
     let (Some(browser), true) = (browser, works("node")) else {
         #[expect(clippy::print_stderr, reason = "a skipped check should be seen")]
@@ -255,7 +257,8 @@ fn the_report_works_in_a_browser() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/report.mjs");
     // Pictures to look at are kept where a person asks for them.
     let kept = std::env::var("NESTGEN_SCREENSHOTS").unwrap_or_else(|_| dir.path().display().to_string());
-    let output = Command::new("node").arg(script).arg(&report).arg(kept).env("BROWSER", browser).output().unwrap();
+    let output =
+        Command::new("node").arg(script).arg(&report).arg(kept).env("BROWSER", browser).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("all checks passed"), "{said}");

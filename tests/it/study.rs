@@ -22,7 +22,8 @@ fn arm(dir: &Path, name: &str, depths: &str, batch: usize) -> String {
 
 fn study(dir: &Path, arms: &str, more: &[&str]) -> Output {
     let outdir = dir.join("study").display().to_string();
-    let mut args = vec!["study", "convergence", "--arms", arms, "--kimg", "0.032", "--eval", "1", "--outdir", &outdir];
+    let mut args =
+        vec!["study", "convergence", "--arms", arms, "--kimg", "0.032", "--eval", "1", "--outdir", &outdir];
     args.extend(more);
     nestgen(&args)
 }
@@ -37,7 +38,11 @@ fn an_unfair_study_is_refused_unless_told() {
     let arms = [arm(dir.path(), "one", "[1, 0, 0]", 8), arm(dir.path(), "two", "[1, 0, 0]", 4)].join(",");
     let refused = study(dir.path(), &arms, &["--dry-run"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("train.batch is 8 for one and 4 for two"), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("train.batch is 8 for one and 4 for two"),
+        "{}",
+        text(&refused.stderr)
+    );
     let told = study(dir.path(), &arms, &["--dry-run", "--allow-unfair"]);
     assert!(told.status.success());
     assert_eq!(text(&told.stdout).lines().count(), 6, "a line for each run: {}", text(&told.stdout));

@@ -146,8 +146,11 @@ fn curve(body: &mut String, scale: &Scale, arm: &ArmResult, color: &str) {
         let _ = write!(body, r#"<polygon points="{}" fill="{color}" opacity="0.16"/>"#, band.join(" "));
     }
     let line: Vec<String> = arm.curve.iter().map(|&(x, mean, _)| point(x, mean)).collect();
-    let _ =
-        write!(body, r#"<polyline points="{}" fill="none" stroke="{color}" stroke-width="2"/>"#, line.join(" "));
+    let _ = write!(
+        body,
+        r#"<polyline points="{}" fill="none" stroke="{color}" stroke-width="2"/>"#,
+        line.join(" ")
+    );
     if arm.curve.len() <= 40 {
         for &(x, mean, _) in &arm.curve {
             let (x, y) = (scale.x(x), scale.y(mean));

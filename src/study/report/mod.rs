@@ -101,7 +101,8 @@ pub fn html(runs: &[Run], arms: &[Arm], question: &Question) -> Result<String> {
     let title = figure::escape(&title(arms, question.metric));
     let others = Axis::ALL.into_iter().filter(|&other| other != axis);
     // An axis that was not recorded is not offered; that is no reason to have no page.
-    let others = others.filter_map(|other| compare(runs, arms, &Question { axis: other, ..question.clone() }).ok());
+    let others =
+        others.filter_map(|other| compare(runs, arms, &Question { axis: other, ..question.clone() }).ok());
     let mut comparisons: Vec<AxisPage> = std::iter::once(main).chain(others).map(AxisPage::new).collect();
     comparisons.sort_by_key(|page| Axis::ALL.iter().position(|&axis| axis == page.comparison.axis));
     let page = Page {
@@ -170,10 +171,10 @@ fn common_settings(arms: &[Arm]) -> Vec<(&String, &String)> {
 fn quantities(runs: &[Run], arms: &[Arm]) -> Vec<Quantity> {
     let of_run = |run: usize, index: usize| runs.get(run).map_or_else(Vec::new, |run| thinned(run, index));
     let of_arm = |arm: &Arm, index: usize| arm.runs.iter().map(|&run| of_run(run, index)).collect();
-    let all = QUANTITIES.iter().enumerate().map(|(index, &name)| Quantity {
-        name,
-        arms: arms.iter().map(|arm| of_arm(arm, index)).collect(),
-    });
+    let all = QUANTITIES
+        .iter()
+        .enumerate()
+        .map(|(index, &name)| Quantity { name, arms: arms.iter().map(|arm| of_arm(arm, index)).collect() });
     all.filter(|quantity| quantity.arms.iter().flatten().any(|points: &Vec<_>| !points.is_empty())).collect()
 }
 
@@ -191,7 +192,8 @@ fn thinned(run: &Run, index: usize) -> Vec<(f64, f64)> {
 
 fn arm_page<'a>(runs: &'a [Run], arm: &'a Arm) -> Result<ArmPage<'a>> {
     let members: Vec<&Run> = arm.runs.iter().filter_map(|&index| runs.get(index)).collect();
-    let first = |read: &dyn Fn(&Run) -> Result<Vec<Embedded>>| members.first().map_or(Ok(Vec::new()), |run| read(run));
+    let first =
+        |read: &dyn Fn(&Run) -> Result<Vec<Embedded>>| members.first().map_or(Ok(Vec::new()), |run| read(run));
     Ok(ArmPage {
         name: &arm.name,
         grids: first(&pictures::grids)?,
