@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_meaning() {
-        assert_eq!(short(0.012_345), "0.01234");
+        assert_eq!(short(0.012_345), "0.01235");
         assert_eq!(short(1234.5), "1234");
         assert_eq!(short(12_345.0), "12.3k");
         assert_eq!(short(73_800_000.0), "73.8M");
