@@ -134,6 +134,9 @@ pub fn resume_point(outdir: &Path, what: &str) -> Result<ResumePoint> {
 }
 
 fn newest_first(run: &Path) -> Result<Vec<PathBuf>> {
+    // A crash while a state was replaced left it under another name: opening brings it back. Where the folder
+    // cannot be opened, the one who resumes is told when he opens it.
+    drop(RunFolder::open(run));
     let mut states = state::list(run)?;
     states.reverse();
     Ok(states)

@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod compare;
 mod data;
+mod kill;
 mod layering;
 mod model_gradients;
 mod models;

@@ -1,0 +1,102 @@
+//! `kill -9` at random moments: what is left is whole, resumes, and ends with the weights of a run left in peace.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use candle_core::{DType, Tensor};
+use nestgen::rng::Rng;
+use nestgen::train::folder::resume_point;
+use nestgen::train::state;
+
+/// Times the run is killed.
+const KILLS: u64 = 30;
+/// Images from one training state to the next.
+const INTERVAL: u64 = 16;
+/// A few thousand weights, 4 images a step, every part of the state in use.
+const TINY: &str = "model.resolution=32 model.z_dim=8 model.dims=[16,8,8] model.depths=[1,0,0] \
+    discriminator.resolution=32 discriminator.channels=[4,8,8,8] data.scenes=32 train.batch=4 \
+    train.tick_kimg=0.016 train.image_ticks=2 train.snap_ticks=1 train.grid=[2,2] train.augment.kind=adaptive \
+    train.penalty.lecam=0.01 train.penalty.r1_gamma=0.1 train.penalty.interval=4";
+
+/// Starts the real binary on its way to `kimg`.
+fn start(outdir: &Path, resume: Option<&Path>, kimg: f64) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
+    command.arg("train").args(["--kimg", &kimg.to_string()]).arg("--outdir").arg(outdir);
+    match resume {
+        Some(run) => command.arg("--resume").arg(run),
+        None => command.args(TINY.split_whitespace().flat_map(|setting| ["--set", setting])),
+    };
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary runs")
+}
+
+fn finish(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The only run folder in `outdir`, once there is one.
+fn run_folder(outdir: &Path) -> Option<PathBuf> {
+    let folders: Vec<_> = std::fs::read_dir(outdir).ok()?.map(|entry| entry.unwrap().path()).collect();
+    assert!(folders.len() <= 1, "{folders:?}");
+    folders.into_iter().next()
+}
+
+/// The newest state, if there is one: whole, or this fails.
+fn newest_state(run: &Path) -> Option<state::SavedState> {
+    let newest = state::list(run).unwrap().pop()?;
+    Some(state::load(&newest).unwrap())
+}
+
+/// Every number of the newest state as bits, by name.
+fn tensors(run: &Path) -> BTreeMap<String, Vec<u64>> {
+    let state = newest_state(run).unwrap();
+    // f64 holds every f32, and the optimizers' counts of steps, exactly.
+    let bits = |tensor: &Tensor| -> Vec<u64> {
+        let numbers = tensor.to_dtype(DType::F64).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f64>());
+        numbers.unwrap().into_iter().map(f64::to_bits).collect()
+    };
+    let named = state.tensors.iter().flat_map(|(part, tensors)| {
+        tensors.iter().map(move |(name, tensor)| (format!("{part}/{name}"), bits(tensor)))
+    });
+    named.collect()
+}
+
+#[test]
+fn killed_thirty_times_it_loses_one_interval_at_most_and_not_a_bit_of_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outdir, peace) = (dir.path().join("killed"), dir.path().join("peace"));
+    let mut delays = Rng::new(7);
+    let mut reached = 0;
+    for kill in 0..KILLS {
+        let run = run_folder(&outdir);
+        // A run killed before its first state has nothing to resume from.
+        let resumable = run.filter(|run| newest_state(run).is_some());
+        if resumable.is_none() && outdir.exists() {
+            std::fs::remove_dir_all(&outdir).unwrap();
+        }
+        let mut child = start(&outdir, resumable.as_deref(), 1000.0);
+        // From the first milliseconds of a process to several intervals of training.
+        std::thread::sleep(Duration::from_millis(20 + (delays.uniform() * 500.0) as u64));
+        assert!(child.try_wait().unwrap().is_none(), "kill {kill}: the run ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if let Some(state) = run_folder(&outdir).as_deref().and_then(newest_state) {
+            let (run, now) = (run_folder(&outdir).unwrap(), state.position.cur_nimg);
+            assert!(now >= reached, "kill {kill}: back from {reached} to {now} images");
+            assert!(resume_point(&outdir, run.to_str().unwrap()).is_ok());
+            reached = now;
+        }
+    }
+    assert!(reached > INTERVAL, "only {reached} images were reached");
+    let kimg = (reached + INTERVAL) as f64 / 1e3;
+    let run = run_folder(&outdir).unwrap();
+    finish(start(&outdir, Some(&run), kimg));
+    finish(start(&peace, None, kimg));
+    let (killed, whole) = (tensors(&run), tensors(&run_folder(&peace).unwrap()));
+    assert!(killed.keys().eq(whole.keys()));
+    let other: Vec<_> =
+        killed.iter().filter(|(name, bits)| whole[*name] != **bits).map(|(name, _)| name).collect();
+    assert!(other.is_empty(), "after {reached} images and {KILLS} kills these differ: {other:?}");
+}
