@@ -4,6 +4,9 @@ mod cli;
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: nestgen_kernels::alloc::Counting = nestgen_kernels::alloc::Counting;
+
 fn main() -> ExitCode {
     nestgen_kernels::alloc::keep_pages();
     cli::panic_hook::install();

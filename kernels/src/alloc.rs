@@ -1,8 +1,49 @@
-//! Keeps the pages of freed buffers mapped.
+//! Keeps the pages of freed buffers mapped, and counts what is in use.
 //!
 //! A training step allocates and frees the same few gigabytes over and over. glibc gives large buffers
 //! back to the system at once, and the page faults of getting them again cost more than the arithmetic of an
 //! elementwise pass.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+static LIVE_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, counting. A program that asks [`live_bytes`] makes it its `#[global_allocator]`.
+pub struct Counting;
+
+// SAFETY: every call goes to the system's allocator with the caller's arguments; the count is beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE_BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        LIVE_BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE_BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        LIVE_BYTES.fetch_add(size, Ordering::Relaxed);
+        LIVE_BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+/// Bytes that the process has allocated and not freed; 0 unless [`Counting`] is its allocator.
+pub fn live_bytes() -> usize {
+    LIVE_BYTES.load(Ordering::Relaxed)
+}
 
 /// Tunes the C library's allocator: no private mappings for large buffers, no trimming of the heap. Call once at
 /// the start of a program, before threads start. Does nothing where the C library is not glibc.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
-use nestgen::config::{Launch, Override, RunConfig, Source, build_generator, launch, load, parse};
+use nestgen::config::{Launch, Override, RunConfig, Source, Start, build_generator, launch, load, parse};
 use nestgen::data::ImageData;
 use nestgen::error::{Error, Result};
 use nestgen::models::sagan::{self, Budget};
@@ -234,12 +234,11 @@ fn train_task(
     data: &Arc<ImageData>,
     stop: &AtomicBool,
 ) -> anyhow::Result<bool> {
-    let resume = match task.status()? {
+    let (start, going_on) = match task.status()? {
         Status::Ended(_) => return Ok(true),
-        Status::Interrupted(point) => Some(point),
-        Status::New => None,
+        Status::Interrupted(point) => (Start::Resume(point), ", going on"),
+        Status::New => (Start::New, ""),
     };
-    let going_on = if resume.is_some() { ", going on" } else { "" };
     ui::note(&format!("{name}, seed {}{going_on}", task.seed));
     let mut config = config.clone();
     config.train.seed = task.seed;
@@ -256,7 +255,7 @@ fn train_task(
         data: data.clone(),
         outdir: &task.outdir,
         name,
-        resume,
+        start,
         stop,
         on_start: &mut |_| {},
         on_event: &mut on_event,

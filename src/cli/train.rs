@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use nestgen::config::{Launch, Override, RunConfig, Source, launch, load, preset_names};
+use nestgen::config::{Launch, Override, RunConfig, Source, Start, launch, load, preset_names};
 use nestgen::error::Error;
 use nestgen::models::transposed_nest;
 use nestgen::train::event::{Event, Outcome, Progress};
-use nestgen::train::folder::{ResumePoint, resume_point};
+use nestgen::train::folder::resume_point;
 
 use super::{dry_run, interrupt, ui};
 
@@ -56,6 +56,9 @@ pub(super) struct TrainArgs {
     /// Go on with a run: `latest`, a run folder, or a training state
     #[arg(long, value_name = "WHAT", conflicts_with_all = ["preset", "config", "res"])]
     resume: Option<String>,
+    /// Begin a new run, under any settings, with the weights of another: `latest`, a run folder, or a training state
+    #[arg(long, value_name = "WHAT", conflicts_with = "resume")]
+    transfer: Option<String>,
     /// The root of every random stream
     #[arg(long)]
     seed: Option<i64>,
@@ -74,17 +77,28 @@ pub(super) struct TrainArgs {
 }
 
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let resume = args.resume.as_deref().map(|what| resume_point(&args.outdir, what)).transpose()?;
-    let (config, name) = resolve(args, resume.as_ref())?;
+    let point = |what: &str| resume_point(&args.outdir, what);
+    let start = match (&args.resume, &args.transfer) {
+        (Some(what), _) => Start::Resume(point(what)?),
+        (None, Some(what)) => Start::Transfer(point(what)?),
+        (None, None) => Start::New,
+    };
+    let (config, name) = resolve(args, &start)?;
     if args.dry_run {
         return dry_run::print(&config);
     }
-    train(&config, &name, &args.outdir, resume)
+    train(&config, &name, &args.outdir, start)
 }
 
 /// The configuration that the flags ask for, and its name.
-fn resolve(args: &TrainArgs, resume: Option<&ResumePoint>) -> anyhow::Result<(RunConfig, String)> {
-    let saved = resume.map(|point| point.run.join("config.toml"));
+fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String)> {
+    let chosen = args.preset.is_some() || args.config.is_some();
+    let saved = match start {
+        Start::Resume(point) => Some(point.run.join("config.toml")),
+        // The networks' shapes come with the weights, unless a configuration is named.
+        Start::Transfer(point) if !chosen => Some(point.run.join("config.toml")),
+        _ => None,
+    };
     let file = saved.as_deref().or(args.config.as_deref());
     let preset = args.preset.as_deref().unwrap_or(CPU_PRESET);
     let source = file.map_or(Source::Preset(preset), Source::File);
@@ -156,12 +170,7 @@ pub(super) fn at_resolution(res: usize, preset_res: usize, fixed: bool) -> Resul
 }
 
 /// Trains, shows how it goes, and says how to go on.
-fn train(
-    config: &RunConfig,
-    name: &str,
-    outdir: &Path,
-    resume: Option<ResumePoint>,
-) -> anyhow::Result<ExitCode> {
+fn train(config: &RunConfig, name: &str, outdir: &Path, start: Start) -> anyhow::Result<ExitCode> {
     let res = config.model.resolution();
     let bar = ui::progress_bar("reading images", 0);
     let data = config.data.open(res, &|done, total| {
@@ -186,7 +195,7 @@ fn train(
         data,
         outdir,
         name,
-        resume,
+        start,
         stop: &stop,
         on_start: &mut on_start,
         on_event: &mut on_event,
@@ -258,7 +267,7 @@ mod tests {
 
     fn resolved(flags: &[&str]) -> anyhow::Result<RunConfig> {
         let line = Line::try_parse_from([&["train"], flags].concat())?;
-        Ok(resolve(&line.args, None)?.0)
+        Ok(resolve(&line.args, &Start::New)?.0)
     }
 
     #[test]

@@ -31,14 +31,24 @@ pub struct Launch<'a> {
     pub outdir: &'a Path,
     /// The name of the preset or file, for the name of the run folder.
     pub name: &'a str,
-    /// What to go on from, from [`crate::train::folder::resume_point`].
-    pub resume: Option<ResumePoint>,
+    /// Where the run begins.
+    pub start: Start,
     /// Set to end the run at the next step.
     pub stop: &'a AtomicBool,
     /// Told where the run folder is, once there is one.
     pub on_start: &'a mut dyn FnMut(&Path),
     /// Told what happens.
     pub on_event: &'a mut dyn FnMut(Event),
+}
+
+/// Where a run begins; points come from [`crate::train::folder::resume_point`].
+pub enum Start {
+    /// With new networks, in a new folder.
+    New,
+    /// Exactly where a run stopped, in its folder; under its settings, but for those that may change.
+    Resume(ResumePoint),
+    /// In a new folder and under any settings, with the networks' weights of another run.
+    Transfer(ResumePoint),
 }
 
 /// Trains; gives the run folder and how it ended.
@@ -48,17 +58,25 @@ pub struct Launch<'a> {
 pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let config = launch.config;
     let config_text = config.to_toml();
-    let (folder, state) = match launch.resume {
-        None => (RunFolder::create(launch.outdir, &config.data.name(), launch.name)?, None),
-        Some(point) => {
+    let networks = build_networks(config)?;
+    let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
+    let (folder, state) = match launch.start {
+        Start::New => (create()?, None),
+        Start::Resume(point) => {
             let folder = RunFolder::open(&point.run)?;
             let (path, state) = newest_whole(&point.states)?;
             refuse_changes(&path, &state.config, &config_text)?;
             (folder, Some(state))
         }
+        Start::Transfer(point) => {
+            let (path, state) = newest_whole(&point.states)?;
+            take_weights(&networks, &path, &state)?;
+            let folder = create()?;
+            folder.log(&format!("weights of {}", path.display()))?;
+            (folder, None)
+        }
     };
     (launch.on_start)(folder.path());
-    let networks = build_networks(config)?;
     let record = provenance(config, &networks, &launch.data);
     folder.write(provenance::FILE, record.to_json().as_bytes())?;
     let train = &config.train;
@@ -114,6 +132,21 @@ fn newest_whole(states: &[PathBuf]) -> Result<(PathBuf, SavedState)> {
         .unwrap_or_else(|| Error::Usage { message: "there is no state to resume from".into(), hint: None }))
 }
 
+/// Gives the networks the weights of a state; the averaged generator is the start of both generators' future.
+fn take_weights(networks: &Networks, path: &Path, state: &SavedState) -> Result<()> {
+    for (name, params) in
+        [("generator-ema", networks.generator.params()), ("discriminator", networks.discriminator.params())]
+    {
+        let tensors = state.tensors.get(name).map(Vec::as_slice).unwrap_or_default();
+        params.load(&tensors.iter().cloned().collect()).map_err(|error| Error::Checkpoint {
+            path: path.join(format!("{name}.safetensors")),
+            reason: error.to_string(),
+            hint: Some("weights only fit networks of the same shape: keep [model] and [discriminator]".into()),
+        })?;
+    }
+    Ok(())
+}
+
 /// A generator with the initial weights of the configuration's seed.
 ///
 /// # Errors
@@ -123,7 +156,11 @@ pub fn build_generator(config: &RunConfig) -> Result<Generator> {
     Ok(Generator::new(&config.model, &rng, DType::F32, &Device::Cpu)?)
 }
 
-fn build_networks(config: &RunConfig) -> Result<Networks> {
+/// The networks of a run with the initial weights of the configuration's seed.
+///
+/// # Errors
+/// When memory runs out.
+pub fn build_networks(config: &RunConfig) -> Result<Networks> {
     let rng = Rng::new(config.train.seed).split("init").split("discriminator");
     let builder = Builder::new(&rng, DType::F32, &Device::Cpu);
     Ok(Networks {

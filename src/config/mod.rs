@@ -6,7 +6,7 @@ mod overrides;
 mod presets;
 mod run;
 
-pub use launch::{Launch, build_generator, launch};
+pub use launch::{Launch, Start, build_generator, build_networks, launch};
 pub use load::{Source, load, parse, preset_names};
 pub use overrides::{Override, nearest};
 pub use presets::{PRESETS, Preset, preset};

@@ -89,7 +89,7 @@ pub fn refuse_changes(state: &Path, before: &str, now: &str) -> Result<()> {
     let list: Vec<String> = found.iter().map(Change::to_string).collect();
     Err(Error::Usage {
         message: format!("`{}` was trained under other settings: {}", state.display(), list.join("; ")),
-        hint: Some("leave them as they were, or start a new run".into()),
+        hint: Some("leave them as they were, or start a new run from its weights with --transfer".into()),
     })
 }
 
@@ -107,7 +107,7 @@ mod tests {
             error.to_string().contains("train.batch = 16 (was 8); train.ema.ramp = 0.2 (was 0.1)"),
             "{error}"
         );
-        assert!(error.hint().unwrap().contains("start a new run"));
+        assert!(error.hint().unwrap().contains("--transfer"));
     }
 
     #[test]

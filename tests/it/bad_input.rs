@@ -156,6 +156,40 @@ fn snapshots_that_are_cut_foreign_or_missing() {
     assert!(!outdir.exists(), "a folder was made for nothing");
 }
 
+/// The bytes of a snapshot with `before` in its header replaced by `after`, of the same length.
+fn with_header(bytes: &[u8], before: &str, after: &str) -> Vec<u8> {
+    let at = bytes.windows(before.len()).position(|window| window == before.as_bytes()).expect(before);
+    [&bytes[..at], after.as_bytes(), &bytes[at + before.len()..]].concat()
+}
+
+#[test]
+fn checkpoints_of_another_architecture() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runs, deep) = (dir.path().join("runs"), dir.path().join("deep"));
+    tiny_run(&runs, &[]);
+    // A snapshot whose weights are not those of the network it names.
+    let bytes = fs::read(snapshot(&runs)).unwrap();
+    let other = dir.path().join("other.safetensors");
+    fs::write(&other, with_header(&bytes, "depths = [1, 0, 0]", "depths = [2, 0, 0]")).unwrap();
+    let outdir = dir.path().join("fake");
+    let args = ["sample", "-n", "1", "--network", text(&other), "--outdir", text(&outdir)];
+    refused(&args, &["other.safetensors", "levels.0.layers.1"]);
+    assert!(!outdir.exists(), "a folder was made for nothing");
+    // Going on, or starting from weights, with other networks.
+    let run = fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+    let deeper = ["--set", "model.depths=[2,0,0]", "--outdir", text(&deep)];
+    refused(&[&["train", "--resume", text(&run)][..], &deeper].concat(), &["model.depths"]);
+    let transfer = ["train", "--transfer", text(&run), "--kimg", "0.008"];
+    refused(&[&transfer[..], &deeper].concat(), &["generator-ema.safetensors", "levels.0.layers.1"]);
+    assert!(!deep.exists(), "a run folder was left behind");
+    // The same networks under other settings: allowed, in a folder of its own.
+    let out =
+        nestgen(&[&transfer[..], &["--set", "train.generator.lr=1e-5", "--outdir", text(&deep)]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let log = fs::read_dir(&deep).unwrap().next().unwrap().unwrap().path().join("log.txt");
+    assert!(fs::read_to_string(log).unwrap().starts_with("weights of "));
+}
+
 #[test]
 fn samples_depend_on_seed_alone_and_runs_repeat() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nestgen::config::{Launch, Override, PRESETS, RunConfig, Source, launch, load};
+use nestgen::config::{Launch, Override, PRESETS, RunConfig, Source, Start, launch, load};
 use nestgen::error::Error;
 use nestgen::train::event::{Event, Outcome};
 use nestgen::train::folder::resume_point;
@@ -52,7 +52,7 @@ fn train(
         data: config.data.open(config.model.resolution(), &|_, _| true)?,
         outdir,
         name: "tiny",
-        resume: resume.map(|what| resume_point(outdir, what)).transpose()?,
+        start: resume.map_or(Ok(Start::New), |what| resume_point(outdir, what).map(Start::Resume))?,
         stop: &stop,
         on_start: &mut |_| {},
         on_event: &mut |event| {
