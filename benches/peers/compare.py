@@ -1,4 +1,4 @@
-"""Checks that nestgen and PyTorch compute the same, then times them round by round; a table and JSON rows come out.
+"""Checks that nestgen computes what PyTorch computes in f64, then times them round by round; a table and JSON rows come out.
 
 PyTorch takes part twice: as installed, and as fast as it gets. The second is chosen for every row by measurement
 among allocator tuning, channels-last memory and torch.compile; the fused optimizer goes with all of them.
@@ -20,8 +20,10 @@ from interleave import Worker
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 
-# Outputs and gradients, relative to the largest element of each tensor: f32 sums in another order.
+# Outputs and gradients against PyTorch in f64, relative to each tensor's norm: f32 sums in another order. Where a value
+# lies on the kink of a leaky ReLU, any f32 sum may fall on its other side; then PyTorch's own f32 is the measure.
 AGREEMENT = 1e-4
+TIMES_PYTORCH = 3.0
 THREADS = (2, 1)
 
 
@@ -78,20 +80,27 @@ def fastest_torch(row, threads, made, count):
 
 
 def check(workers, made, folder):
-    """The largest relative difference between nestgen and each PyTorch."""
-    dumps = []
-    for index, worker in enumerate(workers):
-        path = folder / f"dump{index}.safetensors"
-        worker.ask(**made)
-        worker.ask(cmd="dump", file=str(path))
-        dumps.append(load_file(path))
+    """Distances to PyTorch in f64: nestgen's, and that of each PyTorch in f32."""
+    reference = torch_worker("PyTorch in f64", 2, ["--double"], tuned=True)
+    try:
+        dumps = []
+        for index, worker in enumerate([reference, *workers]):
+            path = folder / f"dump{index}.safetensors"
+            worker.ask(**made)
+            worker.ask(cmd="dump", file=str(path))
+            dumps.append(load_file(path))
+    finally:
+        reference.close()
     found = []
-    for worker, theirs in zip(workers[1:], dumps[1:]):
-        difference, where = interleave.largest_relative_difference(dumps[0], theirs)
-        verdict = "agrees" if difference <= AGREEMENT else "DOES NOT AGREE"
-        print(f"  {worker.name}: {verdict}, largest difference {difference:.1e} ({where})", file=sys.stderr)
+    for worker, dump in zip(workers, dumps[1:]):
+        difference, where = interleave.largest_relative_difference(dump, dumps[0])
+        print(f"  {worker.name}: {difference:.1e} from f64 ({where})", file=sys.stderr)
         found.append(difference)
     return found
+
+
+def agrees(row):
+    return row["agreement"] <= max(AGREEMENT, TIMES_PYTORCH * row.get("peer_agreement", 0))
 
 
 def measure(row, threads, ours, folder, options):
@@ -122,7 +131,8 @@ def measure(row, threads, ours, folder, options):
             "peer": worker.name,
             "peer_s": seconds[worker.name],
             "ratio": seconds["nestgen"] / seconds[worker.name],
-            "agreement": agreement[index - 1],
+            "agreement": agreement[0],
+            "peer_agreement": agreement[index],
             "gflops": flops / seconds["nestgen"] / 1e9,
             "share_of_peak": flops / seconds["nestgen"] / 1e9 / peak,
             "peak_gflops": peak,
@@ -139,7 +149,7 @@ def table(rows):
     """The JSON rows as Markdown, one line for each work and number of threads."""
     lines = [
         "| work | threads | nestgen, s | best PyTorch, s | ratio | as installed, s | ratio | GFLOP/s | of peak "
-        "| memory, MiB: nestgen, best | agreement |",
+        "| memory, MiB: nestgen, best | from f64: nestgen, PyTorch |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (name, threads), group in itertools.groupby(rows, key=lambda r: (r["name"], r["threads"])):
@@ -149,7 +159,7 @@ def table(rows):
         memory = f"{best['nestgen_mib']:.0f}, {best['peer_mib']:.0f}" if "peer_mib" in best else ""
         cells = [name, threads, f"{best['nestgen_s']:.4f}", f"{best['peer_s']:.4f}", f"**{best['ratio']:.2f}**",
                  f"{installed['peer_s']:.4f}", f"{installed['ratio']:.2f}", *speed, memory,
-                 f"{max(installed['agreement'], best['agreement']):.0e}"]
+                 f"{best['agreement']:.0e}, {installed.get("peer_agreement", 0):.0e}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -174,5 +184,5 @@ def main(description, all_rows, extra=None):
     print(table(rows))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
-    wrong = {r["name"] for r in rows if not r["agreement"] <= AGREEMENT}
+    wrong = {r["name"] for r in rows if not agrees(r)}
     sys.exit(f"outputs or gradients differ: {', '.join(sorted(wrong))}" if wrong else 0)

@@ -62,14 +62,14 @@ def rounds(workers, count, warm_up=2):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def largest_relative_difference(ours, theirs):
-    """Over all tensors of two dicts: max |a - b| / max |b|, and the name of the tensor where it is."""
-    assert ours.keys() == theirs.keys(), sorted(ours.keys() ^ theirs.keys())
+def largest_relative_difference(found, reference):
+    """Over all tensors of two dicts: the largest |a - b| / |b| (root of summed squares), and the tensor's name."""
+    assert found.keys() == reference.keys(), sorted(found.keys() ^ reference.keys())
     worst, where = 0.0, ""
-    for name, b in theirs.items():
-        a = ours[name]
+    for name, b in reference.items():
+        a, b = found[name].astype("float64"), b.astype("float64")
         assert a.shape == b.shape, (name, a.shape, b.shape)
-        difference = float(abs(a - b).max() / max(abs(b).max(), 1e-12))
+        difference = float(((a - b) ** 2).sum() ** 0.5 / max((b**2).sum() ** 0.5, 1e-12))
         if not difference <= worst:  # also true for NaN
             worst, where = difference, name
     return worst, where

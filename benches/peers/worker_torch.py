@@ -1,10 +1,10 @@
 """PyTorch's side of benches/peers: one process that does one case at a time, told by JSON lines (see interleave.py).
 
-    worker_torch.py [--channels-last] [--compile] [--fused]
+    worker_torch.py [--channels-last] [--compile] [--fused] [--double]
 
 Without options it is PyTorch as a user would write it. --channels-last keeps images and convolution weights in
-channels-last memory, --compile passes the models through torch.compile, --fused takes the fused Adam. Threads and
-the allocator are set by environment variables.
+channels-last memory, --compile passes the models through torch.compile, --fused takes the fused Adam. --double
+computes in f64: what all others are compared with. Threads and the allocator are set by environment variables.
 """
 
 import argparse
@@ -26,7 +26,9 @@ def answer(message, state, options):
     match message["cmd"]:
         case "prepare":
             options.config = message["config"]
-            state["case"] = CASES[message["case"]](load_file(message["file"]), options)
+            dtype = torch.get_default_dtype()
+            tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(message["file"]).items()}
+            state["case"] = CASES[message["case"]](tensors, options)
         case "dump":
             tensors = state["case"].dump()
             save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, message["file"])
@@ -69,9 +71,10 @@ def matmul_peak(side=2048, tries=8):
 
 def main():
     parser = argparse.ArgumentParser()
-    for option in ("channels-last", "compile", "fused"):
+    for option in ("channels-last", "compile", "fused", "double"):
         parser.add_argument(f"--{option}", action="store_true")
     options = parser.parse_args()
+    torch.set_default_dtype(torch.float64 if options.double else torch.float32)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # Answers have their own pipe: libraries print what they like to stdout.
     out = os.fdopen(os.dup(1), "w")

@@ -40,6 +40,7 @@ mod shape;
 pub mod simd;
 mod small_gemm;
 mod softmax;
+pub mod threads;
 pub mod vmath;
 mod winograd;
 mod winograd_conv;

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device};
+use indicatif::{MultiProgress, ProgressDrawTarget};
 use nestgen::config::{Launch, Override, RunConfig, Source, Start, build_generator, launch, load, parse};
 use nestgen::data::ImageData;
 use nestgen::error::{Error, Result};
@@ -76,6 +77,10 @@ pub(crate) struct Convergence {
     /// Go on although arms differ in more than their generators, or their generators in size; the page says so
     #[arg(long)]
     allow_unfair: bool,
+    /// Runs to train at once, each with its share of the threads; results are the same, seconds are not those of a run
+    /// alone
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    parallel: u64,
     /// Print the plan; train nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -104,15 +109,11 @@ pub(crate) fn run(verb: &StudyVerb) -> anyhow::Result<ExitCode> {
     let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;
     let data = open_data(first)?;
     let stop = interrupt::flag()?;
-    for task in plan.tasks(&args.outdir) {
-        let (name, config) = &configs[task.arm];
-        if !train_task(&task, name, config, &data, &stop)? {
-            conclude(args, &plan)?;
-            ui::result_line("stopped; the same command goes on with the study")?;
-            return Ok(ExitCode::SUCCESS);
-        }
-    }
+    let all = train_all(plan.tasks(&args.outdir), &configs, &data, &stop, args.parallel as usize)?;
     conclude(args, &plan)?;
+    if !all {
+        ui::result_line("stopped; the same command goes on with the study")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -226,6 +227,53 @@ fn open_data(config: &RunConfig) -> Result<Arc<ImageData>> {
     data
 }
 
+/// Trains what is left of a study, `parallel` runs at a time; `false` if it was interrupted. An error stops the other
+/// runs as Ctrl-C does, with their states saved.
+fn train_all(
+    tasks: Vec<Task>,
+    configs: &[(String, RunConfig)],
+    data: &Arc<ImageData>,
+    stop: &AtomicBool,
+    parallel: usize,
+) -> anyhow::Result<bool> {
+    let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+    let train = |task: &Task| {
+        let (name, config) = &configs[task.arm];
+        train_task(task, name, config, data, stop, &lines)
+    };
+    if parallel == 1 {
+        for task in &tasks {
+            if !train(task)? {
+                return Ok(false);
+            }
+        }
+        return Ok(true);
+    }
+    let threads = (rayon::current_num_threads() / parallel).max(1);
+    let queue = Mutex::new(tasks.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> anyhow::Result<bool> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        while let Some(task) = next() {
+            let trained = pool.install(|| train(&task));
+            if !matches!(trained, Ok(true)) {
+                stop.store(true, Ordering::Relaxed);
+                return trained;
+            }
+        }
+        Ok(true)
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..parallel).map(|_| scope.spawn(work)).collect();
+        let mut all = true;
+        for worker in workers {
+            // A panic has been reported by its hook.
+            all &= worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok(all)
+    })
+}
+
 /// Trains one run of the study, or goes on with it; `false` if it was interrupted.
 fn train_task(
     task: &Task,
@@ -233,6 +281,7 @@ fn train_task(
     config: &RunConfig,
     data: &Arc<ImageData>,
     stop: &AtomicBool,
+    lines: &MultiProgress,
 ) -> anyhow::Result<bool> {
     let (start, going_on) = match task.status()? {
         Status::Ended(_) => return Ok(true),
@@ -242,7 +291,7 @@ fn train_task(
     ui::note(&format!("{name}, seed {}{going_on}", task.seed));
     let mut config = config.clone();
     config.train.seed = task.seed;
-    let line = train::progress_line();
+    let line = lines.add(train::progress_line());
     let mut on_event = |event: Event| match event {
         Event::Progress(progress) => {
             line.set_message(format!("{name} seed {}: {}", task.seed, train::describe(&progress)))

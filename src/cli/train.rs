@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use nestgen::config::{Launch, Override, RunConfig, Source, Start, launch, load, preset_names};
 use nestgen::error::Error;
-use nestgen::models::transposed_nest;
+use nestgen::models::{discriminator, transposed_nest};
 use nestgen::train::event::{Event, Outcome, Progress};
 use nestgen::train::folder::resume_point;
 
@@ -157,15 +157,13 @@ pub(super) fn at_resolution(res: usize, preset_res: usize, fixed: bool) -> Resul
     }
     let generator = transposed_nest::Config::demo(res);
     let list = |values: &[usize]| values.iter().map(|&v| toml::Value::Integer(v as i64)).collect::<Vec<_>>();
-    let channels = [16, 16, 16, 32, 64, 128, 256];
-    // One width for each map from `res` down to 4x4.
-    let maps = res.ilog2() as usize - 1;
+    let channels = discriminator::Config::demo(res).channels;
     Ok(vec![
         Override::new("model.resolution", res as i64),
         Override::new("model.dims", list(&generator.dims)),
         Override::new("model.depths", list(&generator.depths)),
         Override::new("discriminator.resolution", res as i64),
-        Override::new("discriminator.channels", list(&channels[channels.len() - maps..])),
+        Override::new("discriminator.channels", list(&channels)),
     ])
 }
 

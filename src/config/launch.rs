@@ -18,6 +18,7 @@ use crate::train::changes::refuse_changes;
 use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
 use crate::train::folder::{ResumePoint, RunFolder};
+use crate::train::held_out::HeldOut;
 use crate::train::reals::RealImages;
 use crate::train::state::{self, SavedState};
 
@@ -80,6 +81,13 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let record = provenance(config, &networks, &launch.data);
     folder.write(provenance::FILE, record.to_json().as_bytes())?;
     let train = &config.train;
+    let (data, held_out) = match config.data.held_out {
+        0 => (launch.data, None),
+        count => {
+            let (rest, held_out) = launch.data.hold_out(count)?;
+            (Arc::new(rest), Some(HeldOut::new(held_out)))
+        }
+    };
     let loader = LoaderConfig {
         mirror: config.data.mirror,
         workers: config.data.workers,
@@ -87,7 +95,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     };
     let every_kimg = config.eval.every_kimg;
     let evaluate = if every_kimg > 0.0 {
-        Some((Evaluator::new(launch.data.clone(), config.eval.images, None)?, every_kimg))
+        Some((Evaluator::new(data.clone(), config.eval.images, None)?, every_kimg))
     } else {
         None
     };
@@ -95,7 +103,8 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         config: train,
         config_text: &config_text,
         folder: &folder,
-        real_images: RealImages::new(launch.data, loader),
+        real_images: RealImages::new(data, loader),
+        held_out,
         evaluate,
         stop: launch.stop,
         on_event: launch.on_event,

@@ -41,13 +41,15 @@ pub struct DataConfig {
     pub scenes: usize,
     /// Show half of the images flipped left to right.
     pub mirror: bool,
+    /// Images that are kept from training, to see whether D knows the others by heart; 0 for none.
+    pub held_out: usize,
     /// Threads that prepare batches ahead.
     pub workers: usize,
 }
 
 impl Default for DataConfig {
     fn default() -> Self {
-        Self { path: String::new(), max_images: 0, scenes: 10_000, mirror: false, workers: 1 }
+        Self { path: String::new(), max_images: 0, scenes: 10_000, mirror: false, held_out: 0, workers: 1 }
     }
 }
 

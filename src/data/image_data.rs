@@ -1,13 +1,14 @@
 //! A whole image set at one resolution, 8-bit RGB, channels last.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use nestgen_images::{ImageSet, OpenOptions, RESAMPLING, to_square};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::rng::Rng;
 
 /// How a set is brought into memory.
 #[derive(Clone, Debug)]
@@ -34,7 +35,9 @@ impl LoadOptions {
 pub struct ImageData {
     res: usize,
     count: usize,
-    storage: Storage,
+    storage: Arc<Storage>,
+    /// For a part of a set: where its images are in the whole.
+    part: Option<Vec<usize>>,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
     description: String,
@@ -68,9 +71,9 @@ impl ImageData {
             format!("{}{}", path.display(), set.split().map_or(String::new(), |s| format!(" ({s})")));
         let digest = set.digest()?;
         let storage = if needed <= options.memory_budget_bytes {
-            Storage::Memory(decode_all(&set, count, options.res, progress)?)
+            Arc::new(Storage::Memory(decode_all(&set, count, options.res, progress)?))
         } else if set.is_pack() {
-            Storage::Pack(Box::new(set))
+            Arc::new(Storage::Pack(Box::new(set)))
         } else {
             return Err(Error::Usage {
                 message: format!(
@@ -82,7 +85,7 @@ impl ImageData {
                 hint: Some("write a pack with `nestgen data pack` and train from it".into()),
             });
         };
-        Ok(ImageData { res, count, storage, labels, class_names, description, digest })
+        Ok(ImageData { res, count, storage, part: None, labels, class_names, description, digest })
     }
 
     /// From pixels in memory: `pixels` is `[N, res, res, 3]`, at least one image; `labels`, if any, one a picture.
@@ -110,7 +113,43 @@ impl ImageData {
             });
         }
         let count = pixels.len() / image_bytes;
-        Ok(ImageData { res, count, storage: Storage::Memory(pixels), labels, class_names, description, digest })
+        let storage = Arc::new(Storage::Memory(pixels));
+        Ok(ImageData { res, count, storage, part: None, labels, class_names, description, digest })
+    }
+
+    /// Two parts of the set, which share its pixels: all but `count` images, and those, chosen at random but always the
+    /// same way.
+    ///
+    /// # Errors
+    /// When nothing would be left.
+    pub fn hold_out(&self, count: usize) -> Result<(ImageData, ImageData)> {
+        if count >= self.count {
+            return Err(Error::Usage {
+                message: format!("data.held_out = {count}, but there are only {} images", self.count),
+                hint: Some("a few hundred are enough, and half of the set at most".into()),
+            });
+        }
+        let mut order: Vec<usize> = (0..self.count).collect();
+        Rng::new(0).split("held-out").shuffle(&mut order);
+        let mut held_out = order.split_off(self.count - count);
+        // In the order of the set again, so that a streamed pack is read forwards.
+        order.sort_unstable();
+        held_out.sort_unstable();
+        Ok((self.part(order, "without its held-out images"), self.part(held_out, "held out")))
+    }
+
+    fn part(&self, images: Vec<usize>, which: &str) -> ImageData {
+        let labels = |labels: &Vec<u32>| images.iter().filter_map(|&i| labels.get(i).copied()).collect();
+        ImageData {
+            res: self.res,
+            count: images.len(),
+            storage: self.storage.clone(),
+            labels: self.labels.as_ref().map(labels),
+            class_names: self.class_names.clone(),
+            description: format!("{}, {which}", self.description),
+            digest: self.digest.clone(),
+            part: Some(images.into_iter().map(|i| self.part.as_ref().map_or(i, |part| part[i])).collect()),
+        }
     }
 
     /// Number of images; never 0.
@@ -126,7 +165,7 @@ impl ImageData {
 
     /// Whether images are read from a pack as they are needed.
     pub fn is_streamed(&self) -> bool {
-        matches!(self.storage, Storage::Pack(_))
+        matches!(*self.storage, Storage::Pack(_))
     }
 
     /// Class of image `i`; `None` in an unlabelled set.
@@ -169,7 +208,8 @@ impl ImageData {
             let message = format!("no image {i} of {size} bytes for a buffer of {}", out.len());
             return Err(Error::Usage { message, hint: None });
         }
-        match &self.storage {
+        let i = self.part.as_ref().map_or(i, |part| part[i]);
+        match &*self.storage {
             Storage::Memory(pixels) => out.copy_from_slice(&pixels[i * size..(i + 1) * size]),
             Storage::Pack(set) => out.copy_from_slice(&to_square(&set.read_rgb(i)?, self.res as u32)),
         }
@@ -271,6 +311,26 @@ mod tests {
         std::fs::write(folder.join("3.png"), b"not a png").unwrap();
         let error = open(&folder, &LoadOptions::new(8)).err().unwrap();
         assert!(error.to_string().contains("3.png"), "{error}");
+    }
+
+    #[test]
+    fn held_out_images_are_in_no_other_part() {
+        let data = ImageData::synthetic(0, 10, 16, &|_, _| true).unwrap();
+        let (rest, held_out) = data.hold_out(3).unwrap();
+        let all = |data: &ImageData| -> Vec<(Option<u32>, Vec<u8>)> {
+            let read = |i| {
+                let mut pixels = vec![0; 16 * 16 * 3];
+                data.read(i, &mut pixels).unwrap();
+                (data.label(i), pixels)
+            };
+            (0..data.len()).map(read).collect()
+        };
+        let (mut parts, mut whole) = ([all(&rest), all(&held_out)].concat(), all(&data));
+        assert_eq!((rest.len(), held_out.len()), (7, 3));
+        parts.sort();
+        whole.sort();
+        assert_eq!(parts, whole);
+        assert!(data.hold_out(10).is_err());
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Config {
 
     /// Small enough for two CPU cores.
     pub fn demo(resolution: usize) -> Self {
-        Self::with_channels(resolution, &[8, 16, 16, 32, 64, 128, 256])
+        Self::with_channels(resolution, &[8, 8, 8, 16, 32, 64, 128])
     }
 
     /// `channels` are those of 256 px; smaller images start further in.

@@ -18,6 +18,7 @@ use super::event::{Event, Outcome, Progress};
 use super::fakes::latents;
 use super::folder::RunFolder;
 use super::guard::{OnDivergence, Trouble};
+use super::held_out::HeldOut;
 use super::penalties::gradient_penalty;
 use super::reals::RealImages;
 use super::schedule::Length;
@@ -49,6 +50,8 @@ pub struct Session<'a> {
     pub folder: &'a RunFolder,
     /// Where real images come from.
     pub real_images: RealImages,
+    /// Real images that are not trained on.
+    pub held_out: Option<HeldOut>,
     /// What scores the averaged generator and how many thousand images apart, if anything does. The first score
     /// decides which snapshot is the best.
     pub evaluate: Option<(Evaluator, f64)>,

@@ -11,6 +11,7 @@ pub mod files;
 pub mod folder;
 pub mod grid;
 pub mod guard;
+pub mod held_out;
 pub mod losses;
 pub mod penalties;
 pub mod reals;

@@ -10,6 +10,7 @@ use super::event::Event;
 use super::fakes::{generate, seed_latent};
 use super::grid::{Picture, diversity};
 use super::guard::{Signs, Trouble};
+use super::held_out::Opinions;
 use super::schedule::Length;
 use super::score::Score;
 use super::state::{self, Best, Position, SavedState, StateTensors};
@@ -86,6 +87,7 @@ impl Training<'_> {
             let share = diversity(&fakes)? / self.real_diversity.max(f64::MIN_POSITIVE);
             self.position.collected.report("Fakes/diversity", share);
             signs.diversity = Some(share);
+            self.look_for_overfitting(&fakes)?;
             self.write_fakes(&fakes)?;
         }
         signs.score = self.evaluate_if_due(over)?;
@@ -130,6 +132,23 @@ impl Training<'_> {
         let size = [picture.width, picture.height];
         let written = self.events.image(unix_secs(), self.position.cur_nimg / 1000, "Fakes", size, &png);
         written.map_err(Error::io("write", self.session.folder.path()))
+    }
+
+    /// What D thinks of as many images it trains on, never saw, and must refuse; nothing of it changes training.
+    fn look_for_overfitting(&mut self, fakes: &Tensor) -> Result<()> {
+        let Some(held_out) = &self.session.held_out else { return Ok(()) };
+        let count = fakes.dims().first().copied().unwrap_or(0).min(held_out.len());
+        let (seen, unseen) = (self.session.real_images.first_images(count)?, held_out.images(count)?);
+        let opinions = Opinions::of(&self.networks.discriminator, &seen, &unseen, fakes)?;
+        for (key, value) in [
+            ("Overfitting/seen", opinions.seen),
+            ("Overfitting/held_out", opinions.held_out),
+            ("Overfitting/fake", opinions.fake),
+            ("Overfitting/share", opinions.share()),
+        ] {
+            self.position.collected.report(key, value);
+        }
+        Ok(())
     }
 
     fn write_statistics(&mut self, train_secs: f64) -> Result<()> {

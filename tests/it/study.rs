@@ -1,7 +1,7 @@
-//! `nestgen study convergence`: what it plans and what it refuses.
+//! `nestgen study convergence`: from the plan to the page, and what it refuses.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use crate::cli::nestgen;
@@ -30,6 +30,51 @@ fn study(dir: &Path, arms: &str, more: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Every run folder of the study.
+fn run_folders(dir: &Path) -> Vec<PathBuf> {
+    let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let seeds = entries(dir.join("study")).flat_map(entries);
+    let mut runs: Vec<PathBuf> = seeds.flat_map(entries).filter(|path| path.is_dir()).collect();
+    runs.sort();
+    runs
+}
+
+#[test]
+#[ignore = "two minutes: the FID network on 800 images"]
+fn a_study_trains_every_arm_goes_on_and_ends_with_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let arms = [arm(dir.path(), "shallow", "[1, 0, 0]", 8), arm(dir.path(), "deep", "[1, 1, 0]", 8)].join(",");
+    let out = study(dir.path(), &arms, &["--seeds", "1"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let runs = run_folders(dir.path());
+    assert_eq!(runs.len(), 2, "{runs:?}");
+    for run in &runs {
+        for file in ["provenance.json", "interpolation.png", "nearest.png", "stats.jsonl"] {
+            assert!(run.join(file).is_file(), "{} lacks {file}", run.display());
+        }
+    }
+    let page = fs::read_to_string(dir.path().join("study/report.html")).unwrap();
+    for part in ["kid100-random-v1", "data:image/jpeg;base64,", "model.depths", "\"interpolations\":[{"] {
+        assert!(page.contains(part), "the page lacks {part}");
+    }
+
+    // A run whose end was not noted goes on from its last state; the others are passed over; seeds are added.
+    fs::remove_file(runs[0].with_file_name("outcome.json")).unwrap();
+    let out = study(dir.path(), &arms, &["--seeds", "2", "--parallel", "2"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(text(&out.stderr).matches("going on").count(), 1, "{}", text(&out.stderr));
+    assert_eq!(run_folders(dir.path()).len(), 4);
+    assert!(text(&out.stdout).contains("paired over seeds"), "{}", text(&out.stdout));
+
+    let changed = study(dir.path(), &arms, &["--seeds", "2", "--set", "train.generator.lr=1e-3"]);
+    assert_eq!(changed.status.code(), Some(1));
+    assert!(
+        text(&changed.stderr).contains("holds another study: there, train.generator.lr is"),
+        "{}",
+        text(&changed.stderr)
+    );
 }
 
 #[test]

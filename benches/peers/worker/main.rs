@@ -28,6 +28,7 @@ use case::{Case, Tensors, config, load, make, prepare, save};
 
 fn main() -> Result<()> {
     nestgen_kernels::alloc::keep_pages();
+    nestgen_kernels::threads::join_pool();
     let mut case: Option<Box<dyn Case>> = None;
     for line in std::io::stdin().lock().lines() {
         let message: Value = serde_json::from_str(&line?)?;

@@ -1,0 +1,14 @@
+//! The pool of threads that operations share.
+
+use rayon::ThreadPoolBuilder;
+
+/// Makes the calling thread one of the pool's threads, as many as `RAYON_NUM_THREADS` says or the machine has cores.
+/// Call once at the start of a program.
+///
+/// Otherwise the caller of every operation goes to sleep while others work, and two switches of threads are longer
+/// than many a small operation. The caller takes part only while it is inside an operation: other threads must not wait
+/// for the pool while the caller waits for them. Does nothing where there already is a pool.
+pub fn join_pool() {
+    // The only error is that a pool exists; then its threads do the work.
+    let _ = ThreadPoolBuilder::new().use_current_thread().build_global();
+}
