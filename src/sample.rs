@@ -74,21 +74,21 @@ pub fn seed_latents(seeds: &[u64], z_dim: usize, truncation: Option<f64>) -> Res
     Ok(Tensor::from_vec(rows, (seeds.len(), z_dim), &Device::Cpu)?)
 }
 
-/// Calls `f(seed, image [H, W, 3])` for every seed, drawing `batch` images at a time.
+/// Calls `f(seeds, images [n, H, W, 3])` batch by batch, `batch` seeds at a time, until `f` returns `false`.
 ///
 /// # Errors
 /// Those of `f`, of the network, and a truncation that is not above 0.
-pub fn for_each_seed(
+pub fn for_each_batch(
     generator: &Generator,
     seeds: &[u64],
     truncation: Option<f64>,
     batch: usize,
-    mut f: impl FnMut(u64, Tensor) -> Result<()>,
+    mut f: impl FnMut(&[u64], Tensor) -> Result<bool>,
 ) -> Result<()> {
     for seeds in seeds.chunks(batch.max(1)) {
         let images = generate(generator, &seed_latents(seeds, generator.z_dim(), truncation)?, batch)?;
-        for (i, &seed) in seeds.iter().enumerate() {
-            f(seed, images.get(i)?)?;
+        if !f(seeds, images)? {
+            break;
         }
     }
     Ok(())

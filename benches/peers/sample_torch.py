@@ -1,8 +1,8 @@
 """What `nestgen sample` does, in PyTorch: a snapshot's generator, latents from a file, PNGs into a folder.
 
-    sample_torch.py SNAPSHOT LATENTS OUTDIR [--tuned]
+    sample_torch.py SNAPSHOT LATENTS OUTDIR [--tuned] [--compile]
 
---tuned draws in inference mode and writes the files from as many threads as PyTorch computes with.
+--compile compiles the generator first. --tuned draws in inference mode and writes the files from as many threads as PyTorch computes with.
 """
 
 import argparse
@@ -46,9 +46,12 @@ def main():
     parser.add_argument("latents")
     parser.add_argument("outdir", type=pathlib.Path)
     parser.add_argument("--tuned", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     options.outdir.mkdir(parents=True, exist_ok=True)
     module, z = generator(options.snapshot), load_file(options.latents)["z"]
+    if options.compile:
+        module = torch.compile(module)
     pool = ThreadPoolExecutor(torch.get_num_threads()) if options.tuned else None
     files = []
     with torch.inference_mode() if options.tuned else torch.no_grad():

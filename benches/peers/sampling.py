@@ -1,10 +1,20 @@
-"""Drawing images as whole processes: from the command line to PNG files, start-up included."""
+"""Drawing images as whole processes: from the command line to PNG files, start-up included.
 
+    benches/peers/run sampling [--quick] [--threads N]... --json FILE
+
+Best PyTorch is the fastest of two: in inference mode with tuned allocator and files written by threads, and the same
+with torch.compile, whose compilation is part of the process.
+"""
+
+import argparse
+import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy
@@ -30,12 +40,13 @@ def snapshot(binary, folder):
 
 
 def seconds(command, threads, environment):
-    """Wall time of a process from start to end."""
+    """Wall and processor seconds of a process from start to end."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
     full = {**os.environ, **{name: str(threads) for name in names}, **environment}
-    start = time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, env=full, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def difference(ours, theirs):
@@ -52,12 +63,14 @@ def measure(options, worker_binary, folder):
     worker = Worker("nestgen", [worker_binary], 1)
     worker.ask(cmd="latents", count=count, z_dim=256, file=str(folder / "latents.safetensors"))
     worker.close()
-    ours, installed, tuned = folder / "ours", folder / "installed", folder / "tuned"
+    names = ("ours", "installed", "tuned", "compiled")
+    ours, installed, tuned, compiled = (folder / name for name in names)
     torch = [sys.executable, compare.HERE / "sample_torch.py", network, folder / "latents.safetensors"]
     contestants = {
         "nestgen": ([binary, "sample", "-n", str(count), "--network", network, "--outdir", ours], {}),
         "PyTorch as installed": ([*torch, installed], {}),
-        "best PyTorch": ([*torch, tuned, "--tuned"], interleave.TUNED_MALLOC),
+        "tuned": ([*torch, tuned, "--tuned"], interleave.TUNED_MALLOC),
+        "compiled": ([*torch, compiled, "--tuned", "--compile"], interleave.TUNED_MALLOC),
     }
     rows = []
     for threads in options.threads or (compare.THREADS[:1] if options.quick else compare.THREADS):
@@ -65,15 +78,39 @@ def measure(options, worker_binary, folder):
         for _ in range(1 if options.quick else 3):
             for name, (command, environment) in contestants.items():
                 times[name].append(seconds(command, threads, environment))
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        for peer, outdir in (("PyTorch as installed", installed), ("best PyTorch", tuned)):
+        medians = {name: [statistics.median(kind) for kind in zip(*values)] for name, values in times.items()}
+        best = min(("tuned", "compiled"), key=lambda name: medians[name][0])
+        for peer, key in (("PyTorch as installed", "PyTorch as installed"), ("best PyTorch", best)):
+            outdir = {"tuned": tuned, "compiled": compiled}.get(key, installed)
             rows.append({
                 "name": NAME if count == COUNT else f"sampling {count} images at 64 px, whole process",
                 "threads": threads,
-                "nestgen_s": medians["nestgen"],
+                "nestgen_s": medians["nestgen"][0],
                 "peer": peer,
-                "peer_s": medians[peer],
-                "ratio": medians["nestgen"] / medians[peer],
+                "peer_s": medians[key][0],
+                "ratio": medians["nestgen"][0] / medians[key][0],
                 "agreement": difference(ours, outdir),
+                "nestgen_cpu_s": medians["nestgen"][1],
+                "peer_cpu_s": medians[key][1],
+                "peer_options": key,
             })
     return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_COUNT} images, one round, 2 threads only")
+    parser.add_argument("--threads", type=int, action="append", help="these numbers of threads only")
+    parser.add_argument("--json", metavar="FILE", help="write the rows here")
+    options = parser.parse_args()
+    worker = compare.build(["--bins", "--example", "peer_worker"])
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(options, worker, pathlib.Path(folder))
+    print(compare.table(rows))
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    sys.exit(any(not row["agreement"] <= compare.AGREEMENT for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -3,19 +3,26 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use nestgen::error::Error;
 use nestgen::models::Generator;
-use nestgen::rng::Rng;
-use nestgen::sample::{Snapshot, for_each_seed, interpolate, read_snapshot};
+use nestgen::nn::Builder;
+use nestgen::sample::{Snapshot, for_each_batch, interpolate, read_snapshot};
 use nestgen::train::fakes::generate;
-use nestgen::train::files::write_atomic;
+use nestgen::train::files::{Pending, write_atomic};
 use nestgen::train::grid::Picture;
+use rayon::prelude::*;
 
 use super::ui;
+
+/// How long finished images may wait for the sync that gives them their names.
+const SYNC_EVERY: Duration = Duration::from_secs(10);
 
 /// Which trained generator to use.
 #[derive(Args)]
@@ -90,30 +97,70 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     if let Some(folder) = folder {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     }
-    let bar = ui::progress_bar("sampling", seeds.len() as u64);
     let in_grid = grid.map_or(0, |(columns, rows)| columns * rows);
-    let mut for_grid: Vec<Tensor> = Vec::new();
-    for_each_seed(&generator, &seeds, args.trunc, args.batch, |seed, image| {
-        if for_grid.len() < in_grid {
-            for_grid.push(image.clone());
-        }
-        if !args.grid_only {
-            let file = args.outdir.join(format!("seed{seed:06}.png"));
-            write_picture(&file, &Picture::grid(&image.unsqueeze(0)?, 1)?)?;
-        }
-        bar.inc(1);
-        Ok(())
-    })?;
-    bar.finish_and_clear();
-    if let Some((columns, _)) = grid {
+    let drawn = draw(&generator, &seeds, args, in_grid)?;
+    if let (Some((columns, _)), Some(first)) = (grid, drawn.for_grid) {
         // Beside the folder, so that the folder holds samples only and can be scored as it is.
         let name = args.outdir.file_name().unwrap_or_default().to_string_lossy();
         let path = args.outdir.with_file_name(format!("{name}-grid.png"));
-        write_picture(&path, &Picture::grid(&Tensor::stack(&for_grid, 0)?, columns)?)?;
+        write_picture(&path, &Picture::grid(&first, columns)?)?;
     }
-    let what = if args.grid_only { "a grid".to_owned() } else { format!("{} images", seeds.len()) };
+    let what = if args.grid_only { "a grid".to_owned() } else { format!("{} images", drawn.count) };
     ui::result_line(&format!("wrote {what} of {} to {}", path.display(), args.outdir.display()))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if drawn.count == seeds.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What came of drawing.
+struct Drawn {
+    /// Images drawn: fewer than asked for after a signal.
+    count: usize,
+    /// The first images `[n, H, W, 3]`, for the grid.
+    for_grid: Option<Tensor>,
+}
+
+/// Draws the images and, unless only the grid is wanted, writes each to its file while the next are drawn.
+fn draw(generator: &Generator, seeds: &[u64], args: &SampleArgs, in_grid: usize) -> anyhow::Result<Drawn> {
+    let stop = super::interrupt::flag()?;
+    let bar = ui::progress_bar("sampling", seeds.len() as u64);
+    let (mut count, mut for_grid) = (0, Vec::new());
+    let pending = Pending::new(&args.outdir);
+    // One batch waits while one is written: drawing never runs far ahead.
+    let (to_writer, batches) = mpsc::sync_channel::<(Vec<u64>, Tensor)>(1);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_batches(&pending, batches));
+        let drawn = for_each_batch(generator, seeds, args.trunc, args.batch, |seeds, images| {
+            if count < in_grid {
+                for_grid.push(images.narrow(0, 0, seeds.len().min(in_grid - count))?);
+            }
+            count += seeds.len();
+            bar.inc(seeds.len() as u64);
+            // A writer that is gone has failed: its own error is reported below.
+            let kept = args.grid_only || to_writer.send((seeds.to_vec(), images)).is_ok();
+            Ok(kept && !stop.load(Ordering::Relaxed))
+        });
+        drop(to_writer);
+        writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(drawn)
+    })?;
+    bar.finish_and_clear();
+    let for_grid = if for_grid.is_empty() { None } else { Some(Tensor::cat(&for_grid, 0)?) };
+    Ok(Drawn { count, for_grid })
+}
+
+/// Writes every image to `seed<number>.png`, encoding on all threads.
+fn write_batches(pending: &Pending, batches: mpsc::Receiver<(Vec<u64>, Tensor)>) -> nestgen::error::Result<()> {
+    let mut synced = Instant::now();
+    for (seeds, images) in batches {
+        seeds.par_iter().enumerate().try_for_each(|(i, seed)| {
+            let name = format!("seed{seed:06}.png");
+            let png = Picture::grid(&images.narrow(0, i, 1)?, 1)?.png().map_err(Error::io("encode", &name))?;
+            pending.write(&name, &png)
+        })?;
+        if synced.elapsed() > SYNC_EVERY {
+            pending.commit()?;
+            synced = Instant::now();
+        }
+    }
+    pending.commit()
 }
 
 pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode> {
@@ -149,7 +196,7 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
     let Snapshot { config, tensors, .. } = read_snapshot(&path)?;
     let place = path.display().to_string();
     let config = nestgen::config::parse(&place, &config)?;
-    let generator = Generator::new(&config.model, &Rng::new(0), DType::F32, &Device::Cpu)
+    let generator = Generator::build(&config.model, &Builder::blank(DType::F32, &Device::Cpu))
         .with_context(|| format!("`{place}`: building its network"))?;
     generator.params().load(&tensors.into_iter().collect()).map_err(|error| Error::Checkpoint {
         path: path.clone(),

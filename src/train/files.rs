@@ -1,11 +1,13 @@
 //! Files that are either the old ones or the new ones, never half of each.
 //!
 //! A file is written under a temporary name in its folder, synced to the disk, then renamed; a folder of files
-//! likewise. What a crash or a full disk leaves behind is a temporary name, which [`sweep`] removes.
+//! likewise. What a crash or a full disk leaves behind is a temporary name, which [`sweep`] removes. Many small
+//! files share one sync: [`Pending`].
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 
@@ -79,6 +81,69 @@ pub fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
     write(&mut file)?;
     file.flush()?;
     file.get_ref().sync_all()
+}
+
+/// Files that are written one by one, from any thread, and get their names together after one sync for all of
+/// them: syncing each of a thousand small files takes longer than making them.
+///
+/// What is not committed is removed when this is dropped.
+pub struct Pending {
+    folder: PathBuf,
+    /// Final names of the files that wait under temporary ones.
+    written: Mutex<Vec<PathBuf>>,
+}
+
+impl Pending {
+    /// For files in `folder`, which is there already.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf(), written: Mutex::default() }
+    }
+
+    /// Writes the file `name` under its temporary name.
+    ///
+    /// # Errors
+    /// When the file cannot be written whole.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.folder.join(name);
+        let temporary = unfinished(&path);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        fs::write(temporary, bytes).map_err(Error::io("write", path))
+    }
+
+    /// Puts what was written on the disk, then gives every file its name.
+    ///
+    /// # Errors
+    /// When the disk fails. Files that have no name yet are removed on drop.
+    pub fn commit(&self) -> Result<()> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        sync_files(&self.folder, &written).map_err(Error::io("write", &self.folder))?;
+        while let Some(path) = written.last() {
+            fs::rename(unfinished(path), path).map_err(Error::io("write", path))?;
+            written.pop();
+        }
+        sync_folder(&self.folder).map_err(Error::io("write", &self.folder))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        for path in self.written.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            // One that was never created is no loss; others give their space back.
+            let _ = fs::remove_file(unfinished(path));
+        }
+    }
+}
+
+/// Makes sure that the unfinished files of `paths`, all in `folder`, are on the disk.
+#[cfg(target_os = "linux")]
+fn sync_files(folder: &Path, _: &[PathBuf]) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(folder)?)?)
+}
+
+/// Makes sure that the unfinished files of `paths`, all in `folder`, are on the disk.
+#[cfg(not(target_os = "linux"))]
+fn sync_files(_: &Path, paths: &[PathBuf]) -> io::Result<()> {
+    paths.iter().try_for_each(|path| File::options().write(true).open(unfinished(path))?.sync_all())
 }
 
 /// A rename is durable only once its folder is synced.
@@ -163,6 +228,27 @@ mod tests {
         write_folder_atomic(&path, fill(b"three")).unwrap();
         assert_eq!(fs::read(path.join("a")).unwrap(), b"three");
         assert_eq!(names(dir.path()), ["state"]);
+    }
+
+    #[test]
+    fn pending_files_appear_together_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let pending = Pending::new(dir.path());
+        pending.write("a", b"1").unwrap();
+        pending.write("b", b"2").unwrap();
+        assert_eq!(names(dir.path()), [".unfinished-a", ".unfinished-b"]);
+        pending.commit().unwrap();
+        assert_eq!(names(dir.path()), ["a", "b"]);
+        pending.write("a", b"3").unwrap();
+        // A folder stands where a file has to go: the others stay as they were.
+        fs::create_dir(dir.path().join(".unfinished-c")).unwrap();
+        assert!(pending.write("c", b"4").is_err());
+        fs::remove_dir(dir.path().join(".unfinished-c")).unwrap();
+        drop(pending);
+        assert_eq!(
+            (names(dir.path()), fs::read(dir.path().join("a")).unwrap()),
+            (vec!["a".into(), "b".into()], b"1".to_vec())
+        );
     }
 
     #[test]
