@@ -13,6 +13,8 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+use crate::jpeg;
+
 /// An 8-bit RGB image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RgbImage8 {
@@ -75,8 +77,13 @@ pub fn read_header(bytes: &[u8], limits: &Limits) -> Decoded<Header> {
 /// The reason, as text: not an image, damaged, truncated, or over `limits`.
 pub fn decode_rgb(bytes: &[u8], limits: &Limits) -> Decoded<RgbImage8> {
     let decoder = open_decoder(bytes, limits)?;
-    if image::guess_format(bytes).ok() == Some(ImageFormat::Jpeg) && !jpeg_reaches_end_marker(bytes) {
-        return Err("truncated: the JPEG data stop before the end marker".to_owned());
+    if image::guess_format(bytes).ok() == Some(ImageFormat::Jpeg) {
+        if !jpeg_reaches_end_marker(bytes) {
+            return Err("truncated: the JPEG data stop before the end marker".to_owned());
+        }
+        if let Some(decoded) = jpeg::decode(bytes) {
+            return decoded;
+        }
     }
     let image = DynamicImage::from_decoder(decoder).map_err(describe)?;
     Ok(to_rgb_over_white(image))

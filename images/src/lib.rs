@@ -7,6 +7,7 @@ mod check;
 mod cifar;
 pub mod decode;
 mod error;
+mod jpeg;
 mod layout;
 mod pack;
 pub mod resample;
