@@ -22,5 +22,6 @@ pub mod models;
 pub mod nn;
 pub mod rng;
 pub mod sample;
+pub mod score_space;
 pub mod study;
 pub mod train;

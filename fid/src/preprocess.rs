@@ -1,4 +1,5 @@
-//! From 8-bit RGB of any size to the network's 299x299 input, by the rule of one of three reference tools.
+//! From 8-bit RGB of any size to the network's square input, 299x299 for Inception, by the rule of one of three
+//! reference tools.
 //!
 //! The rules differ in filter, in where pixel centres lie, and in the scale of the result; each is a different
 //! metric. All sums are in f64 and nothing is rounded to 8 bits on the way.
@@ -59,9 +60,9 @@ struct Window {
     weights: Vec<f64>,
 }
 
-/// The filter windows of one axis from `size` samples to [`SIDE`].
-fn windows(size: usize, resize: Resize) -> Vec<Window> {
-    let scale = size as f64 / SIDE as f64;
+/// The filter windows of one axis from `size` samples to `side`.
+fn windows(size: usize, side: usize, resize: Resize) -> Vec<Window> {
+    let scale = size as f64 / side as f64;
     let bilinear = |source: f64| {
         let first = (source as usize).min(size - 1);
         let fraction = source - first as f64;
@@ -71,7 +72,7 @@ fn windows(size: usize, resize: Resize) -> Vec<Window> {
             Window { first, weights: vec![1.0] }
         }
     };
-    (0..SIDE)
+    (0..side)
         .map(|target| match resize {
             Resize::Pytorch => bilinear(((target as f64 + 0.5) * scale - 0.5).max(0.0)),
             Resize::Tf1 => bilinear(target as f64 * scale),
@@ -105,6 +106,7 @@ fn bicubic(centre: f64, stretch: f64, size: usize) -> Window {
 #[derive(Debug)]
 pub struct Preprocessor {
     resize: Resize,
+    side: usize,
     windows: HashMap<usize, Vec<Window>>,
 }
 
@@ -112,27 +114,43 @@ pub struct Preprocessor {
 const KEPT_SIZES: usize = 64;
 
 impl Preprocessor {
-    /// For one rule.
+    /// For the Inception network, by one rule.
     pub fn new(resize: Resize) -> Self {
-        Self { resize, windows: HashMap::new() }
+        Self::with_side(resize, SIDE)
+    }
+
+    /// For a network of another input size, `side` x `side` pixels.
+    pub fn with_side(resize: Resize, side: usize) -> Self {
+        Self { resize, side, windows: HashMap::new() }
     }
 
     /// Fills `pixels` `[299, 299, 3]` with the network input for `image`: f32 in -1..1 (`pytorch`) or
     /// -1..0.9922 (`tf1`, `clean`).
     pub fn run(&mut self, image: &RgbImage8, pixels: &mut [f32]) {
-        let (width, height) = (image.width as usize, image.height as usize);
+        let resize = self.resize;
+        self.resample(image, pixels, |_, level| match resize {
+            Resize::Pytorch => (level / 127.5 - 1.0) as f32,
+            Resize::Tf1 => ((level - 128.0) / 128.0) as f32,
+            Resize::Clean => ((level.clamp(0.0, 255.0) - 128.0) / 128.0) as f32,
+        });
+    }
+
+    /// Fills `pixels` `[side, side, 3]` with `finish(channel, level)` of the resized image; levels are about 0..255,
+    /// which the bicubic filter of `clean` may leave a little.
+    pub fn resample(&mut self, image: &RgbImage8, pixels: &mut [f32], finish: impl Fn(usize, f64) -> f32) {
+        let (width, height, side) = (image.width as usize, image.height as usize, self.side);
         if self.windows.len() > KEPT_SIZES {
             self.windows.clear();
         }
         for size in [width, height] {
-            self.windows.entry(size).or_insert_with(|| windows(size, self.resize));
+            self.windows.entry(size).or_insert_with(|| windows(size, side, self.resize));
         }
         let (across, down) = (&self.windows[&width], &self.windows[&height]);
         // Source rows, already resized across, from the first that is still needed.
         let mut rows: VecDeque<Vec<f32>> = VecDeque::new();
         let mut first_row = 0;
-        let mut sums = vec![0f64; SIDE * 3];
-        for (window, out) in down.iter().zip(pixels.chunks_exact_mut(SIDE * 3)) {
+        let mut sums = vec![0f64; side * 3];
+        for (window, out) in down.iter().zip(pixels.chunks_exact_mut(side * 3)) {
             while first_row < window.first {
                 if rows.pop_front().is_none() {
                     first_row = window.first;
@@ -150,20 +168,18 @@ impl Preprocessor {
                     *sum += weight * f64::from(value);
                 }
             }
-            for (out, &sum) in out.iter_mut().zip(&sums) {
-                *out = match self.resize {
-                    Resize::Pytorch => (sum / 127.5 - 1.0) as f32,
-                    Resize::Tf1 => ((sum - 128.0) / 128.0) as f32,
-                    Resize::Clean => ((sum.clamp(0.0, 255.0) - 128.0) / 128.0) as f32,
-                };
+            for (out, sums) in out.chunks_exact_mut(3).zip(sums.chunks_exact(3)) {
+                for (channel, (out, &sum)) in out.iter_mut().zip(sums).enumerate() {
+                    *out = finish(channel, sum);
+                }
             }
         }
     }
 }
 
-/// One row of pixels `[width, 3]` to `[299, 3]`, values 0..255.
+/// One row of pixels `[width, 3]` to `[side, 3]`, values 0..255.
 fn resize_row(row: &[u8], across: &[Window]) -> Vec<f32> {
-    let mut out = Vec::with_capacity(SIDE * 3);
+    let mut out = Vec::with_capacity(across.len() * 3);
     for window in across {
         let mut sums = [0f64; 3];
         for (pixel, &weight) in row[window.first * 3..].chunks_exact(3).zip(&window.weights) {

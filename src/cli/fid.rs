@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use nestgen::error::Error;
+use nestgen::score_space;
 use nestgen_fid::{Ball, Extractor, Input, Metric, Resize, ScoreConfig, Tap, score, weights};
 use nestgen_images::OpenOptions;
 
@@ -22,12 +24,14 @@ pub(super) struct FidArgs {
     /// The published Inception weights [default: $NESTGEN_INCEPTION, then torch's cache]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// The feature space: inception, or random-v1, which needs no file and is not FID
-    #[arg(long, default_value = "inception", value_parser = ["inception", "random-v1"])]
+    /// The feature space: inception; random-v1, which needs no file; or a .safetensors FILE of DINOv2 or of one of
+    /// our classifiers. Only inception gives FID
+    #[arg(long, value_name = "inception|random-v1|FILE", default_value = "inception")]
     features: String,
     /// How images become 299x299: pytorch (pytorch-fid), tf1 (TTUR, torch-fidelity), clean (clean-fid)
-    #[arg(long, default_value = "pytorch")]
-    resize: Resize,
+    /// [default: pytorch]
+    #[arg(long)]
+    resize: Option<Resize>,
     /// Which layer's features: 64, 192, 768 or 2048; only 2048 is FID as published
     #[arg(long, default_value = "2048", value_parser = tap)]
     dims: Tap,
@@ -70,6 +74,17 @@ pub(super) struct FidArgs {
 }
 
 pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
+    if !matches!(args.features.as_str(), "inception" | "random-v1")
+        && (args.dims != Tap::D2048 || args.resize.is_some())
+    {
+        anyhow::bail!(Error::Usage {
+            message: format!(
+                "--dims and --resize are Inception's: `{}` has its own size and features",
+                args.features
+            ),
+            hint: Some("leave them out".into()),
+        });
+    }
     let real_options = OpenOptions { split: args.split.clone(), ..OpenOptions::default() };
     // Cheap mistakes first: sources before weights, weights before an hour of features.
     let real = Input::open(&args.real, &real_options)?;
@@ -78,6 +93,7 @@ pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
         args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
     let extractor = match args.features.as_str() {
         "random-v1" => Extractor::random_v1()?,
+        file if file != "inception" => score_space::open(Path::new(file))?,
         _ => Extractor::inception(&weights::find(args.weights.as_deref())?)?,
     };
     let bar = ui::progress_bar("", 0);
@@ -100,7 +116,7 @@ pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
 fn config(args: &FidArgs) -> ScoreConfig {
     ScoreConfig {
         metrics: args.metrics.clone(),
-        resize: args.resize,
+        resize: args.resize.unwrap_or_default(),
         tap: args.dims,
         kid_subsets: args.kid_subsets,
         is_splits: args.is_splits,

@@ -117,6 +117,11 @@ impl Classifier {
         self.run(images, None, true)
     }
 
+    /// The evaluation pass up to the final layer norm: NesT `[B, H, W, C]`, ViT `[B, 1, 1 + N, C]`.
+    pub fn tokens(&self, images: &Var) -> Result<Var> {
+        Ok(self.run(images, None, false)?.tokens)
+    }
+
     fn run(&self, images: &Var, drop: Option<&mut Rng>, watched: bool) -> Result<Features> {
         match self {
             Self::Nest(model) => model.forward(images, drop, watched),

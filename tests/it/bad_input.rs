@@ -7,7 +7,7 @@ use super::cli::nestgen;
 
 /// Runs the binary, expects exit code 1, and checks the message: one `error:` line with every word of `says`, and a
 /// `hint:` line. Nothing may be left in `outdir`.
-fn refused(args: &[&str], says: &[&str]) {
+pub(crate) fn refused(args: &[&str], says: &[&str]) {
     let out = nestgen(args);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
@@ -19,7 +19,7 @@ fn refused(args: &[&str], says: &[&str]) {
     assert!(stderr.lines().any(|line| line.starts_with("hint: ")), "{args:?}: no hint: {stderr}");
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")
 }
 

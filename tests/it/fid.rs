@@ -1,0 +1,78 @@
+//! `nestgen fid` from outside: a side that cannot be scored ends in one line and exit code 1; `--skip-bad` lists and counts
+//! what it left out.
+
+use std::fs;
+use std::path::Path;
+
+use super::bad_input::{refused, text};
+use super::cli::nestgen;
+use super::score_space::{classifier, images};
+
+/// Scores two sources in the space of a small classifier.
+fn arguments<'a>(real: &'a Path, fake: &'a Path, space: &'a Path) -> [&'a str; 5] {
+    ["fid", text(real), text(fake), "--features", text(space)]
+}
+
+#[test]
+fn sides_that_cannot_be_scored() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = classifier(dir.path(), "space.safetensors");
+    let good = images(dir.path(), "good", 4);
+    let both_ways = |bad: &Path, says: &[&str]| {
+        refused(&arguments(bad, &good, &space), says);
+        refused(&arguments(&good, bad, &space), says);
+    };
+    both_ways(&images(dir.path(), "none", 0), &["none", "no images"]);
+    both_ways(&images(dir.path(), "one", 1), &["at least 2 images"]);
+    let copies = images(dir.path(), "copies", 1);
+    for i in 1..4 {
+        fs::copy(copies.join("0.png"), copies.join(format!("{i}.png"))).unwrap();
+    }
+    both_ways(&copies, &["all 4", "copies of one image"]);
+    let statistics = dir.path().join("reference.npz");
+    fs::write(&statistics, "mu and sigma").unwrap();
+    both_ways(&statistics, &["reference.npz", "not an .npz"]);
+}
+
+#[test]
+fn bad_files_among_the_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = classifier(dir.path(), "space.safetensors");
+    let (good, mixed) = (images(dir.path(), "good", 4), images(dir.path(), "mixed", 6));
+    fs::write(mixed.join("1.png"), "a text file").unwrap();
+    let whole = fs::read(mixed.join("3.png")).unwrap();
+    fs::write(mixed.join("3.png"), &whole[..whole.len() / 2]).unwrap();
+    refused(&arguments(&good, &mixed, &space), &["1.png"]);
+    let run = |extra: &[&str]| {
+        let out = nestgen(&[&arguments(&good, &mixed, &space)[..], &["--skip-bad"], extra].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    assert!(run(&[]).contains("2 fake images could not be read and were left out"));
+    let report: serde_json::Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    assert_eq!(report["fake"]["num_images"].as_u64(), Some(4));
+    let skipped = report["fake"]["skipped"].as_array().unwrap();
+    let reasons: Vec<&str> = skipped.iter().map(|s| s["reason"].as_str().unwrap()).collect();
+    assert!(reasons.len() == 2 && reasons[0].contains("1.png") && reasons[1].contains("3.png"), "{reasons:?}");
+}
+
+#[test]
+fn saved_statistics_score_as_their_images_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = classifier(dir.path(), "space.safetensors");
+    let (real, fake) = (images(dir.path(), "real", 20), images(dir.path(), "fake", 24));
+    let statistics = dir.path().join("real.npz");
+    let fid = |real: &Path, extra: &[&str]| {
+        let out =
+            nestgen(&[&arguments(real, &fake, &space)[..], &["--metrics", "fid", "--json"], extra].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        report["scores"]["frechet"]["value"].as_f64().unwrap()
+    };
+    let from_images = fid(&real, &["--save-stats", text(&statistics)]);
+    let from_statistics = fid(&statistics, &[]);
+    assert!((from_images - from_statistics).abs() < 1e-6 * from_images, "{from_images}, {from_statistics}");
+    refused(&arguments(&statistics, &fake, &space), &["KID needs the images"]);
+    let other = ["fid", text(&statistics), text(&fake), "--metrics", "fid", "--features", "random-v1"];
+    refused(&other, &["real.npz", "12 features, this score uses 2048"]);
+}
