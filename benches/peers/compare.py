@@ -159,9 +159,15 @@ def table(rows):
         memory = f"{best['nestgen_mib']:.0f}, {best['peer_mib']:.0f}" if "peer_mib" in best else ""
         cells = [name, threads, f"{best['nestgen_s']:.4f}", f"{best['peer_s']:.4f}", f"**{best['ratio']:.2f}**",
                  f"{installed['peer_s']:.4f}", f"{installed['ratio']:.2f}", *speed, memory,
-                 f"{best['agreement']:.0e}, {installed.get("peer_agreement", 0):.0e}"]
+                 f"{best['agreement']:.0e}, {installed.get('peer_agreement', 0):.0e}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
+
+
+def write(options, rows):
+    """What there is so far: a run that is stopped keeps the rows it has."""
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def main(description, all_rows, extra=None):
@@ -179,10 +185,10 @@ def main(description, all_rows, extra=None):
                 continue
             for threads in options.threads or (THREADS[:1] if options.quick else THREADS):
                 rows += measure(row, threads, ours, pathlib.Path(folder), options)
+                write(options, rows)
         if extra and not options.only:
             rows += extra(options, ours, pathlib.Path(folder))
     print(table(rows))
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    write(options, rows)
     wrong = {r["name"] for r in rows if not agrees(r)}
     sys.exit(f"outputs or gradients differ: {', '.join(sorted(wrong))}" if wrong else 0)

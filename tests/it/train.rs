@@ -162,6 +162,45 @@ fn numbers_that_are_not_finite_end_the_run_and_keep_the_last_good_state() {
     assert!(run.join("training-state-000000").is_dir());
 }
 
+/// A margin that every discriminator exceeds, from the second tick on.
+const NARROW: [&str; 4] = [
+    "train.guard.on_divergence=rollback",
+    "train.guard.max_logit_gap=1e-9",
+    "train.guard.start_kimg=0.02",
+    "train.guard.patience=1",
+];
+
+#[test]
+fn a_rollback_goes_on_from_the_last_good_state_and_ends_after_a_few() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, outcome) =
+        train(&tiny(&[&NARROW[..], &["train.guard.max_rollbacks=2"]].concat()), dir.path(), None, None).unwrap();
+    let Outcome::Diverged { last_good: Some(state), .. } = outcome else { panic!("{outcome:?}") };
+    let log = std::fs::read_to_string(run.join("log.txt")).unwrap();
+    assert_eq!(log.matches("with half the learning rate").count(), 2, "{log}");
+    // The state before the trouble is the one that is left, and it resumes.
+    assert_eq!(nestgen::train::state::load(&state).unwrap().position.cur_nimg, 16);
+    let (_, outcome) = train(&tiny(&[]), dir.path(), run.to_str(), None).unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+}
+
+#[test]
+fn held_out_images_are_judged_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, _) = train(&tiny(&["data.held_out=8"]), dir.path(), None, None).unwrap();
+    let lines = statistics(&run);
+    let judged: Vec<_> = lines.iter().filter(|line| line.contains_key("Overfitting/share")).collect();
+    assert_eq!(judged.len(), 2, "{lines:?}");
+    for line in judged {
+        let mean = |key: &str| line[key]["mean"].as_f64().unwrap();
+        let (seen, held_out, fake) =
+            (mean("Overfitting/seen"), mean("Overfitting/held_out"), mean("Overfitting/fake"));
+        assert!((mean("Overfitting/share") - (seen - held_out) / (seen - fake)).abs() < 1e-9, "{line:?}");
+    }
+    let error = train(&tiny(&["data.held_out=32"]), dir.path(), None, None).unwrap_err();
+    assert!(error.to_string().contains("data.held_out = 32"), "{error}");
+}
+
 #[test]
 fn a_timed_run_ends_in_time() {
     let dir = tempfile::tempdir().unwrap();
