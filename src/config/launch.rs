@@ -65,7 +65,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         Start::New => (create()?, None),
         Start::Resume(point) => {
             let folder = RunFolder::open(&point.run)?;
-            let (path, state) = newest_whole(&point.states)?;
+            let (path, state) = newest_whole(&point.states, state::load)?;
             refuse_changes(&path, &state.config, &config_text)?;
             (folder, Some(state))
         }
@@ -129,10 +129,13 @@ fn provenance(config: &RunConfig, networks: &Networks, data: &ImageData) -> Prov
 }
 
 /// The newest state that is whole; a damaged one is passed over for the one before it.
-fn newest_whole(states: &[PathBuf]) -> Result<(PathBuf, SavedState)> {
+pub(super) fn newest_whole<P>(
+    states: &[PathBuf],
+    load: impl Fn(&Path) -> Result<SavedState<P>>,
+) -> Result<(PathBuf, SavedState<P>)> {
     let mut first_error = None;
     for path in states {
-        match state::load(path) {
+        match load(path) {
             Ok(state) => return Ok((path.clone(), state)),
             Err(error) => first_error = first_error.or(Some(error)),
         }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use toml::Table;
 
 use super::overrides::{Override, nearest};
@@ -30,15 +31,28 @@ pub fn load(source: Source, overrides: &[Override]) -> Result<RunConfig> {
             (path.display().to_string(), text)
         }
     };
-    let mut config = parse(&place, &text)?;
-    let mut table: Table = text.parse().map_err(|error| bad_toml(&place, &error))?;
+    resolve(&place, &text, overrides, RunConfig::validate)
+}
+
+/// The configuration of any kind of run: `text` of `place`, overridden and validated.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn resolve<T: DeserializeOwned>(
+    place: &str,
+    text: &str,
+    overrides: &[Override],
+    validate: impl Fn(&T) -> std::result::Result<(), (String, String)>,
+) -> Result<T> {
+    let mut config = parse_as(place, text)?;
+    let mut table: Table = text.parse().map_err(|error| bad_toml(place, &error))?;
     for item in overrides {
         item.apply(&mut table)?;
         // After each one, so that the blame falls on the right one.
         config = table.clone().try_into().map_err(|error| bad_override(item, &error))?;
     }
-    config.validate().map_err(|(key, reason)| Error::Config {
-        place: if overrides.iter().any(|item| item.key() == key) { "--set".into() } else { place },
+    validate(&config).map_err(|(key, reason)| Error::Config {
+        place: if overrides.iter().any(|item| item.key() == key) { "--set".into() } else { place.to_owned() },
         key,
         reason,
         hint: None,
@@ -51,6 +65,11 @@ pub fn load(source: Source, overrides: &[Override]) -> Result<RunConfig> {
 /// # Errors
 /// As [`load`].
 pub fn parse(place: &str, text: &str) -> Result<RunConfig> {
+    parse_as(place, text)
+}
+
+/// [`parse`] for the configuration of any kind of run.
+pub(super) fn parse_as<T: DeserializeOwned>(place: &str, text: &str) -> Result<T> {
     toml::from_str(text).map_err(|error| bad_toml(place, &error))
 }
 

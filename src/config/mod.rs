@@ -1,5 +1,6 @@
 //! Configuration: a preset or file, then `--set`, then flags; checked; complete.
 
+pub mod classify;
 mod launch;
 mod load;
 mod overrides;

@@ -40,6 +40,7 @@ pub struct ImageData {
     part: Option<Vec<usize>>,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
+    split: Option<String>,
     description: String,
     digest: String,
 }
@@ -70,6 +71,7 @@ impl ImageData {
         let description =
             format!("{}{}", path.display(), set.split().map_or(String::new(), |s| format!(" ({s})")));
         let digest = set.digest()?;
+        let split = set.split().map(str::to_owned);
         let storage = if needed <= options.memory_budget_bytes {
             Arc::new(Storage::Memory(decode_all(&set, count, options.res, progress)?))
         } else if set.is_pack() {
@@ -85,7 +87,7 @@ impl ImageData {
                 hint: Some("write a pack with `nestgen data pack` and train from it".into()),
             });
         };
-        Ok(ImageData { res, count, storage, part: None, labels, class_names, description, digest })
+        Ok(ImageData { res, count, storage, part: None, labels, class_names, split, description, digest })
     }
 
     /// From pixels in memory: `pixels` is `[N, res, res, 3]`, at least one image; `labels`, if any, one a picture.
@@ -114,7 +116,7 @@ impl ImageData {
         }
         let count = pixels.len() / image_bytes;
         let storage = Arc::new(Storage::Memory(pixels));
-        Ok(ImageData { res, count, storage, part: None, labels, class_names, description, digest })
+        Ok(ImageData { res, count, storage, part: None, labels, class_names, split: None, description, digest })
     }
 
     /// Two parts of the set, which share its pixels: all but `count` images, and those, chosen at random but always the
@@ -146,6 +148,7 @@ impl ImageData {
             storage: self.storage.clone(),
             labels: self.labels.as_ref().map(labels),
             class_names: self.class_names.clone(),
+            split: self.split.clone(),
             description: format!("{}, {which}", self.description),
             digest: self.digest.clone(),
             part: Some(images.into_iter().map(|i| self.part.as_ref().map_or(i, |part| part[i])).collect()),
@@ -181,6 +184,11 @@ impl ImageData {
     /// Class names in label order; empty in an unlabelled set.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
+    }
+
+    /// The split in use, where the source has splits.
+    pub fn split(&self) -> Option<&str> {
+        self.split.as_deref()
     }
 
     /// Path (and split) or settings that the images come from, for records.

@@ -53,6 +53,10 @@ pub struct Batch {
     pub indices: Vec<u32>,
 }
 
+/// Brings an image into a batch: of its epoch, its index in the set and its bytes `[res, res, 3]`, appends
+/// `res * res * 3` values. What it draws must depend on epoch and index alone: it runs in any worker.
+pub type Prepare = dyn Fn(u64, u32, &[u8], &mut Vec<f32>) + Send + Sync;
+
 /// Endless shuffled batches of an [`ImageData`].
 pub struct Loader {
     maker: Arc<BatchMaker>,
@@ -66,6 +70,10 @@ pub struct Loader {
 struct BatchMaker {
     data: Arc<ImageData>,
     order: Order,
+    /// The images in use, where these are not all of the set.
+    chosen: Option<Arc<Vec<u32>>>,
+    /// In place of mirroring and plain conversion.
+    prepare: Option<Arc<Prepare>>,
     config: LoaderConfig,
 }
 
@@ -75,21 +83,44 @@ impl Loader {
     /// # Errors
     /// A batch of 0, a rank outside the world, no prefetch; threads that cannot be started.
     pub fn new(data: Arc<ImageData>, config: LoaderConfig) -> Result<Loader> {
-        if config.batch == 0 || config.prefetch == 0 || config.rank >= config.world {
+        Self::start(data, None, None, config)
+    }
+
+    /// Batches of the `chosen` images alone, each brought in by `prepare`; `config.mirror` has no say.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn of_chosen(
+        data: Arc<ImageData>,
+        chosen: Arc<Vec<u32>>,
+        prepare: Arc<Prepare>,
+        config: LoaderConfig,
+    ) -> Result<Loader> {
+        Self::start(data, Some(chosen), Some(prepare), config)
+    }
+
+    fn start(
+        data: Arc<ImageData>,
+        chosen: Option<Arc<Vec<u32>>>,
+        prepare: Option<Arc<Prepare>>,
+        config: LoaderConfig,
+    ) -> Result<Loader> {
+        let images = chosen.as_ref().map_or(data.len(), |chosen| chosen.len());
+        if config.batch == 0 || config.prefetch == 0 || config.rank >= config.world || images == 0 {
             let message = format!("impossible loader settings: {config:?}");
             return Err(Error::Usage {
                 message,
                 hint: Some("batch and prefetch start at 1, ranks at 0".into()),
             });
         }
-        let order = Order::new(data.len() as u64, config.seed, config.mirror);
-        let maker = Arc::new(BatchMaker { data, order, config: config.clone() });
+        let order = Order::new(images as u64, config.seed, config.mirror);
+        let maker = Arc::new(BatchMaker { data, order, chosen, prepare, config: config.clone() });
         let mut loader = Loader { maker, config, queues: Vec::new(), workers: Vec::new(), taken: 0 };
         for worker in 0..loader.config.workers {
             let (sender, receiver) = sync_channel(loader.config.prefetch);
             let maker = loader.maker.clone();
             let name = format!("loader-{worker}");
-            let run = move || prepare(&maker, worker as u64, &sender);
+            let run = move || work(&maker, worker as u64, &sender);
             let handle = std::thread::Builder::new().name(name).spawn(run).map_err(|e| Error::Usage {
                 message: format!("cannot start a loader thread: {e}"),
                 hint: Some("use fewer workers".into()),
@@ -137,7 +168,7 @@ impl Drop for Loader {
     }
 }
 
-fn prepare(maker: &BatchMaker, worker: u64, queue: &SyncSender<Result<Batch>>) {
+fn work(maker: &BatchMaker, worker: u64, queue: &SyncSender<Result<Batch>>) {
     let mut number = worker;
     while queue.send(maker.batch(number)).is_ok() {
         number += maker.config.workers as u64;
@@ -155,7 +186,14 @@ impl BatchMaker {
         let mut indices = Vec::with_capacity(batch);
         for n in first..first + batch as u64 {
             let shown = self.order.at(n);
-            self.data.read(shown.image as usize, &mut bytes)?;
+            let chosen = self.chosen.as_ref().and_then(|chosen| chosen.get(shown.image as usize));
+            let image = chosen.copied().unwrap_or(shown.image);
+            self.data.read(image as usize, &mut bytes)?;
+            indices.push(image);
+            if let Some(prepare) = &self.prepare {
+                prepare(shown.epoch, image, &bytes, &mut pixels);
+                continue;
+            }
             for row in bytes.chunks_exact(res * 3) {
                 if shown.mirrored {
                     pixels.extend(row.rchunks_exact(3).flatten().map(|&value| to_unit(value)));
@@ -163,7 +201,6 @@ impl BatchMaker {
                     pixels.extend(row.iter().map(|&value| to_unit(value)));
                 }
             }
-            indices.push(shown.image);
         }
         let images = Tensor::from_vec(pixels, (batch, res, res, 3), &Device::Cpu)?;
         let labels = indices.iter().map(|&i| self.data.label(i as usize)).collect();
@@ -221,6 +258,24 @@ mod tests {
         let rank = |rank| take(LoaderConfig { rank, world: 2, ..LoaderConfig::new(3, 3) }, 3);
         for ((whole, left), right) in one.iter().zip(rank(0)).zip(rank(1)) {
             assert_eq!(whole.0, [left.0, right.0].concat());
+        }
+    }
+
+    #[test]
+    fn chosen_images_come_once_an_epoch_and_know_it() {
+        let prepare = |epoch: u64, image: u32, bytes: &[u8], out: &mut Vec<f32>| {
+            assert_eq!(bytes[0], 10 * image as u8);
+            out.extend([epoch as f32; 12]);
+        };
+        let config = LoaderConfig { workers: 2, ..LoaderConfig::new(3, 3) };
+        let chosen = Arc::new(vec![2, 5, 7]);
+        let mut loader = Loader::of_chosen(data(), chosen, Arc::new(prepare), config).unwrap();
+        for epoch in 0..3 {
+            let batch = loader.next_batch().unwrap();
+            let mut indices = batch.indices.clone();
+            indices.sort_unstable();
+            assert_eq!((indices, batch.labels), (vec![2, 5, 7], Some(batch.indices)));
+            assert_eq!(batch.images.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [epoch as f32; 36]);
         }
     }
 

@@ -4,9 +4,11 @@
 //! images in an order that is a pure function of (seed, number of images seen), prepared ahead in worker threads.
 
 mod image_data;
+mod labelled;
 mod loader;
 mod order;
 pub mod synthetic;
 
 pub use image_data::{ImageData, LoadOptions};
-pub use loader::{Batch, Loader, LoaderConfig};
+pub use labelled::{LabelledImages, test_split};
+pub use loader::{Batch, Loader, LoaderConfig, Prepare};

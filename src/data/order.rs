@@ -20,6 +20,7 @@ pub(super) struct Order {
 /// One place in the sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shown {
+    pub(super) epoch: u64,
     pub(super) image: u32,
     pub(super) mirrored: bool,
 }
@@ -41,7 +42,7 @@ impl Order {
         let permutation = self.epoch(n / self.len);
         let image = permutation.get((n % self.len) as usize).copied().unwrap_or_default();
         let mirrored = self.mirror.as_ref().is_some_and(|stream| stream.at(n).next_u64() & 1 == 1);
-        Shown { image, mirrored }
+        Shown { epoch: n / self.len, image, mirrored }
     }
 
     fn epoch(&self, epoch: u64) -> Arc<Vec<u32>> {

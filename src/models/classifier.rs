@@ -40,6 +40,14 @@ impl ClassifierConfig {
         }
     }
 
+    /// Makes it a classifier of this many classes.
+    pub fn set_classes(&mut self, classes: usize) {
+        match self {
+            Self::Nest(config) => config.classes = classes,
+            Self::Vit(config) => config.classes = classes,
+        }
+    }
+
     /// Side of the images in pixels.
     pub fn resolution(&self) -> usize {
         match self {

@@ -24,13 +24,16 @@ pub struct Provenance {
     pub device: String,
     /// SHA-256 of the data set.
     pub data_digest: String,
-    /// Images in the data set.
+    /// Images that are trained on.
     pub data_images: u64,
     /// The generator.
     pub generator: Network,
     /// The discriminator.
     pub discriminator: Network,
-    /// Floating-point operations of one generator step with its discriminator steps ([`flops_per_step`]).
+    /// The classifier, in the place of the other two.
+    pub classifier: Network,
+    /// Floating-point operations of one generator step with its discriminator steps ([`flops_per_step`]), or of one
+    /// step of a classifier.
     pub flops_per_step: f64,
 }
 

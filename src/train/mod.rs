@@ -3,6 +3,7 @@
 pub mod adversarial;
 pub mod augment;
 pub mod changes;
+pub mod classify;
 pub mod ema;
 pub mod evaluate;
 pub mod event;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::augment::AugmentStrength;
@@ -84,9 +85,9 @@ const CONFIG: &str = "config.toml";
 const MANIFEST: &str = "manifest.toml";
 
 /// A state as read back.
-pub struct SavedState {
+pub struct SavedState<P = Position> {
     /// Where the run was.
-    pub position: Position,
+    pub position: P,
     /// The configuration it ran with, resolved.
     pub config: String,
     /// Its tensors.
@@ -100,15 +101,27 @@ pub fn state_path(run: &Path, cur_nimg: u64) -> PathBuf {
 
 const STATE_PREFIX: &str = "training-state-";
 
+/// The folder of the only state of a classifier's run.
+pub const LAST: &str = "last";
+
 /// Saves a state, replacing one of the same thousand of images; other states stay as they are.
 ///
 /// # Errors
 /// When the disk refuses; then what was saved before is still whole.
 pub fn save(run: &Path, position: &Position, config: &str, tensors: &StateTensors) -> Result<PathBuf> {
     let path = state_path(run, position.cur_nimg);
+    save_as(&path, position, config, tensors)?;
+    Ok(path)
+}
+
+/// Saves a state at `path`, replacing one that is there.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_as(path: &Path, position: &impl Serialize, config: &str, tensors: &StateTensors) -> Result<()> {
     let text =
-        toml::to_string(position).map_err(|error| Error::io("write", &path)(std::io::Error::other(error)))?;
-    write_folder_atomic(&path, |folder| {
+        toml::to_string(position).map_err(|error| Error::io("write", path)(std::io::Error::other(error)))?;
+    write_folder_atomic(path, |folder| {
         let mut manifest = BTreeMap::new();
         let mut add = |name: String, write: &dyn Fn(&mut dyn Write) -> std::io::Result<()>| {
             let file = folder.join(&name);
@@ -124,15 +137,22 @@ pub fn save(run: &Path, position: &Position, config: &str, tensors: &StateTensor
         add(CONFIG.into(), &|file| file.write_all(config.as_bytes()))?;
         let manifest = toml::to_string(&manifest).map_err(std::io::Error::other)?;
         write_synced(&folder.join(MANIFEST), |file| file.write_all(manifest.as_bytes()))
-    })?;
-    Ok(path)
+    })
 }
 
-/// Reads a state and checks every file against the manifest.
+/// Reads a state of adversarial training and checks every file against the manifest.
 ///
 /// # Errors
 /// When a file is missing, damaged or does not belong.
 pub fn load(path: &Path) -> Result<SavedState> {
+    load_as(path, &TENSOR_FILES)
+}
+
+/// Reads a state that has these tensor files, and checks every file against the manifest.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_as<P: DeserializeOwned>(path: &Path, files: &[&'static str]) -> Result<SavedState<P>> {
     let bad = |reason: String| Error::Checkpoint {
         path: path.to_path_buf(),
         reason,
@@ -149,7 +169,7 @@ pub fn load(path: &Path) -> Result<SavedState> {
         }
     }
     let mut tensors = StateTensors::new();
-    for name in TENSOR_FILES {
+    for &name in files {
         let (_, named) = tensors::read(&path.join(format!("{name}.safetensors")))?;
         tensors.insert(name, named);
     }
@@ -163,8 +183,10 @@ pub fn list(run: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(run).map_err(Error::io("read", run))? {
         let path = entry.map_err(Error::io("read", run))?.path();
-        let kimg =
-            path.file_name().and_then(|name| name.to_str()?.strip_prefix(STATE_PREFIX)?.parse::<u64>().ok());
+        let kimg = path.file_name().and_then(|name| match name.to_str()? {
+            LAST => Some(u64::MAX),
+            name => name.strip_prefix(STATE_PREFIX)?.parse().ok(),
+        });
         found.extend(kimg.map(|kimg| (kimg, path)));
     }
     found.sort();

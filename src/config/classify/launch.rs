@@ -1,0 +1,120 @@
+//! From the configuration of a classifier to a run: images, network, folder, state to go on from.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use candle_core::{DType, Device};
+
+use super::{ClassData, ClassifyRunConfig};
+use crate::config::launch::newest_whole;
+use crate::data::LabelledImages;
+use crate::error::{Error, Result};
+use crate::models::Classifier;
+use crate::rng::Rng;
+use crate::study::provenance::{self, Network, Provenance};
+use crate::train::changes::refuse_changes;
+use crate::train::classify::training::{Event, Outcome, Position, Session, Training};
+use crate::train::classify::{TENSOR_FILES, TENSOR_FILES_EMA};
+use crate::train::folder::{ResumePoint, RunFolder};
+use crate::train::state::load_as;
+
+/// What a run needs beside its configuration.
+pub struct Launch<'a> {
+    /// The configuration.
+    pub config: &'a ClassifyRunConfig,
+    /// The images, from [`super::ClassDataConfig::open`].
+    pub data: &'a ClassData,
+    /// The folder that run folders are made in.
+    pub outdir: &'a Path,
+    /// The name of the model or file, for the name of the run folder.
+    pub name: &'a str,
+    /// What to go on from, from [`crate::train::folder::resume_point`].
+    pub resume: Option<ResumePoint>,
+    /// Set to end the run at the next step.
+    pub stop: &'a AtomicBool,
+    /// Told where the run folder is, once there is one.
+    pub on_start: &'a mut dyn FnMut(&Path),
+    /// Told what happens.
+    pub on_event: &'a mut dyn FnMut(Event),
+}
+
+/// Trains; gives the run folder and how it ended.
+///
+/// # Errors
+/// When images and network do not fit, the folder cannot be made, the state to go on from does not fit, or training
+/// fails.
+pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
+    let config = launch.config;
+    let (train, test) = launch.data.chosen(&config.data);
+    refuse_misfits(config, &train)?;
+    let config_text = config.to_toml();
+    let averaged = config.train.ema.halflife_kimg > 0.0;
+    let (folder, state) = match launch.resume {
+        None => (RunFolder::create(launch.outdir, &config.data.name(), launch.name)?, None),
+        Some(point) => {
+            let folder = RunFolder::open(&point.run)?;
+            let load = |path: &Path| {
+                let averaged = path.join("classifier-ema.safetensors").is_file();
+                load_as::<Position>(path, if averaged { &TENSOR_FILES_EMA } else { &TENSOR_FILES })
+            };
+            let (path, state) = newest_whole(&point.states, load)?;
+            refuse_changes(&path, &state.config, &config_text)?;
+            (folder, Some(state))
+        }
+    };
+    (launch.on_start)(folder.path());
+    let rng = Rng::new(config.train.seed).split("init").split("classifier");
+    let build = || Classifier::new(&config.model, &rng, DType::F32, &Device::Cpu);
+    let classifier = build()?;
+    let ema = averaged.then(build).transpose()?;
+    folder.write(provenance::FILE, provenance(config, &classifier, &train).to_json().as_bytes())?;
+    let session = Session {
+        config: &config.train,
+        config_text: &config_text,
+        folder: &folder,
+        train,
+        test,
+        normalise: config.data.normalise(),
+        workers: config.data.workers,
+        stop: launch.stop,
+        on_event: launch.on_event,
+    };
+    let outcome = Training::new(session, classifier, ema, state)?.run()?;
+    Ok((folder.path().to_path_buf(), outcome))
+}
+
+/// Refuses a network of other classes and a batch larger than an epoch.
+fn refuse_misfits(config: &ClassifyRunConfig, train: &LabelledImages) -> Result<()> {
+    let classes = train.data().class_names().len();
+    let bad = |key: &str, reason: String, hint: &str| Error::Config {
+        place: "configuration".into(),
+        key: key.into(),
+        reason,
+        hint: Some(hint.into()),
+    };
+    if config.model.classes() != classes {
+        let reason = format!("{}, but the images have {classes} classes", config.model.classes());
+        return Err(bad(
+            "model.classes",
+            reason,
+            "leave it out with --model, or set it to the number of classes",
+        ));
+    }
+    if config.train.batch > train.len() {
+        let reason = format!("{} is more than the {} images of an epoch", config.train.batch, train.len());
+        return Err(bad("train.batch", reason, "choose a smaller --batch"));
+    }
+    Ok(())
+}
+
+/// Where the run comes from and what it costs: a backward pass is counted as two forward passes.
+fn provenance(config: &ClassifyRunConfig, classifier: &Classifier, train: &LabelledImages) -> Provenance {
+    let flops = classifier.flops();
+    Provenance {
+        data_digest: train.data().digest().to_owned(),
+        data_images: train.len() as u64,
+        classifier: Network { parameters: classifier.params().count() as u64, flops },
+        flops_per_step: 3.0 * flops as f64 * config.train.batch as f64,
+        ..Provenance::of_process()
+    }
+}

@@ -1,0 +1,168 @@
+//! Classifiers by name, and trained ones from their files.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+
+use super::ClassifyRunConfig;
+use crate::config::overrides::nearest;
+use crate::error::{Error, Result};
+use crate::models::{Classifier, ClassifierConfig, nest, vit};
+use crate::nn::{Aggregation, AttentionKind, Builder, LoadError};
+use crate::train::classify::{MODEL_BEST, model_metadata};
+use crate::train::tensors;
+
+const NAMES: [&str; 7] = ["nest-xs", "nest-t", "nest-s", "nest-b", "vit-xs", "vit-t", "vit-s"];
+
+/// The names that [`model_preset`] knows.
+pub fn model_names() -> [&'static str; 7] {
+    NAMES
+}
+
+/// The classifier called `name` for images of `res` px. `nest-t`, `-s` and `-b` are those of the paper, for CIFAR at
+/// 32 and 64 px and for ImageNet at 224 px; `vit-t` and `-s` are DeiT's; `nest-xs` and `vit-xs` (0.8M parameters
+/// each) train on a CPU. `nest-t:conv`, `:pool` and `:none` have another block aggregation.
+///
+/// # Errors
+/// A name that is none, with the nearest one; a resolution that the model was not made for.
+pub fn model_preset(name: &str, res: usize, classes: usize) -> Result<ClassifierConfig> {
+    let usage = |message: String, hint: String| Error::Usage { message, hint: Some(hint) };
+    if !matches!(res, 32 | 64 | 224) {
+        return Err(usage(
+            format!("--res {res}: classifiers by name are for 32, 64 or 224 px"),
+            "images of any size are cropped and resized to --res; other shapes come from --config".into(),
+        ));
+    }
+    let (base, aggregation) = match name.split_once(':') {
+        Some((base, "conv_pool")) => (base, Aggregation::ConvPool),
+        Some((base, "conv")) => (base, Aggregation::Conv),
+        Some((base, "pool")) => (base, Aggregation::Pool),
+        Some((base, "none")) => (base, Aggregation::None),
+        Some((_, other)) => {
+            return Err(usage(
+                format!("`{name}`: there is no block aggregation `{other}`"),
+                "aggregations: conv_pool, conv, pool, none".into(),
+            ));
+        }
+        None => (name, Aggregation::ConvPool),
+    };
+    let nest = |config: nest::Config| ClassifierConfig::Nest(nest::Config { aggregation, ..config });
+    let large = res == 224;
+    Ok(match base {
+        "nest-t" if large => nest(nest::Config::imagenet_tiny(classes)),
+        "nest-s" if large => nest(nest::Config::imagenet_small(classes)),
+        "nest-b" if large => nest(nest::Config::imagenet_base(classes)),
+        "nest-t" => nest(nest::Config::tiny(res, classes)),
+        "nest-s" => nest(nest::Config::small(res, classes)),
+        "nest-b" => nest(nest::Config::base(res, classes)),
+        "nest-xs" => nest(reduced_nest(res, classes)),
+        "vit-t" | "vit-s" | "vit-xs" if aggregation != Aggregation::ConvPool => {
+            return Err(usage(format!("`{name}`: a ViT has no block aggregation"), format!("write `{base}`")));
+        }
+        "vit-t" => ClassifierConfig::Vit(vit::Config::tiny(res, classes)),
+        "vit-s" => ClassifierConfig::Vit(vit::Config::small(res, classes)),
+        "vit-xs" => {
+            let shape = vit::Config::tiny(res, classes);
+            ClassifierConfig::Vit(vit::Config { dim: 96, depth: 7, heads: 3, drop_path: 0.05, ..shape })
+        }
+        _ => {
+            let hint = match nearest(base, NAMES) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("models: {}", NAMES.join(", ")),
+            };
+            return Err(usage(format!("there is no classifier `{base}`"), hint));
+        }
+    })
+}
+
+/// 16x16 tokens at 32 and 64 px (28x28 at 224 px), three levels of two layers, 96 channels.
+fn reduced_nest(res: usize, classes: usize) -> nest::Config {
+    nest::Config {
+        patch_size: if res == 224 { 8 } else { res / 16 },
+        dims: vec![96; 3],
+        depths: vec![2; 3],
+        heads: vec![3; 3],
+        attention: AttentionKind::MultiQuery,
+        drop_path: 0.05,
+        resolution: res,
+        ..nest::Config::imagenet_tiny(classes)
+    }
+}
+
+/// A trained classifier.
+pub struct Trained {
+    /// The network with its weights.
+    pub classifier: Classifier,
+    /// The configuration it was trained with.
+    pub config: ClassifyRunConfig,
+    /// Class names in label order; empty if the file does not tell.
+    pub class_names: Vec<String>,
+}
+
+/// Reads a classifier that `nestgen classify train` wrote.
+///
+/// # Errors
+/// When the file is damaged, or is not one of ours.
+pub fn read_trained(path: &Path) -> Result<Trained> {
+    let (metadata, tensors) = tensors::read(path)?;
+    let Some((config, class_names)) = model_metadata(&metadata) else {
+        return Err(Error::Checkpoint {
+            path: path.to_path_buf(),
+            reason: "it holds tensors, but not a classifier of ours".into(),
+            hint: Some(
+                "give a model_best.safetensors of a run, or say which timm model it is with --model".into(),
+            ),
+        });
+    };
+    let config = ClassifyRunConfig::parse(&path.display().to_string(), config)?;
+    let classifier = fill(path, &config.model, tensors)?;
+    Ok(Trained { classifier, config, class_names })
+}
+
+/// Reads weights that timm saved (or we did) into a model of this shape.
+///
+/// # Errors
+/// When the file is damaged, or holds another variant or another number of classes.
+pub fn read_timm(path: &Path, config: &ClassifierConfig) -> Result<Trained> {
+    let (metadata, tensors) = tensors::read(path)?;
+    let class_names = model_metadata(&metadata).map(|(_, classes)| classes).unwrap_or_default();
+    let classifier = fill(path, config, tensors)?;
+    Ok(Trained { classifier, config: ClassifyRunConfig::of_model(config.clone()), class_names })
+}
+
+fn fill(path: &Path, config: &ClassifierConfig, tensors: tensors::NamedTensors) -> Result<Classifier> {
+    let classifier = Classifier::build(config, &Builder::blank(DType::F32, &Device::Cpu))?;
+    let loaded = classifier.load_timm(&tensors.into_iter().collect());
+    loaded.map_err(|error| match error {
+        LoadError::Tensor(error) => Error::Tensor(error),
+        LoadError::Mismatch(_) => Error::Checkpoint {
+            path: path.to_path_buf(),
+            hint: Some(
+                "it was saved by another variant, or with another number of classes: see --model".into(),
+            ),
+            reason: error.to_string(),
+        },
+    })?;
+    Ok(classifier)
+}
+
+/// The best model of a run folder, or of the newest run in `runs` for `latest`.
+///
+/// # Errors
+/// When there is none.
+pub fn newest_model(run: &str, runs: &Path) -> Result<PathBuf> {
+    let mut folders = vec![PathBuf::from(run)];
+    if run == "latest" {
+        let entries = std::fs::read_dir(runs).map_err(Error::io("read", runs))?;
+        folders = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+        folders.sort();
+    }
+    let models = folders.into_iter().rev().map(|folder| folder.join(MODEL_BEST));
+    let place = if run == "latest" { runs.display().to_string() } else { run.to_owned() };
+    models.into_iter().find(|path| path.is_file()).ok_or_else(|| Error::Usage {
+        message: format!("there is no {MODEL_BEST} in `{place}`"),
+        hint: Some(
+            "train first (`nestgen classify train`), or name a run with --run or a file with --network".into(),
+        ),
+    })
+}

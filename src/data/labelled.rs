@@ -1,0 +1,197 @@
+//! Images with classes: what is trained on and what is tested on.
+//!
+//! A source with splits keeps them; of any other, a fixed share of every class is held out. Both that choice and
+//! the choice of a fraction of the training images depend on the set alone, not on the seed of a run: every run
+//! trains and tests on the same images, and a smaller fraction is a part of every larger one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use nestgen_images::{ImageSet, OpenOptions};
+
+use super::ImageData;
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+
+/// Names of splits to test on, the usual ones first.
+const TEST_SPLITS: [&str; 6] = ["test", "testing", "val", "valid", "validation", "eval"];
+
+/// Some or all images of a labelled set. Cloning shares them.
+#[derive(Clone)]
+pub struct LabelledImages {
+    data: Arc<ImageData>,
+    indices: Arc<Vec<u32>>,
+}
+
+impl LabelledImages {
+    /// All images of a set.
+    ///
+    /// # Errors
+    /// When it has no classes, or only one.
+    pub fn all(data: Arc<ImageData>) -> Result<Self> {
+        if !data.is_labelled() || data.class_names().len() < 2 {
+            let found = match data.class_names() {
+                [] => "it has no classes".to_owned(),
+                [only] => format!("its only class is `{only}`"),
+                names => format!("{} class names, but no labels", names.len()),
+            };
+            return Err(Error::Usage {
+                message: format!("`{}` cannot train a classifier: {found}", data.description()),
+                hint: Some("put the images of each class in a folder of its own: set/cat/1.png".into()),
+            });
+        }
+        let indices = Arc::new((0..data.len() as u32).collect());
+        Ok(Self { data, indices })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// The set they are of.
+    pub fn data(&self) -> &Arc<ImageData> {
+        &self.data
+    }
+
+    /// Their indices in the set, rising.
+    pub fn indices(&self) -> &Arc<Vec<u32>> {
+        &self.indices
+    }
+
+    /// Class of the image at place `i` among these.
+    pub fn label(&self, i: usize) -> Option<u32> {
+        self.data.label(*self.indices.get(i)? as usize)
+    }
+
+    /// Splits off `share` of every class, at least one image of each: what is left, and what was split off.
+    ///
+    /// # Errors
+    /// When a class has fewer than two images.
+    pub fn hold_out(&self, share: f64) -> Result<(Self, Self)> {
+        let (mut kept, mut held) = (Vec::new(), Vec::new());
+        for (class, mut images) in self.by_class("hold-out").into_iter().enumerate() {
+            if images.len() < 2 {
+                let name = self.data.class_names().get(class).map_or("", String::as_str);
+                return Err(Error::Usage {
+                    message: format!(
+                        "`{}`: class `{name}` has {} images, too few to hold one out for testing",
+                        self.data.description(),
+                        images.len()
+                    ),
+                    hint: Some("add images, or lay the set out as train/<class> and test/<class>".into()),
+                });
+            }
+            let count = ((images.len() as f64 * share).round() as usize).clamp(1, images.len() - 1);
+            kept.extend(images.split_off(count));
+            held.extend(images);
+        }
+        Ok((self.of(kept), self.of(held)))
+    }
+
+    /// `fraction` of every class, at least one image of each.
+    #[must_use]
+    pub fn fraction(&self, fraction: f64) -> Self {
+        if fraction >= 1.0 {
+            return self.clone();
+        }
+        let classes = self.by_class("fraction").into_iter();
+        let some = classes.flat_map(|mut images| {
+            let count = (images.len() as f64 * fraction).round() as usize;
+            images.truncate(count.max(1));
+            images
+        });
+        self.of(some.collect())
+    }
+
+    /// At most `count` images, the same share of every class.
+    #[must_use]
+    pub fn at_most(&self, count: usize) -> Self {
+        if count >= self.len() { self.clone() } else { self.fraction(count as f64 / self.len().max(1) as f64) }
+    }
+
+    fn of(&self, mut indices: Vec<u32>) -> Self {
+        indices.sort_unstable();
+        Self { data: self.data.clone(), indices: Arc::new(indices) }
+    }
+
+    /// The images of each class in an order drawn for `purpose`.
+    fn by_class(&self, purpose: &str) -> Vec<Vec<u32>> {
+        let mut classes = vec![Vec::new(); self.data.class_names().len()];
+        for &index in self.indices.iter() {
+            if let Some(class) =
+                self.data.label(index as usize).and_then(|label| classes.get_mut(label as usize))
+            {
+                class.push(index);
+            }
+        }
+        let stream = Rng::new(0).split(purpose);
+        for (class, images) in classes.iter_mut().enumerate() {
+            stream.at(class as u64).shuffle(images);
+        }
+        classes
+    }
+}
+
+/// The split to test on, if the source at `path` has one beside `train`.
+///
+/// # Errors
+/// What opening the source can meet.
+pub fn test_split(path: &Path) -> Result<Option<&'static str>> {
+    let usual = TEST_SPLITS[0];
+    let options = OpenOptions { split: Some(usual.into()), ..OpenOptions::default() };
+    match ImageSet::open(path, &options) {
+        Ok(_) => Ok(Some(usual)),
+        Err(nestgen_images::Error::NoSuchSplit { found, .. }) => {
+            Ok(TEST_SPLITS.into_iter().find(|name| found.iter().any(|other| other == name)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scenes(count: usize) -> LabelledImages {
+        LabelledImages::all(Arc::new(ImageData::synthetic(0, count, 8, &|_, _| true).unwrap())).unwrap()
+    }
+
+    fn of_class(images: &LabelledImages, class: u32) -> usize {
+        (0..images.len()).filter(|&i| images.label(i) == Some(class)).count()
+    }
+
+    #[test]
+    fn held_out_images_are_a_fixed_share_of_every_class() {
+        let (kept, held) = scenes(120).hold_out(0.2).unwrap();
+        assert_eq!((kept.len(), held.len()), (96, 24));
+        assert!((0..12).all(|class| of_class(&kept, class) == 8 && of_class(&held, class) == 2));
+        let mut all = [kept.indices().as_slice(), held.indices().as_slice()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..120).collect::<Vec<_>>());
+        assert_eq!(scenes(120).hold_out(0.2).unwrap().1.indices(), held.indices());
+        assert!(scenes(13).hold_out(0.2).unwrap_err().to_string().contains("`boat` has 1 images"));
+    }
+
+    #[test]
+    fn smaller_fractions_are_parts_of_larger_ones() {
+        let all = scenes(240);
+        let (small, large) = (all.fraction(0.1), all.fraction(0.5));
+        assert_eq!((small.len(), large.len(), all.fraction(1.0).len()), (24, 120, 240));
+        assert!(small.indices().iter().all(|index| large.indices().contains(index)));
+        assert!((0..12).all(|class| of_class(&small, class) == 2));
+        assert_eq!((all.at_most(60).len(), all.at_most(1000).len()), (60, 240));
+    }
+
+    #[test]
+    fn unlabelled_sets_are_refused() {
+        let data = ImageData::from_pixels(2, vec![0; 24], None, vec![], "flat".into(), String::new()).unwrap();
+        let error = LabelledImages::all(Arc::new(data)).err().unwrap();
+        assert!(error.to_string().contains("`flat`") && error.hint().unwrap().contains("set/cat"), "{error}");
+    }
+}

@@ -1,0 +1,303 @@
+//! What is done to a training image: crop, mirror, RandAugment, normalisation, random erasing.
+//!
+//! Everything is drawn from the stream (seed, epoch, image), so that workers, batch size and interruptions change
+//! nothing. Random erasing: Zhong et al., arXiv 1708.04896, filled with noise as in timm's `pixel` mode.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::rand_augment::{self, Bitmap};
+use crate::rng::Rng;
+use crate::train::settings::{BadSetting, must};
+
+/// `[train.augment]` of a classifier.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Pixels of black added on every side before a crop of the old size, as is usual at 32 px; 0 for none.
+    pub crop_padding: usize,
+    /// Crop a random part of at least this share of the area (aspect 3/4 to 4/3) and resize it, as is usual at
+    /// 224 px; 1 for none.
+    pub crop_area: f64,
+    /// Flip half of the images left to right.
+    pub mirror: bool,
+    /// Operations of RandAugment tried on an image; 0 for none.
+    pub rand_layers: usize,
+    /// Their strength, 0 to 10.
+    pub rand_magnitude: f64,
+    /// Its standard deviation.
+    pub rand_std: f64,
+    /// Probability of each of them, 0 to 1.
+    pub rand_probability: f64,
+    /// Probability that a rectangle is erased, 0 to 1.
+    pub erase_probability: f64,
+    /// Its share of the area, least and most.
+    pub erase_area: [f64; 2],
+    /// Its least aspect ratio; the greatest is one over it.
+    pub erase_aspect: f64,
+}
+
+impl Default for AugmentConfig {
+    fn default() -> Self {
+        Self {
+            crop_padding: 4,
+            crop_area: 1.0,
+            mirror: true,
+            rand_layers: 2,
+            rand_magnitude: 9.0,
+            rand_std: 0.5,
+            rand_probability: 0.5,
+            erase_probability: 0.25,
+            erase_area: [0.02, 1.0 / 3.0],
+            erase_aspect: 0.3,
+        }
+    }
+}
+
+impl AugmentConfig {
+    pub(super) fn validate(&self) -> Result<(), BadSetting> {
+        let share = |key, x: f64| must(key, (0.0..=1.0).contains(&x), || format!("{x} is not in 0..1"));
+        must("augment.crop_padding", self.crop_padding <= 256, || {
+            format!("{} px are more than 256", self.crop_padding)
+        })?;
+        must("augment.crop_area", self.crop_area > 0.0 && self.crop_area <= 1.0, || {
+            format!("{} is not above 0 and at most 1", self.crop_area)
+        })?;
+        must("augment.rand_layers", self.rand_layers <= 15, || {
+            format!("{} is more than 15", self.rand_layers)
+        })?;
+        must("augment.rand_magnitude", (0.0..=10.0).contains(&self.rand_magnitude), || {
+            format!("{} is not in 0..10", self.rand_magnitude)
+        })?;
+        must("augment.rand_std", (0.0..=10.0).contains(&self.rand_std), || {
+            format!("{} is not in 0..10", self.rand_std)
+        })?;
+        share("augment.rand_probability", self.rand_probability)?;
+        share("augment.erase_probability", self.erase_probability)?;
+        let [least, most] = self.erase_area;
+        must("augment.erase_area", least > 0.0 && least <= most && most <= 1.0, || {
+            format!("[{least}, {most}] is not a range within 0..1")
+        })?;
+        must("augment.erase_aspect", self.erase_aspect > 0.0 && self.erase_aspect <= 1.0, || {
+            format!("{} is not above 0 and at most 1", self.erase_aspect)
+        })
+    }
+}
+
+/// From bytes to the numbers that a classifier sees: `(byte / 255 - mean) / std` for each channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalise {
+    /// Of each channel, in 0..1.
+    pub mean: [f32; 3],
+    /// Of each channel, above 0.
+    pub std: [f32; 3],
+}
+
+impl Normalise {
+    /// Appends the values of bytes `[H, W, 3]`.
+    pub fn append(&self, bytes: &[u8], out: &mut Vec<f32>) {
+        let Self { mean, std } = self;
+        let value = |(i, &byte): (usize, &u8)| (f32::from(byte) / 255.0 - mean[i % 3]) / std[i % 3];
+        out.extend(bytes.iter().enumerate().map(value));
+    }
+}
+
+/// The augmentation of a run.
+#[derive(Clone, Debug)]
+pub struct Augment {
+    /// The settings.
+    pub config: AugmentConfig,
+    /// How bytes become numbers.
+    pub normalise: Normalise,
+    /// The root of its random streams.
+    pub stream: Rng,
+    /// Side of the images, px.
+    pub res: usize,
+}
+
+impl Augment {
+    /// Appends the augmented, normalised image `[res, res, 3]` of this epoch.
+    pub fn append(&self, epoch: u64, image: u32, bytes: &[u8], out: &mut Vec<f32>) {
+        let config = &self.config;
+        let mut rng = self.stream.at(epoch).at(u64::from(image));
+        let mut bitmap = Bitmap::new(bytes.to_vec(), self.res);
+        if config.crop_area < 1.0 {
+            bitmap = self.resized_crop(&bitmap, &mut rng);
+        }
+        if config.crop_padding > 0 {
+            let mut shift =
+                || rng.below(2 * config.crop_padding as u64 + 1) as i64 - config.crop_padding as i64;
+            let (dx, dy) = (shift(), shift());
+            bitmap = bitmap.shifted(dx, dy);
+        }
+        if config.mirror && rng.next_u64() & 1 == 1 {
+            bitmap.mirror();
+        }
+        for _ in 0..config.rand_layers {
+            if rng.uniform() < config.rand_probability {
+                let magnitude = config.rand_magnitude + config.rand_std * f64::from(rng.normal());
+                bitmap = rand_augment::random_operation(bitmap, magnitude.clamp(0.0, 10.0), &mut rng);
+            }
+        }
+        let start = out.len();
+        self.normalise.append(bitmap.bytes(), out);
+        if rng.uniform() < config.erase_probability {
+            self.erase(&mut out[start..], &mut rng);
+        }
+    }
+
+    /// Inception's crop: an area and an aspect ratio that fit within ten draws, else the whole image.
+    fn resized_crop(&self, bitmap: &Bitmap, rng: &mut Rng) -> Bitmap {
+        let side = self.res as f64;
+        for _ in 0..10 {
+            let area = self.config.crop_area + (1.0 - self.config.crop_area) * rng.uniform();
+            let aspect = log_uniform(rng, 3.0 / 4.0);
+            let (height, width) = (side * (area / aspect).sqrt(), side * (area * aspect).sqrt());
+            if height <= side && width <= side {
+                let top = rng.uniform() * (side - height);
+                let left = rng.uniform() * (side - width);
+                let map = [width / side, 0.0, left, 0.0, height / side, top];
+                return bitmap.affine(map);
+            }
+        }
+        bitmap.clone()
+    }
+
+    /// Fills a rectangle of `[res, res, 3]` with normal noise, if one fits within ten draws.
+    fn erase(&self, values: &mut [f32], rng: &mut Rng) {
+        let (side, [least, most]) = (self.res, self.config.erase_area);
+        for _ in 0..10 {
+            let area = (side * side) as f64 * (least + (most - least) * rng.uniform());
+            let aspect = log_uniform(rng, self.config.erase_aspect);
+            let height = (area * aspect).sqrt().round() as usize;
+            let width = (area / aspect).sqrt().round() as usize;
+            if height >= side || width >= side {
+                continue;
+            }
+            let top = rng.below((side - height + 1) as u64) as usize;
+            let left = rng.below((side - width + 1) as u64) as usize;
+            for row in values.chunks_exact_mut(side * 3).skip(top).take(height) {
+                row[left * 3..(left + width) * 3].fill_with(|| rng.normal());
+            }
+            return;
+        }
+    }
+
+    /// [`Augment::append`] for the bytes of many images side by side; for figures and tests.
+    pub fn batch(&self, epoch: u64, images: &[(u32, &[u8])]) -> Vec<f32> {
+        let one = |&(image, bytes): &(u32, &[u8])| {
+            let mut out = Vec::with_capacity(bytes.len());
+            self.append(epoch, image, bytes, &mut out);
+            out
+        };
+        images.par_iter().map(one).collect::<Vec<_>>().concat()
+    }
+}
+
+/// From `least` to one over it, uniform in the logarithm.
+fn log_uniform(rng: &mut Rng, least: f64) -> f64 {
+    let width = -2.0 * least.ln();
+    (least.ln() + width * rng.uniform()).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::synthetic;
+
+    const PLAIN: Normalise = Normalise { mean: [0.5; 3], std: [0.5; 3] };
+    const OFF: AugmentConfig = AugmentConfig {
+        crop_padding: 0,
+        crop_area: 1.0,
+        mirror: false,
+        rand_layers: 0,
+        rand_magnitude: 9.0,
+        rand_std: 0.5,
+        rand_probability: 0.5,
+        erase_probability: 0.0,
+        erase_area: [0.02, 0.3],
+        erase_aspect: 0.3,
+    };
+
+    fn augment(config: AugmentConfig) -> Augment {
+        Augment { config, normalise: PLAIN, stream: Rng::new(3), res: 32 }
+    }
+
+    fn of(config: AugmentConfig, epoch: u64, image: u32) -> Vec<f32> {
+        let pixels = synthetic::render(0, u64::from(image), 32).pixels;
+        let mut out = Vec::new();
+        augment(config).append(epoch, image, &pixels, &mut out);
+        out
+    }
+
+    #[test]
+    fn an_image_depends_on_seed_epoch_and_index_alone() {
+        let config = AugmentConfig { crop_area: 0.3, erase_probability: 1.0, ..AugmentConfig::default() };
+        let first = of(config, 4, 7);
+        assert_eq!(first.len(), 32 * 32 * 3);
+        assert_eq!(first, of(config, 4, 7));
+        assert_ne!(first, of(config, 5, 7));
+        let scenes: Vec<Vec<u8>> = (5..9).map(|i| synthetic::render(0, i, 32).pixels).collect();
+        let images: Vec<(u32, &[u8])> = (5..9).zip(&scenes).map(|(i, pixels)| (i, pixels.as_slice())).collect();
+        let batch = augment(config).batch(4, &images);
+        assert_eq!(batch[2 * first.len()..3 * first.len()], first, "the neighbours have no say");
+    }
+
+    #[test]
+    fn without_augmentation_values_are_normalised_bytes() {
+        let pixels = synthetic::render(0, 3, 32).pixels;
+        let expected: Vec<f32> = pixels.iter().map(|&byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect();
+        assert_eq!(of(OFF, 0, 3), expected);
+        let coloured = Normalise { mean: [0.1, 0.2, 0.3], std: [0.5, 0.25, 0.125] };
+        let mut out = Vec::new();
+        coloured.append(&[255, 0, 51], &mut out);
+        assert!(out.iter().zip([1.8, -0.8, -0.8]).all(|(a, b): (&f32, f64)| (f64::from(*a) - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn erasing_replaces_one_rectangle_of_the_right_size() {
+        let config = AugmentConfig { erase_probability: 1.0, ..OFF };
+        for image in 0..40 {
+            let (plain, erased) = (of(OFF, 0, image), of(config, 0, image));
+            let changed: Vec<(usize, usize)> = (0..32 * 32)
+                .filter(|&p| plain[p * 3..p * 3 + 3] != erased[p * 3..p * 3 + 3])
+                .map(|p| (p / 32, p % 32))
+                .collect();
+            let rows =
+                changed.iter().map(|p| p.0).max().unwrap() - changed.iter().map(|p| p.0).min().unwrap() + 1;
+            let columns =
+                changed.iter().map(|p| p.1).max().unwrap() - changed.iter().map(|p| p.1).min().unwrap() + 1;
+            assert_eq!(rows * columns, changed.len(), "image {image}: not a rectangle");
+            let share = changed.len() as f64 / 1024.0;
+            // Sides are rounded to whole pixels.
+            assert!((0.01..0.36).contains(&share), "image {image}: {share}");
+        }
+    }
+
+    #[test]
+    fn crops_move_by_at_most_the_padding_and_mirror_half() {
+        let config = AugmentConfig { crop_padding: 4, mirror: true, ..OFF };
+        let mut mirrored = 0;
+        for image in 0..60 {
+            let (plain, moved) = (of(OFF, 0, image), of(config, 0, image));
+            let pixel = |values: &[f32], x: i64, y: i64| {
+                let at = ((y * 32 + x) * 3) as usize;
+                [values[at], values[at + 1], values[at + 2]]
+            };
+            let matches = |flip: bool, dx: i64, dy: i64| {
+                (6..26).all(|y| {
+                    (6..26).all(|x| {
+                        let source = if flip { 31 - x } else { x };
+                        pixel(&moved, x, y) == pixel(&plain, source + dx, y + dy)
+                    })
+                })
+            };
+            let shifts = || (-4..=4).flat_map(|dx| (-4..=4).map(move |dy| (dx, dy)));
+            let straight = shifts().any(|(dx, dy)| matches(false, dx, dy));
+            let flipped = shifts().any(|(dx, dy)| matches(true, dx, dy));
+            assert!(straight || flipped, "image {image}");
+            mirrored += u32::from(flipped);
+        }
+        assert!((15..45).contains(&mirrored), "{mirrored}");
+    }
+}

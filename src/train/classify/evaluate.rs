@@ -1,0 +1,120 @@
+//! How often a classifier is right: top-1, top-5, loss, and what is taken for what.
+
+use candle_core::{Device, Tensor};
+use nestgen_kernels::{Var, cross_entropy, no_grad};
+
+use super::augment::Normalise;
+use crate::data::LabelledImages;
+use crate::error::{Error, Result};
+use crate::models::Classifier;
+
+/// Images that are classified at once.
+const BATCH: usize = 64;
+
+/// The result of a test.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Images tested.
+    pub count: usize,
+    /// Mean cross-entropy with the true class, natural logarithm.
+    pub loss: f64,
+    /// Per cent of images whose class has the highest logit.
+    pub top1: f64,
+    /// Per cent of images whose class is among the five highest logits.
+    pub top5: f64,
+    /// `[class][answer]`: how many images of a class got each answer.
+    pub confusion: Vec<Vec<u32>>,
+}
+
+impl Evaluation {
+    /// The binomial standard error of `top1`, in per cent.
+    pub fn standard_error(&self) -> f64 {
+        let p = self.top1 / 100.0;
+        100.0 * (p * (1.0 - p) / self.count.max(1) as f64).sqrt()
+    }
+}
+
+/// Classifies every image; `progress(done)` may return false to stop.
+///
+/// # Errors
+/// When an image cannot be read, or nobody wanted to wait.
+pub fn evaluate(
+    classifier: &Classifier,
+    images: &LabelledImages,
+    normalise: Normalise,
+    progress: &mut dyn FnMut(usize) -> bool,
+) -> Result<Evaluation> {
+    let classes = images.data().class_names().len();
+    let (mut loss, mut first, mut among_five) = (0.0, 0, 0);
+    let mut confusion = vec![vec![0; classes]; classes];
+    let places: Vec<usize> = (0..images.len()).collect();
+    for places in places.chunks(BATCH) {
+        let labels: Vec<u32> = places.iter().map(|&i| images.label(i).unwrap_or_default()).collect();
+        let batch = read(images, places, normalise)?;
+        let logits = no_grad(|| classifier.forward(&Var::constant(batch), None))?;
+        let one_hot =
+            labels.iter().flat_map(|&label| (0..classes as u32).map(move |k| f32::from(u8::from(k == label))));
+        let targets = Tensor::from_vec(one_hot.collect::<Vec<f32>>(), (labels.len(), classes), &Device::Cpu)?;
+        let mean = f64::from(cross_entropy(&logits, &targets)?.value().to_scalar::<f32>()?);
+        loss += mean * labels.len() as f64;
+        for (row, &label) in logits.value().to_vec2::<f32>()?.iter().zip(&labels) {
+            let rank = rank(row, label as usize);
+            first += usize::from(rank == 0);
+            among_five += usize::from(rank < 5);
+            let answer = (0..row.len()).find(|&k| rank_is_first(row, k)).unwrap_or_default();
+            if let Some(cell) = confusion.get_mut(label as usize).and_then(|row| row.get_mut(answer)) {
+                *cell += 1;
+            }
+        }
+        if !progress(places.last().map_or(0, |last| last + 1)) {
+            return Err(Error::Usage { message: "stopped while testing".into(), hint: None });
+        }
+    }
+    let count = images.len();
+    let per_cent = |n: usize| 100.0 * n as f64 / count.max(1) as f64;
+    let loss = loss / count.max(1) as f64;
+    Ok(Evaluation { count, loss, top1: per_cent(first), top5: per_cent(among_five), confusion })
+}
+
+/// How many classes have a higher logit, or an equal one and come earlier. A logit that is not a number is last.
+fn rank(logits: &[f32], class: usize) -> usize {
+    let Some(&own) = logits.get(class) else { return logits.len() };
+    if own.is_nan() {
+        return logits.len();
+    }
+    logits.iter().enumerate().filter(|&(k, &logit)| logit > own || (logit == own && k < class)).count()
+}
+
+fn rank_is_first(logits: &[f32], class: usize) -> bool {
+    rank(logits, class) == 0
+}
+
+/// Normalised images `[B, res, res, 3]` at these places of the list.
+pub(super) fn read(images: &LabelledImages, places: &[usize], normalise: Normalise) -> Result<Tensor> {
+    let res = images.data().res();
+    let mut bytes = vec![0; res * res * 3];
+    let mut values = Vec::with_capacity(places.len() * bytes.len());
+    for &place in places {
+        let index = images.indices().get(place).copied().unwrap_or_default();
+        images.data().read(index as usize, &mut bytes)?;
+        normalise.append(&bytes, &mut values);
+    }
+    Ok(Tensor::from_vec(values, (places.len(), res, res, 3), &Device::Cpu)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_count_better_classes_and_break_ties_by_order() {
+        let logits = [0.1, 0.7, 0.7, -1.0, f32::NAN];
+        assert_eq!([0, 1, 2, 3, 4, 9].map(|class| rank(&logits, class)), [2, 0, 1, 3, 5, 5]);
+    }
+
+    #[test]
+    fn the_standard_error_is_binomial() {
+        let evaluation = Evaluation { count: 400, loss: 0.0, top1: 50.0, top5: 100.0, confusion: Vec::new() };
+        assert!((evaluation.standard_error() - 2.5).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,11 @@
+//! Training a classifier: the loop in `training`, what ends an epoch in `epoch`, and the pieces they are made of.
+
+pub mod augment;
+mod epoch;
+pub mod evaluate;
+pub mod mix;
+pub mod rand_augment;
+pub mod settings;
+pub mod training;
+
+pub use epoch::{MODEL_BEST, TENSOR_FILES, TENSOR_FILES_EMA, model_metadata};

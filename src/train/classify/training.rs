@@ -1,0 +1,299 @@
+//! Training a classifier: one network, one loop.
+//!
+//! Batches come from an endless order in which every epoch shows each image once, so a batch may span two epochs and
+//! no image is left out. Every random number is a function of the seed and of the step, or of the epoch and the
+//! image, it is for: a run is the same in one piece or resumed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use nestgen_kernels::{Adam, AdamConfig, Var, backward, clip_grad_norm, cross_entropy, ema_update};
+use serde::{Deserialize, Serialize};
+
+use super::augment::{Augment, Normalise};
+use super::settings::ClassifyConfig;
+use crate::data::{Batch, LabelledImages, Loader, LoaderConfig};
+use crate::error::{Error, Result};
+use crate::models::Classifier;
+use crate::nn::ParamSet;
+use crate::rng::Rng;
+use crate::train::folder::RunFolder;
+use crate::train::state::{Best, SavedState};
+use crate::train::stats::Collector;
+use crate::train::tensorboard::EventFile;
+
+/// What a run is given, beside its network.
+pub struct Session<'a> {
+    /// The settings.
+    pub config: &'a ClassifyConfig,
+    /// The whole configuration as text, kept in every model and state.
+    pub config_text: &'a str,
+    /// Where everything is written.
+    pub folder: &'a RunFolder,
+    /// The images to train on.
+    pub train: LabelledImages,
+    /// The images to test on.
+    pub test: LabelledImages,
+    /// How bytes become numbers.
+    pub normalise: Normalise,
+    /// Threads that prepare batches.
+    pub workers: usize,
+    /// Set to end the run at the next step.
+    pub stop: &'a AtomicBool,
+    /// Told what happens.
+    pub on_event: &'a mut dyn FnMut(Event),
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A step was made.
+    Progress(Progress),
+    /// A line for people. It is in `log.txt` as well.
+    Line(String),
+}
+
+/// Where a run is: enough for one line of progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Epochs done, with the share of the running one.
+    pub epochs: f64,
+    /// Epochs of the whole run.
+    pub total_epochs: f64,
+    /// Training images a second in this epoch.
+    pub images_per_sec: f64,
+    /// Seconds of training to the end, estimated.
+    pub eta_secs: f64,
+    /// The loss of the last step.
+    pub loss: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It is as long as it should be.
+    Finished {
+        /// The weights of the best epoch.
+        model_best: PathBuf,
+    },
+    /// It was asked to stop, and saved.
+    Interrupted {
+        /// What to resume from.
+        state: PathBuf,
+    },
+}
+
+/// Where a run is, beside its tensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// Training images shown.
+    pub cur_nimg: u64,
+    /// Steps made.
+    pub steps: u64,
+    /// Epochs ended.
+    pub epoch: u64,
+    /// Images shown when the running epoch began.
+    pub epoch_start_nimg: u64,
+    /// Seconds of training in the running epoch.
+    pub epoch_secs: f64,
+    /// Seconds of training in the epochs before.
+    pub train_secs: f64,
+    /// Seconds since the start, tests and saving included, over all sessions.
+    pub wall_secs: f64,
+    /// The best test so far; its score is the top-1 error in per cent.
+    pub best: Option<Best>,
+    /// Statistics of the unfinished epoch.
+    pub collected: Collector,
+}
+
+/// A run in progress.
+pub struct Training<'a> {
+    pub(super) session: Session<'a>,
+    pub(super) classifier: Classifier,
+    /// The same architecture with averaged weights, where they are wanted.
+    pub(super) ema: Option<Classifier>,
+    pub(super) adam: Adam,
+    pub(super) position: Position,
+    pub(super) events: EventFile,
+    augment: Arc<Augment>,
+    loader: Option<Loader>,
+    /// When training last went on.
+    lap: Instant,
+    pub(super) session_start: Instant,
+    /// Wall seconds of earlier sessions.
+    pub(super) before_secs: f64,
+}
+
+impl<'a> Training<'a> {
+    /// Sets a run up: from its beginning, or from a saved state. `ema` is a second network of the same shape.
+    ///
+    /// # Errors
+    /// When the state does not fit the network, or the folder cannot be written.
+    pub fn new(
+        session: Session<'a>,
+        classifier: Classifier,
+        ema: Option<Classifier>,
+        resume: Option<SavedState<Position>>,
+    ) -> Result<Self> {
+        let config = session.config;
+        let events_path = session.folder.path();
+        let events = EventFile::create(events_path, crate::train::tick::unix_secs())
+            .map_err(Error::io("write", events_path))?;
+        let augment = Arc::new(Augment {
+            config: config.augment,
+            normalise: session.normalise,
+            stream: Rng::new(config.seed).split("train").split("augment"),
+            res: session.train.data().res(),
+        });
+        let mut training = Self {
+            adam: adam(classifier.params(), config)?,
+            position: Position::default(),
+            events,
+            augment,
+            loader: None,
+            lap: Instant::now(),
+            session_start: Instant::now(),
+            before_secs: 0.0,
+            session,
+            classifier,
+            ema,
+        };
+        match resume {
+            Some(state) => training.restore(&state)?,
+            None => {
+                if let Some(ema) = &training.ema {
+                    ema.params().copy_from(training.classifier.params())?;
+                }
+            }
+        }
+        training.before_secs = training.position.wall_secs;
+        Ok(training)
+    }
+
+    /// Trains to the end of the run.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] when a loss is not a number; when a step, a test or a save fails. What was saved before
+    /// stays whole.
+    pub fn run(mut self) -> Result<Outcome> {
+        let config = self.session.config;
+        self.open()?;
+        self.lap = Instant::now();
+        while self.position.epoch < config.epochs {
+            // One step.
+            let batch = self.batch()?;
+            let lr = config.lr(self.done_epochs());
+            let loss = self.step(&batch, lr)?;
+            self.position.steps += 1;
+            self.position.cur_nimg += config.batch as u64;
+            self.update_ema()?;
+            if !loss.is_finite() {
+                return Err(self.diverged());
+            }
+            self.position.collected.report("Loss/train", loss);
+            self.position.epoch_secs += self.lap.elapsed().as_secs_f64();
+            self.lap = Instant::now();
+            self.report_progress(loss);
+
+            // The end of an epoch: test, statistics, files.
+            if self.done_epochs() >= (self.position.epoch + 1) as f64 {
+                self.end_epoch(lr)?;
+                self.lap = Instant::now();
+            }
+            let over = self.position.epoch >= config.epochs;
+            if self.session.stop.load(Ordering::Relaxed) && !over {
+                return Ok(Outcome::Interrupted { state: self.save()? });
+            }
+        }
+        Ok(Outcome::Finished { model_best: self.session.folder.file(super::MODEL_BEST) })
+    }
+
+    /// One step of AdamW on one batch; gives its loss.
+    fn step(&mut self, batch: &Batch, lr: f64) -> Result<f64> {
+        let config = self.session.config;
+        let streams = Rng::new(config.seed).split("train");
+        let labels = batch.labels.as_deref().unwrap_or_default();
+        let classes = self.session.train.data().class_names().len();
+        let mixing = config.mix.draw(&mut streams.split("mix").at(self.position.steps), self.augment.res);
+        let (images, targets) = mixing.apply(&batch.images, labels, classes, config.label_smoothing)?;
+
+        let mut dropped = streams.split("drop-path").at(self.position.steps);
+        let logits = self.classifier.forward(&Var::constant(images), Some(&mut dropped))?;
+        let loss = cross_entropy(&logits, &targets)?;
+        let value = f64::from(loss.value().to_scalar::<f32>()?);
+        drop(logits);
+        let mut grads = backward(loss)?;
+        if config.clip_norm > 0.0 {
+            clip_grad_norm(&mut grads, self.classifier.params().params(), config.clip_norm)?;
+        }
+        self.adam.step(&grads, lr)?;
+        Ok(value)
+    }
+
+    /// Moves the averaged weights towards the trained ones.
+    fn update_ema(&self) -> Result<()> {
+        let Some(ema) = &self.ema else { return Ok(()) };
+        let config = self.session.config;
+        let beta = config.ema.beta(config.batch as u64, self.position.cur_nimg);
+        let pairs =
+            ema.params().params().iter().cloned().zip(self.classifier.params().params().iter().cloned());
+        Ok(ema_update(&pairs.collect::<Vec<_>>(), beta)?)
+    }
+
+    /// The next training batch.
+    fn batch(&mut self) -> Result<Batch> {
+        if self.loader.is_none() {
+            let (config, train) = (self.session.config, &self.session.train);
+            let loader = LoaderConfig {
+                start: self.position.cur_nimg,
+                workers: self.session.workers,
+                ..LoaderConfig::new(config.batch, config.seed)
+            };
+            let augment = self.augment.clone();
+            let prepare =
+                move |epoch, image, bytes: &[u8], out: &mut Vec<f32>| augment.append(epoch, image, bytes, out);
+            let (data, chosen) = (train.data().clone(), train.indices().clone());
+            self.loader = Some(Loader::of_chosen(data, chosen, Arc::new(prepare), loader)?);
+        }
+        match &mut self.loader {
+            Some(loader) => loader.next_batch(),
+            None => Err(Error::Usage { message: "there is no loader".into(), hint: None }),
+        }
+    }
+
+    /// Passes over the training images so far.
+    pub(super) fn done_epochs(&self) -> f64 {
+        self.position.cur_nimg as f64 / self.session.train.len().max(1) as f64
+    }
+
+    fn diverged(&self) -> Error {
+        let last = self.session.folder.file(crate::train::state::LAST);
+        Error::NonFinite {
+            what: "the classifier's loss".into(),
+            kimg: self.position.cur_nimg as f64 / 1e3,
+            last_good: last.is_dir().then_some(last),
+        }
+    }
+
+    fn report_progress(&mut self, loss: f64) {
+        let (done, total) = (self.done_epochs(), self.session.config.epochs as f64);
+        let shown = self.position.cur_nimg - self.position.epoch_start_nimg;
+        let images_per_sec = shown as f64 / self.position.epoch_secs.max(1e-9);
+        let left = (total - done).max(0.0) * self.session.train.len() as f64;
+        let eta_secs = left / images_per_sec.max(1e-9);
+        let progress = Progress { epochs: done, total_epochs: total, images_per_sec, eta_secs, loss };
+        (self.session.on_event)(Event::Progress(progress));
+    }
+}
+
+/// AdamW without decay of norms, biases and embeddings, as timm groups parameters.
+fn adam(params: &ParamSet, config: &ClassifyConfig) -> Result<Adam> {
+    let ClassifyConfig { base_lr, beta1, beta2, eps, weight_decay, .. } = *config;
+    let adam = Adam::new(params.params(), AdamConfig { lr: base_lr, beta1, beta2, eps, weight_decay })?;
+    let flat = params.params().iter().filter(|param| param.value().rank() <= 1);
+    let flat: std::collections::HashSet<String> = flat.map(|param| param.name().to_owned()).collect();
+    Ok(adam.without_decay(|name| flat.contains(name) || name.ends_with("pos_embed") || name == "cls_token"))
+}
