@@ -6,19 +6,21 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Axis {
-    /// Thousands of real images shown to the discriminator.
+    /// Thousands of real images shown to the discriminator, or of training images to the classifier.
     Kimg,
-    /// Steps of the generator.
+    /// Steps of the generator or classifier.
     Steps,
     /// Seconds of training, without scores, pictures and saving.
     Seconds,
     /// Floating-point operations of training, counted from the architectures.
     Flops,
+    /// Passes over the training images.
+    Epochs,
 }
 
 impl Axis {
     /// Every axis, the usual one first.
-    pub const ALL: [Self; 4] = [Self::Kimg, Self::Steps, Self::Seconds, Self::Flops];
+    pub const ALL: [Self; 5] = [Self::Kimg, Self::Steps, Self::Seconds, Self::Flops, Self::Epochs];
 
     /// Its name on the command line and in files.
     pub fn name(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Axis {
             Self::Steps => "steps",
             Self::Seconds => "seconds",
             Self::Flops => "flops",
+            Self::Epochs => "epochs",
         }
     }
 
@@ -34,9 +37,10 @@ impl Axis {
     pub fn label(self) -> &'static str {
         match self {
             Self::Kimg => "kimg (thousand real images shown)",
-            Self::Steps => "generator steps",
+            Self::Steps => "training steps",
             Self::Seconds => "training seconds",
             Self::Flops => "training FLOPs (counted)",
+            Self::Epochs => "epochs (passes over the training images)",
         }
     }
 }

@@ -109,8 +109,10 @@ pub struct Question<'a> {
 /// Arms compared along one axis.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// The score, lower being better.
+    /// The score.
     pub metric: String,
+    /// Whether higher scores are better.
+    pub higher_is_better: bool,
     /// How it was taken in every run.
     pub protocol: Protocol,
     /// What convergence is measured against.
@@ -148,7 +150,7 @@ pub struct ArmResult {
     pub images_per_sec: Option<Estimate>,
     /// The most memory that any run used, GiB; `None` if not recorded.
     pub peak_memory_gib: Option<f64>,
-    /// Parameters of generator and discriminator; `None` if not recorded.
+    /// Parameters of generator and discriminator, or of a classifier and 0; `None` if not recorded.
     pub parameters: Option<(u64, u64)>,
     /// Counted operations for one real image shown, of both networks; `None` if not recorded.
     pub flops_per_image: Option<f64>,
@@ -175,7 +177,7 @@ pub struct RunResult {
     pub to_threshold: Option<f64>,
 }
 
-/// An arm against the first one, paired by seed: arm minus first, so below zero is better.
+/// An arm against the first one, paired by seed: arm minus first.
 #[derive(Clone, Debug, Serialize)]
 pub struct ArmTest {
     /// The arm.
@@ -197,8 +199,11 @@ pub struct ArmTest {
 pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Comparison> {
     let Question { metric, axis, threshold, notes } = *question;
     let protocol = protocol::common(runs, metric)?;
-    let curves: Vec<Vec<(f64, f64)>> =
-        runs.iter().map(|run| curve(run, metric, axis)).collect::<Result<_>>()?;
+    // Everything below looks for low values: a score of which more is better goes through with its sign changed.
+    let higher_is_better = protocol::higher_is_better(metric);
+    let sign = if higher_is_better { -1.0 } else { 1.0 };
+    let signed = |run| Ok(curve(run, metric, axis)?.into_iter().map(|(x, y)| (x, sign * y)).collect());
+    let curves: Vec<Vec<(f64, f64)>> = runs.iter().map(signed).collect::<Result<_>>()?;
     if axis == Axis::Seconds {
         same_device(runs)?;
     }
@@ -208,19 +213,45 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
     };
     let slowest = curves.iter().map(reached).fold(f64::NEG_INFINITY, f64::max);
     // Four digits, upwards: a round number is one that people repeat, and the slowest run must reach it.
-    let threshold = threshold.unwrap_or_else(|| round_up(slowest));
+    let threshold = threshold.map_or_else(|| round_up(slowest), |threshold| sign * threshold);
     let view = View { runs, curves: &curves, metric, range, threshold };
-    let results: Vec<ArmResult> = arms.iter().filter_map(|arm| view.arm(arm)).collect();
-    let tests = results
+    let mut results: Vec<ArmResult> = arms.iter().filter_map(|arm| view.arm(arm)).collect();
+    let mut tests: Vec<ArmTest> = results
         .first()
         .map_or_else(Vec::new, |first| results.iter().skip(1).map(|arm| test(arm, first)).collect());
-    let (metric, notes) = (metric.to_owned(), notes.to_vec());
-    Ok(Comparison { metric, protocol, axis, range, threshold, arms: results, tests, notes })
+    if higher_is_better {
+        results.iter_mut().for_each(ArmResult::change_sign);
+        tests.iter_mut().for_each(ArmTest::change_sign);
+    }
+    let (metric, notes, threshold) = (metric.to_owned(), notes.to_vec(), sign * threshold);
+    Ok(Comparison { metric, higher_is_better, protocol, axis, range, threshold, arms: results, tests, notes })
 }
 
 fn round_up(value: f64) -> f64 {
     let text: f64 = digits(value, 4).parse().unwrap_or(value);
-    if text >= value { text } else { digits(value * 1.0005, 4).parse().unwrap_or(value) }
+    if text >= value { text } else { digits(value + value.abs() * 0.0005, 4).parse().unwrap_or(value) }
+}
+
+impl ArmResult {
+    fn change_sign(&mut self) {
+        self.curve.iter_mut().for_each(|point| point.1 = -point.1);
+        for estimate in [&mut self.last, &mut self.best, &mut self.area] {
+            estimate.mean = -estimate.mean;
+        }
+        for run in &mut self.runs {
+            run.points.iter_mut().for_each(|point| point.1 = -point.1);
+            (run.last, run.best.1, run.area) = (-run.last, -run.best.1, -run.area);
+        }
+    }
+}
+
+impl ArmTest {
+    /// Of the scores; places on the axis stay.
+    fn change_sign(&mut self) {
+        for test in [&mut self.last, &mut self.area].into_iter().flatten() {
+            test.difference.mean = -test.difference.mean;
+        }
+    }
 }
 
 fn curve(run: &Run, metric: &str, axis: Axis) -> Result<Vec<(f64, f64)>> {
@@ -292,7 +323,7 @@ impl View<'_> {
             images_per_sec: Estimate::of(&speeds),
             peak_memory_gib: (memory > 0.0).then_some(memory),
             parameters: record
-                .map(|p| (p.generator.parameters, p.discriminator.parameters))
+                .map(|p| (p.generator.parameters + p.classifier.parameters, p.discriminator.parameters))
                 .filter(|p| p.0 > 0),
             flops_per_image: flops,
             runs: results,

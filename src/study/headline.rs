@@ -10,21 +10,25 @@ const LEVEL: f64 = 0.05;
 pub fn headline(comparison: &Comparison) -> String {
     let mut arms: Vec<&ArmResult> = comparison.arms.iter().collect();
     arms.sort_by(|a, b| a.last.mean.total_cmp(&b.last.mean));
+    if comparison.higher_is_better {
+        arms.reverse();
+    }
+    let first = if comparison.higher_is_better { "highest" } else { "lowest" };
     let score = |arm: &ArmResult| with_interval(arm.last.mean, arm.last.half_width);
     let end = format!("{} {}", short(comparison.range.1), comparison.axis.name());
     match arms.as_slice() {
         [] => String::new(),
         [only] => format!("{} has a {} of {} at {end}.", only.name, comparison.metric, score(only)),
         [best, second, ..] => {
-            let lowest = format!(
-                "{} has the lowest {} at {end}: {}, against {} for {}",
+            let lead = format!(
+                "{} has the {first} {} at {end}: {}, against {} for {}",
                 best.name,
                 comparison.metric,
                 score(best),
                 score(second),
                 second.name
             );
-            format!("{lowest}{}{}", verdict(comparison, best, second), speed(comparison, &arms))
+            format!("{lead}{}{}", verdict(comparison, best, second), speed(comparison, &arms))
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod axis;
 pub mod comparison;
 pub mod convergence;
+pub mod data_efficiency;
 pub mod headline;
 mod numbers;
 pub mod panels;

@@ -69,6 +69,11 @@ pub fn common(runs: &[Run], metric: &str) -> Result<Protocol> {
     Ok(protocol)
 }
 
+/// Whether higher values of a metric are better: accuracies are, distances are not.
+pub fn higher_is_better(metric: &str) -> bool {
+    metric.starts_with("top")
+}
+
 /// The metric to compare by when none was named: one that all runs have, FID before KID (which few images do
 /// not bias) before others.
 ///

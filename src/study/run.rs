@@ -1,4 +1,4 @@
-//! A run folder as `nestgen train` leaves it, read for comparison.
+//! A run folder as `nestgen train` or `nestgen classify train` leaves it, read for comparison.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,16 @@ use super::statistics::interpolate;
 use crate::error::{Error, Result};
 
 /// Quantities of a tick that a report can plot beside the scores.
-pub const QUANTITIES: [&str; 6] =
-    ["Loss/D", "Loss/G", "Logits/real", "Logits/fake", "Fakes/diversity", "Timing/sec_per_kimg"];
+pub const QUANTITIES: [&str; 8] = [
+    "Loss/D",
+    "Loss/G",
+    "Logits/real",
+    "Logits/fake",
+    "Fakes/diversity",
+    "Loss/train",
+    "Loss/test",
+    "Timing/sec_per_kimg",
+];
 
 /// A run, as far as comparing needs it.
 #[derive(Clone, Debug)]
@@ -65,7 +73,7 @@ pub struct Scores {
 pub struct ScorePoint {
     /// When.
     pub kimg: f64,
-    /// The value; lower is better.
+    /// The value.
     pub value: f64,
     /// Its standard error.
     pub standard_error: Option<f64>,
@@ -115,6 +123,10 @@ impl Run {
             Axis::Flops => {
                 let flops = self.provenance.as_ref()?.flops_per_step;
                 (flops > 0.0).then_some(steps * flops)
+            }
+            Axis::Epochs => {
+                let images = self.provenance.as_ref()?.data_images;
+                (images > 0).then(|| kimg * 1e3 / images as f64)
             }
         }
     }
@@ -180,6 +192,10 @@ struct Line {
     fake: Option<Mean>,
     #[serde(rename = "Fakes/diversity")]
     diversity: Option<Mean>,
+    #[serde(rename = "Loss/train")]
+    loss_train: Option<Mean>,
+    #[serde(rename = "Loss/test")]
+    loss_test: Option<Mean>,
     #[serde(rename = "Timing/sec_per_kimg")]
     sec_per_kimg: Option<Mean>,
 }
@@ -188,7 +204,16 @@ impl Line {
     fn tick(&self, before: Tick) -> Option<Tick> {
         let value = |mean: &Option<Mean>| mean.as_ref().and_then(|mean| mean.mean);
         let memory = value(&self.gpu_memory).or(value(&self.cpu_memory)).unwrap_or(0.0);
-        let plotted = [&self.loss_d, &self.loss_g, &self.real, &self.fake, &self.diversity, &self.sec_per_kimg];
+        let plotted = [
+            &self.loss_d,
+            &self.loss_g,
+            &self.real,
+            &self.fake,
+            &self.diversity,
+            &self.loss_train,
+            &self.loss_test,
+            &self.sec_per_kimg,
+        ];
         Some(Tick {
             kimg: self.kimg.mean?,
             train_secs: before.train_secs + value(&self.tick_secs).unwrap_or(0.0),

@@ -59,31 +59,27 @@ fn or_unknown<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
 /// One row an arm: how far, how fast, at what cost.
 pub fn summary(comparison: &Comparison) -> Table {
     let to = format!("{} to {}", comparison.axis.name(), digits(comparison.threshold, 4));
-    let mut table = Table::new(&[
-        "arm",
-        "seeds",
-        &comparison.metric,
-        "best of run",
-        "mean over range",
-        &to,
-        "img/s",
-        "memory",
-        "G params",
-        "D params",
-        "FLOPs/img",
-    ]);
-    table.rows = comparison.arms.iter().map(summary_row).collect();
+    let one_network = comparison.arms.iter().all(|arm| arm.parameters.is_some_and(|(_, second)| second == 0));
+    let networks = if one_network { vec!["params"] } else { vec!["G params", "D params"] };
+    let mut header =
+        vec!["arm", "seeds", &comparison.metric, "best of run", "mean over range", &to, "img/s", "memory"];
+    header.extend(&networks);
+    header.push("FLOPs/img");
+    let mut table = Table::new(&header);
+    table.rows = comparison.arms.iter().map(|arm| summary_row(arm, networks.len())).collect();
     table
 }
 
-fn summary_row(arm: &ArmResult) -> Vec<String> {
+fn summary_row(arm: &ArmResult, networks: usize) -> Vec<String> {
     let seeds = arm.runs.len();
     let reached = or_unknown(arm.to_threshold.as_ref(), |reached| {
         let all =
             if reached.count < seeds { format!(" ({} of {seeds})", reached.count) } else { String::new() };
         estimate(reached) + &all
     });
-    vec![
+    let parameters = [arm.parameters.map(|p| p.0), arm.parameters.map(|p| p.1)];
+    let parameters = parameters.into_iter().take(networks).map(|p| or_unknown(p, |p| short(p as f64)));
+    let mut row = vec![
         arm.name.clone(),
         seeds.to_string(),
         estimate(&arm.last),
@@ -92,10 +88,10 @@ fn summary_row(arm: &ArmResult) -> Vec<String> {
         reached,
         or_unknown(arm.images_per_sec.as_ref(), estimate),
         or_unknown(arm.peak_memory_gib, |gib| format!("{gib:.2} GiB")),
-        or_unknown(arm.parameters, |p| short(p.0 as f64)),
-        or_unknown(arm.parameters, |p| short(p.1 as f64)),
-        or_unknown(arm.flops_per_image, short),
-    ]
+    ];
+    row.extend(parameters);
+    row.push(or_unknown(arm.flops_per_image, short));
+    row
 }
 
 /// One row for each quantity in which an arm is tested against the first one.
@@ -145,8 +141,9 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
     let (from, to) = comparison.range;
     let protocol: Vec<String> =
         comparison.protocol.0.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    let better = if comparison.higher_is_better { "higher" } else { "lower" };
     let mut remarks = vec![
-        format!("{}: lower is better; {}", comparison.metric, protocol.join(", ")),
+        format!("{}: {better} is better; {}", comparison.metric, protocol.join(", ")),
         format!(
             "compared from {} to {} {}, which every run covers; ± is half of a 95 % t interval over seeds",
             short(from),
@@ -194,7 +191,7 @@ pub fn markdown(comparison: &Comparison, arms: &[Arm]) -> String {
 pub fn csv(runs: &[Run], arms: &[Arm], metric: &str) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
-    let mut text = String::from("arm,run,seed,metric,kimg,steps,seconds,flops,value,standard_error\n");
+    let mut text = String::from("arm,run,seed,metric,kimg,steps,seconds,flops,epochs,value,standard_error\n");
     for (arm, run) in
         arms.iter().flat_map(|arm| arm.runs.iter().filter_map(move |&i| Some((arm, runs.get(i)?))))
     {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::study::comparison::{ArmResult, Comparison};
+use crate::study::comparison::Comparison;
 use crate::study::numbers::{digits, short};
 
 /// Colours of arms, distinct under the common kinds of colour blindness (Okabe and Ito).
@@ -13,6 +13,18 @@ const HEIGHT: f64 = 420.0;
 /// Left, right, top, bottom.
 const MARGIN: [f64; 4] = [72.0, 20.0, 44.0, 56.0];
 
+/// What a picture shows.
+pub struct Plot<'a> {
+    /// For those who cannot see it.
+    pub title: String,
+    /// Below the horizontal axis.
+    pub x_label: &'a str,
+    /// Beside the vertical axis; its last bracket is left open for the kind of scale.
+    pub y_label: String,
+    /// Name, and points with the half width of their interval.
+    pub curves: Vec<(&'a str, &'a [(f64, f64, Option<f64>)])>,
+}
+
 /// From data to pixels: x linear, y logarithmic where the scores allow it.
 struct Scale {
     x: (f64, f64),
@@ -21,8 +33,8 @@ struct Scale {
 }
 
 impl Scale {
-    fn of(comparison: &Comparison) -> Self {
-        let points = || comparison.arms.iter().flat_map(|arm| &arm.curve);
+    fn of(plot: &Plot) -> Self {
+        let points = || plot.curves.iter().flat_map(|curve| curve.1);
         let fold = |values: Vec<f64>| {
             values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &v| (a.min(v), b.max(v)))
         };
@@ -71,34 +83,45 @@ fn ticks(from: f64, to: f64, count: usize) -> Vec<f64> {
     (first..).map(|i| i as f64 * step).take_while(|&tick| tick <= to + step * 1e-9).take(50).collect()
 }
 
-/// The picture.
+/// The curves of a comparison.
 pub fn svg(comparison: &Comparison) -> String {
-    let scale = Scale::of(comparison);
+    let better = if comparison.higher_is_better { "higher" } else { "lower" };
+    draw(&Plot {
+        title: format!("{} against {}", comparison.metric, comparison.axis.name()),
+        x_label: comparison.axis.label(),
+        y_label: format!("{} ({better} is better", comparison.metric),
+        curves: comparison.arms.iter().map(|arm| (arm.name.as_str(), arm.curve.as_slice())).collect(),
+    })
+}
+
+/// The picture.
+pub fn draw(plot: &Plot) -> String {
+    let scale = Scale::of(plot);
     let mut body = String::new();
-    axes(&mut body, &scale, comparison);
-    for (arm, color) in comparison.arms.iter().zip(COLORS.iter().cycle()) {
-        curve(&mut body, &scale, arm, color);
+    axes(&mut body, &scale, plot);
+    for ((_, points), color) in plot.curves.iter().zip(COLORS.iter().cycle()) {
+        curve(&mut body, &scale, points, color);
     }
     let mut left = MARGIN[0];
-    for (arm, color) in comparison.arms.iter().zip(COLORS.iter().cycle()) {
-        let name = escape(&arm.name);
+    for ((name, _), color) in plot.curves.iter().zip(COLORS.iter().cycle()) {
+        let length = name.chars().count();
+        let name = escape(name);
         let _ = write!(
             body,
             r#"<rect x="{left:.0}" y="18" width="14" height="4" fill="{color}"/><text x="{:.0}" y="24">{name}</text>"#,
             left + 19.0
         );
-        left += 19.0 + 7.5 * arm.name.chars().count() as f64 + 22.0;
+        left += 19.0 + 7.5 * length as f64 + 22.0;
     }
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
-         font-family=\"system-ui, sans-serif\" font-size=\"13\" fill=\"#333\"><title>{} against {}</title>\
+         font-family=\"system-ui, sans-serif\" font-size=\"13\" fill=\"#333\"><title>{}</title>\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>{body}</svg>\n",
-        escape(&comparison.metric),
-        comparison.axis.name()
+        escape(&plot.title)
     )
 }
 
-fn axes(body: &mut String, scale: &Scale, comparison: &Comparison) {
+fn axes(body: &mut String, scale: &Scale, plot: &Plot) {
     let (right, bottom) = (WIDTH - MARGIN[1], HEIGHT - MARGIN[3]);
     for tick in scale.y_ticks() {
         let y = scale.y(tick);
@@ -127,32 +150,32 @@ fn axes(body: &mut String, scale: &Scale, comparison: &Comparison) {
         body,
         "<line x1=\"{0}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\" stroke=\"#999\"/>\
          <text x=\"{1}\" y=\"{2}\" text-anchor=\"middle\">{3}</text>\
-         <text transform=\"translate(18 {4}) rotate(-90)\" text-anchor=\"middle\">{5} (lower is better{scale_name})</text>",
+         <text transform=\"translate(18 {4}) rotate(-90)\" text-anchor=\"middle\">{5}{scale_name})</text>",
         MARGIN[0],
         (MARGIN[0] + right) / 2.0,
         HEIGHT - 12.0,
-        comparison.axis.label(),
+        escape(plot.x_label),
         (MARGIN[2] + bottom) / 2.0,
-        escape(&comparison.metric),
+        escape(&plot.y_label),
     );
 }
 
-fn curve(body: &mut String, scale: &Scale, arm: &ArmResult, color: &str) {
+fn curve(body: &mut String, scale: &Scale, points: &[(f64, f64, Option<f64>)], color: &str) {
     let point = |x: f64, y: f64| format!("{:.1},{:.1}", scale.x(x), scale.y(y));
-    let upper = arm.curve.iter().filter_map(|&(x, mean, half)| Some(point(x, mean + half?)));
-    let lower = arm.curve.iter().rev().filter_map(|&(x, mean, half)| Some(point(x, mean - half?)));
+    let upper = points.iter().filter_map(|&(x, mean, half)| Some(point(x, mean + half?)));
+    let lower = points.iter().rev().filter_map(|&(x, mean, half)| Some(point(x, mean - half?)));
     let band: Vec<String> = upper.chain(lower).collect();
     if !band.is_empty() {
         let _ = write!(body, r#"<polygon points="{}" fill="{color}" opacity="0.16"/>"#, band.join(" "));
     }
-    let line: Vec<String> = arm.curve.iter().map(|&(x, mean, _)| point(x, mean)).collect();
+    let line: Vec<String> = points.iter().map(|&(x, mean, _)| point(x, mean)).collect();
     let _ = write!(
         body,
         r#"<polyline points="{}" fill="none" stroke="{color}" stroke-width="2"/>"#,
         line.join(" ")
     );
-    if arm.curve.len() <= 40 {
-        for &(x, mean, _) in &arm.curve {
+    if points.len() <= 40 {
+        for &(x, mean, _) in points {
             let (x, y) = (scale.x(x), scale.y(mean));
             let _ = write!(body, r#"<circle cx="{x:.1}" cy="{y:.1}" r="2.6" fill="{color}"/>"#);
         }

@@ -1,0 +1,78 @@
+//! Accuracy against the number of training images: what a study with several shares of a set adds to its curves.
+
+use std::collections::BTreeMap;
+
+use super::comparison::{Arm, Comparison};
+use super::numbers::with_interval;
+use super::report::figure::{Plot, draw};
+use super::run::Run;
+use super::settings::Settings;
+
+/// The setting that shares differ in.
+const FRACTION: &str = "data.fraction";
+
+/// A classifier with the final score for each number of training images.
+struct Line {
+    name: String,
+    /// Images, mean, half width.
+    points: Vec<(f64, f64, Option<f64>)>,
+}
+
+/// A figure and a Markdown table; `None` where every arm has the same share of the images.
+pub fn figure_and_table(compared: &Comparison, arms: &[Arm], runs: &[Run]) -> Option<(String, String)> {
+    let mut lines: BTreeMap<String, Line> = BTreeMap::new();
+    for (arm, result) in arms.iter().zip(&compared.arms) {
+        let images =
+            arm.runs.iter().find_map(|&i| runs.get(i)?.provenance.as_ref()).map(|p| p.data_images as f64)?;
+        let without: Settings = arm.settings.iter().filter(|(key, _)| *key != FRACTION).map(own).collect();
+        let key = format!("{without:?}");
+        let name = without_share(&arm.name, arm.settings.get(FRACTION).map_or("", String::as_str));
+        let line = lines.entry(key).or_insert(Line { name, points: Vec::new() });
+        line.points.push((images, result.last.mean, result.last.half_width));
+    }
+    let several = lines.values().any(|line| line.points.len() > 1);
+    lines.values_mut().for_each(|line| line.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
+    let metric = &compared.metric;
+    several.then(|| {
+        let plot = Plot {
+            title: format!("{metric} against training images"),
+            x_label: "training images",
+            y_label: format!("final {metric} (higher is better"),
+            curves: lines.values().map(|line| (line.name.as_str(), line.points.as_slice())).collect(),
+        };
+        (draw(&plot), table(metric, lines.values()))
+    })
+}
+
+/// An arm's name less the share that a study appends to it (run folders spell `@` as `_`).
+fn without_share(name: &str, share: &str) -> String {
+    let same = |tail: &str| tail.parse::<f64>().is_ok_and(|tail| share.parse() == Ok(tail));
+    name.rsplit_once(['@', '_']).filter(|(_, tail)| same(tail)).map_or(name, |(start, _)| start).to_owned()
+}
+
+fn own((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
+}
+
+fn table<'a>(metric: &str, lines: impl Iterator<Item = &'a Line>) -> String {
+    let mut text = format!("| classifier | training images | final {metric} |\n| --- | --- | --- |\n");
+    for line in lines {
+        for &(images, mean, half) in &line.points {
+            text += &format!("| {} | {images} | {} |\n", line.name, with_interval(mean, half));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_their_share_only() {
+        assert_eq!(without_share("scenes-nest_xs_0.1", "0.1"), "scenes-nest_xs");
+        assert_eq!(without_share("scenes-nest_xs_1", "1.0"), "scenes-nest_xs");
+        assert_eq!(without_share("nest_xs", "0.5"), "nest_xs");
+        assert_eq!(without_share("nest", ""), "nest");
+    }
+}
