@@ -18,6 +18,7 @@
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod explain;
 pub mod models;
 pub mod nn;
 pub mod rng;

@@ -2,6 +2,7 @@
 //!
 //! 0: done. 1: the user can fix it; the message says how. 2: a defect of this program.
 
+mod classify;
 mod compare;
 mod data;
 mod dry_run;
@@ -35,6 +36,9 @@ enum Verb {
     /// Pack, check and make image sets
     #[command(subcommand)]
     Data(data::DataVerb),
+    /// Train, test and explain classifiers
+    #[command(subcommand)]
+    Classify(classify::ClassifyVerb),
     Compare(compare::Compare),
     /// Studies of several arms and seeds
     #[command(subcommand)]
@@ -65,6 +69,7 @@ fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
         Verb::Interpolate(args) => sample::run_interpolate(args),
         Verb::Fid(args) => fid::run(args),
         Verb::Data(verb) => data::run(verb),
+        Verb::Classify(verb) => classify::run(verb),
         Verb::Compare(args) => compare::run(args),
         Verb::Study(verb) => study::run(verb),
         Verb::Completions { shell } => {

@@ -70,7 +70,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
             (folder, Some(state))
         }
         Start::Transfer(point) => {
-            let (path, state) = newest_whole(&point.states)?;
+            let (path, state) = newest_whole(&point.states, state::load)?;
             take_weights(&networks, &path, &state)?;
             let folder = create()?;
             folder.log(&format!("weights of {}", path.display()))?;

@@ -33,7 +33,7 @@ fn refused_as_data(source: &Path, says: &[&str]) {
 }
 
 /// A small PNG.
-fn png(size: u32) -> Vec<u8> {
+pub(crate) fn png(size: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let image = image::RgbImage::from_fn(size, size, |x, y| image::Rgb([x as u8, y as u8, 7]));
     image.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();

@@ -1,9 +1,11 @@
 //! The integration tests: the real binary and the library from outside, one binary to link.
 
 mod bad_input;
+mod classify;
 mod cli;
 mod compare;
 mod data;
+mod explain;
 mod fid;
 mod kill;
 mod layering;

@@ -1,4 +1,4 @@
-//! `nestgen study convergence`: from the plan to the page, and what it refuses.
+//! `nestgen study`: what it plans and what it refuses; runs side by side; a study of classifiers from start to page.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,4 +92,55 @@ fn an_unfair_study_is_refused_unless_told() {
     assert!(told.status.success());
     assert_eq!(text(&told.stdout).lines().count(), 6, "a line for each run: {}", text(&told.stdout));
     assert!(!dir.path().join("study").exists(), "a dry run writes nothing");
+}
+
+/// Writes a classifier's configuration, small enough to train in a moment.
+fn classifier(dir: &Path, name: &str, model: &str) -> String {
+    let text = format!(
+        "[model]\n{model}\nresolution = 32\ndrop_path = 0.0\nclasses = 12\n\
+         [data]\nscenes = 48\ntest_scenes = 24\nworkers = 0\n[train]\nbatch = 12\n"
+    );
+    let path = dir.join(format!("{name}.toml"));
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_study_of_classifiers_is_compared_over_epochs_and_shares_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let nest = "kind = \"nest\"\npatch_size = 4\ndims = [8, 8]\ndepths = [1, 1]\nheads = [2, 2]\n\
+                attention = \"multi_query\"\naggregation = \"conv\"\npadding = \"same\"\ngelu = \"tanh\"";
+    let vit = "kind = \"vit\"\npatch_size = 8\ndim = 8\ndepth = 3\nheads = 2\ngelu = \"erf\"";
+    let arms = [classifier(dir.path(), "small", nest), classifier(dir.path(), "plain", vit)].join(",");
+    let outdir = dir.path().join("study");
+    let study = |seeds: &str, more: &[&str]| {
+        let mut args = vec!["study", "accuracy", "--arms", &arms, "--epochs", "2", "--seeds", seeds];
+        args.extend(["--fraction", "0.5,1", "--allow-unfair", "--outdir", outdir.to_str().unwrap()]);
+        args.extend(more);
+        let out = nestgen(&args);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stdout)
+    };
+    assert_eq!(study("2", &["--dry-run"]).lines().count(), 8);
+    assert!(!outdir.exists(), "a dry run writes nothing");
+    let said = study("2", &[]);
+    assert!(
+        said.contains("highest top1 at 2 epochs") || said.contains("highest top1 at 2.000 epochs"),
+        "{said}"
+    );
+    assert!(said.contains("top1: higher is better") && !said.contains("D params"), "{said}");
+    let csv = fs::read_to_string(outdir.join("scores.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 2 * 2 * 2 * 2, "arms, shares, seeds, epochs: {csv}");
+    let table = fs::read_to_string(outdir.join("data-efficiency.md")).unwrap();
+    assert_eq!(table.matches("| 24 |").count(), 2, "{table}");
+    assert_eq!(table.matches("| 48 |").count(), 2, "{table}");
+    assert!(fs::read_to_string(outdir.join("curves.svg")).unwrap().contains("top1 (higher is better)"));
+    assert!(fs::read_to_string(outdir.join("report.html")).unwrap().contains("epochs (passes over"));
+    // What has ended is passed over; another seed joins.
+    let before = fs::read(outdir.join("small@1/seed0/outcome.json")).unwrap();
+    let more = study("3", &[]);
+    assert!(more.contains('3') && fs::read(outdir.join("small@1/seed0/outcome.json")).unwrap() == before);
+    let args = ["study", "accuracy", "--arms", &arms, "--epochs", "3", "--allow-unfair", "--outdir"];
+    let again = nestgen(&[&args[..], &[outdir.to_str().unwrap()]].concat());
+    assert!(text(&again.stderr).contains("holds another study"), "{}", text(&again.stderr));
 }

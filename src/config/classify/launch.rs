@@ -58,7 +58,12 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
                 load_as::<Position>(path, if averaged { &TENSOR_FILES_EMA } else { &TENSOR_FILES })
             };
             let (path, state) = newest_whole(&point.states, load)?;
-            refuse_changes(&path, &state.config, &config_text)?;
+            refuse_changes(&path, &state.config, &config_text).map_err(|error| match error {
+                Error::Usage { message, .. } => {
+                    Error::Usage { message, hint: Some("leave them as they were, or start a new run".into()) }
+                }
+                other => other,
+            })?;
             (folder, Some(state))
         }
     };

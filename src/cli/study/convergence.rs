@@ -15,26 +15,19 @@ use nestgen::models::{Generator, GeneratorConfig};
 use nestgen::rng::Rng;
 use nestgen::sample::read_snapshot;
 use nestgen::study::axis::Axis;
-use nestgen::study::comparison::{self, Question};
 use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
-use nestgen::study::{panels, protocol, report, table};
+use nestgen::study::panels;
 use nestgen::train::event::{Event, Outcome};
 
-use super::compare::{read_runs, write};
-use super::{interrupt, train, ui};
+use super::{conclude, describe, usage};
+use crate::cli::{interrupt, train, ui};
 
 /// Scores of a run whose length is given in images and which does not say how often to score.
 const SCORES_PER_RUN: f64 = 10.0;
 
-/// Studies of several arms and seeds
-#[derive(clap::Subcommand)]
-pub(crate) enum StudyVerb {
-    Convergence(Convergence),
-}
-
 /// Train generators against the same discriminator, on the same images in the same order, and compare them
 #[derive(clap::Args)]
-pub(crate) struct Convergence {
+pub(in crate::cli) struct Convergence {
     /// Generators: `nest` (of the configuration), `sagan` (as large as that one), or configuration files
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "nest,sagan")]
     arms: Vec<String>,
@@ -87,8 +80,7 @@ pub(crate) struct Convergence {
 }
 
 /// Runs the verb.
-pub(crate) fn run(verb: &StudyVerb) -> anyhow::Result<ExitCode> {
-    let StudyVerb::Convergence(args) = verb;
+pub(super) fn run(args: &Convergence) -> anyhow::Result<ExitCode> {
     let configs = arm_configs(args)?;
     let plan = plan(args, &configs)?;
     for arm in &plan.arms {
@@ -110,15 +102,11 @@ pub(crate) fn run(verb: &StudyVerb) -> anyhow::Result<ExitCode> {
     let data = open_data(first)?;
     let stop = interrupt::flag()?;
     let all = train_all(plan.tasks(&args.outdir), &configs, &data, &stop, args.parallel as usize)?;
-    conclude(args, &plan)?;
+    conclude(&args.outdir, args.x, &plan)?;
     if !all {
         ui::result_line("stopped; the same command goes on with the study")?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn usage(message: &str, hint: &str) -> Error {
-    Error::Usage { message: message.to_owned(), hint: Some(hint.to_owned()) }
 }
 
 /// The name and configuration of each arm.
@@ -205,15 +193,6 @@ fn plan(args: &Convergence, configs: &[(String, RunConfig)]) -> anyhow::Result<P
     }
     plan.allowed_unfair = unfair;
     Ok(plan)
-}
-
-fn describe(status: &Status) -> String {
-    match status {
-        Status::New => "to do".into(),
-        Status::Interrupted(point) => format!("goes on in {}", point.run.display()),
-        Status::Ended(Ended { diverged: Some(why), .. }) => format!("diverged: {why}"),
-        Status::Ended(_) => "done".into(),
-    }
 }
 
 fn open_data(config: &RunConfig) -> Result<Arc<ImageData>> {
@@ -339,45 +318,4 @@ fn draw_panels(config: &RunConfig, data: &ImageData, folder: &Path, snapshot: &P
         nestgen::train::files::write_atomic(&path, |file| file.write_all(&png))?;
     }
     Ok(())
-}
-
-/// Compares the runs that have ended and writes the page; says what is still missing.
-fn conclude(args: &Convergence, plan: &Plan) -> anyhow::Result<()> {
-    let (mut folders, mut notes) = (Vec::new(), Vec::new());
-    notes.extend(plan.allowed_unfair.iter().map(|reason| format!("unfair, and allowed: {reason}")));
-    let mut missing = 0;
-    for task in plan.tasks(&args.outdir) {
-        let name = &plan.arms[task.arm].name;
-        match task.status()? {
-            Status::Ended(Ended { diverged: Some(why), .. }) => {
-                notes.push(format!(
-                    "{name}, seed {}, diverged and is left out of every number: {why}",
-                    task.seed
-                ));
-            }
-            Status::Ended(Ended { run, .. }) => folders.push(task.outdir.join(run)),
-            Status::New | Status::Interrupted(_) => missing += 1,
-        }
-    }
-    if missing > 0 {
-        notes.push(format!("{missing} runs of the study are still to be trained"));
-    }
-    let runs = read_runs(&folders)?;
-    if runs.is_empty() {
-        return Ok(());
-    }
-    let arms = comparison::arms(&runs)?;
-    if runs.iter().all(|run| run.scores.is_empty()) {
-        ui::warn("no run has scores: there is nothing to compare");
-        return Ok(());
-    }
-    let metric = protocol::usual_metric(&runs)?;
-    let question = Question { metric: &metric, axis: args.x, threshold: None, notes: &notes };
-    let compared = comparison::compare(&runs, &arms, &question)?;
-    ui::result_line(table::terminal(&compared, &arms).trim_end())?;
-    let file = |name: &str| args.outdir.join(name);
-    write(Some(&file("scores.csv")), || Ok(table::csv(&runs, &arms, &metric)))?;
-    write(Some(&file("tables.md")), || Ok(table::markdown(&compared, &arms)))?;
-    write(Some(&file("curves.svg")), || Ok(report::figure::svg(&compared)))?;
-    write(Some(&file("report.html")), || report::html(&runs, &arms, &question))
 }

@@ -1,0 +1,282 @@
+//! `nestgen classify explain`: where a classifier looked, as pictures and as JSON.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use candle_core::{Device, Tensor};
+use nestgen::config::classify::Trained;
+use nestgen::data::synthetic::BoundingBox;
+use nestgen::error::{Error, Result};
+use nestgen::explain::figure::{Shown, figure};
+use nestgen::explain::localise::{center, chance, holds, iou, object_box};
+use nestgen::explain::{Explanation, explain, likeliest, traceable};
+use nestgen::train::files::write_atomic;
+use nestgen_images::to_square;
+
+use super::Network;
+use super::sources::{Boxes, Image, images};
+use crate::cli::ui;
+
+/// Show where a NesT looked: the way through its tree of blocks (GradCAT), class activation maps, boxes
+#[derive(clap::Args)]
+pub(in crate::cli) struct ExplainArgs {
+    /// Images, or folders of them; `<class>/<file>` tells the class of an image
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    network: Network,
+    /// Explain the likeliest classes, this many
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=8))]
+    top_k: u64,
+    /// Explain these classes instead
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    classes: Vec<String>,
+    /// Where objects are: CSV with the columns file,left,top,right,bottom in pixels, as `nestgen data synth` writes
+    #[arg(long, value_name = "FILE.csv")]
+    boxes: Option<PathBuf>,
+    /// The share of a map's range above which its box is
+    #[arg(long, value_name = "SHARE", default_value_t = 0.4)]
+    threshold: f64,
+    /// Figures for the first images only, this many
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    figures: usize,
+    /// Where figures and explanations.json go
+    #[arg(long, value_name = "DIR", default_value = "explained")]
+    outdir: PathBuf,
+}
+
+/// Runs the verb.
+pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    if !(0.0..=1.0).contains(&args.threshold) {
+        let message = format!("--threshold {} is not in 0..1", args.threshold);
+        return Err(Error::Usage { message, hint: Some("0.4 is a good start".into()) }.into());
+    }
+    let (mut trained, path) = args.network.load()?;
+    traceable(&trained.classifier)?;
+    if trained.class_names.is_empty() {
+        trained.class_names =
+            (0..trained.config.model.classes()).map(|class| format!("class {class}")).collect();
+    }
+    let wanted = wanted_classes(&args.classes, &trained.class_names)?;
+    let boxes = args.boxes.as_deref().map(Boxes::read).transpose()?;
+    let images = images(&args.images)?;
+    std::fs::create_dir_all(&args.outdir).map_err(Error::io("create", &args.outdir))?;
+    let bar = ui::progress_bar("explaining", images.len() as u64);
+    let mut explained = Vec::with_capacity(images.len());
+    let mut tally = Tally::default();
+    for (number, image) in images.iter().enumerate() {
+        let one = One::new(args, &trained, image, &wanted, boxes.as_ref())?;
+        if number < args.figures {
+            let file = args.outdir.join(format!("{number:04}-{}.png", image.stem()));
+            let png = one.figure(&trained).png().map_err(Error::io("write", &file))?;
+            write_atomic(&file, |out| out.write_all(&png))?;
+        }
+        tally.add(&one);
+        explained.push(one.json(&trained));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let json = serde_json::json!({ "model": path.display().to_string(), "images": explained, "summary": tally.json() });
+    let file = args.outdir.join("explanations.json");
+    write_atomic(&file, |out| out.write_all(format!("{json:#}\n").as_bytes()))?;
+    let figures = images.len().min(args.figures);
+    ui::result_line(&format!("wrote {figures} figures and explanations.json to {}", args.outdir.display()))?;
+    tally.print()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wanted_classes(names: &[String], known: &[String]) -> Result<Vec<usize>> {
+    let find = |name: &String| {
+        known.iter().position(|other| other == name).ok_or_else(|| Error::Usage {
+            message: format!("the classifier knows no class `{name}`"),
+            hint: Some(format!("it knows: {}", known.join(", "))),
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+/// One image with its explanations.
+struct One<'a> {
+    image: &'a Image,
+    bytes: Vec<u8>,
+    res: usize,
+    probabilities: Vec<f64>,
+    truth: Option<usize>,
+    given: Option<BoundingBox>,
+    explained: Vec<(Explanation, BoundingBox)>,
+}
+
+impl<'a> One<'a> {
+    fn new(
+        args: &ExplainArgs,
+        trained: &Trained,
+        image: &'a Image,
+        wanted: &[usize],
+        boxes: Option<&Boxes>,
+    ) -> Result<Self> {
+        let res = trained.config.model.resolution();
+        let pixels = image.read()?;
+        let patch = traceable(&trained.classifier)?.config().patch_size as u32;
+        if pixels.width.min(pixels.height) < patch {
+            return Err(Error::Usage {
+                message: format!(
+                    "`{}` is {}x{} px, smaller than a patch of {patch} px",
+                    image.name, pixels.width, pixels.height
+                ),
+                hint: Some(format!("give images of about {res} px")),
+            });
+        }
+        let bytes = to_square(&pixels, res as u32);
+        let mut values = Vec::with_capacity(bytes.len());
+        trained.config.data.normalise().append(&bytes, &mut values);
+        let input = Tensor::from_vec(values, (res, res, 3), &Device::Cpu)?;
+        let choose = |probabilities: &[f64]| {
+            if wanted.is_empty() { likeliest(probabilities, args.top_k as usize) } else { wanted.to_vec() }
+        };
+        let (probabilities, explanations) = explain(traceable(&trained.classifier)?, &input, choose)?;
+        let truth = trained.class_names.iter().position(|name| Some(name.as_str()) == image.folder());
+        let given = boxes.and_then(|boxes| boxes.find(&image.name, pixels.width, pixels.height));
+        let explained = explanations.into_iter().map(|e| {
+            let found = object_box(&e.heat, args.threshold);
+            (e, found)
+        });
+        let explained = explained.collect();
+        Ok(Self { image, bytes, res, probabilities, truth, given, explained })
+    }
+
+    fn answer(&self) -> Option<usize> {
+        likeliest(&self.probabilities, 1).first().copied()
+    }
+
+    fn figure(&self, trained: &Trained) -> nestgen::train::grid::Picture {
+        let first = likeliest(&self.probabilities, 5);
+        let first: Vec<(usize, f64)> =
+            first.into_iter().map(|class| (class, self.probabilities[class])).collect();
+        figure(&Shown {
+            bytes: &self.bytes,
+            res: self.res,
+            name: &self.image.name,
+            truth: self.truth.and_then(|class| trained.class_names.get(class)).map(String::as_str),
+            given: self.given,
+            class_names: &trained.class_names,
+            likeliest: &first,
+            explained: &self.explained,
+        })
+    }
+
+    fn json(&self, trained: &Trained) -> serde_json::Value {
+        let name = |class: usize| trained.class_names.get(class);
+        let of_class = |(e, found): &(Explanation, BoundingBox)| {
+            let node = |node: &nestgen::explain::gradcat::Node| {
+                serde_json::json!({
+                    "level": node.level,
+                    "region": corners(node.region),
+                    "values": node.values,
+                    "chosen": node.chosen,
+                })
+            };
+            serde_json::json!({
+                "class": name(e.class),
+                "probability": e.probability,
+                "logit": e.traversal.logit,
+                "gradcat": {
+                    "path": e.traversal.nodes.iter().map(|node| node.chosen).collect::<Vec<_>>(),
+                    "nodes": e.traversal.nodes.iter().map(node).collect::<Vec<_>>(),
+                    "leaf": corners(e.traversal.leaf()),
+                },
+                "cam": { "side": e.heat.side, "values": e.heat.values, "peak": e.heat.peak(), "box": corners(*found) },
+                "iou": self.given.map(|given| iou(given, *found)),
+            })
+        };
+        serde_json::json!({
+            "image": self.image.name,
+            "class": self.truth.and_then(name),
+            "answer": self.answer().and_then(name),
+            "box": self.given.map(corners),
+            "explained": self.explained.iter().map(of_class).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn corners(b: BoundingBox) -> [f32; 4] {
+    [b.left, b.top, b.right, b.bottom]
+}
+
+/// How well boxes, peaks and leaves fit, over the images whose object's place is known and whose class is right.
+#[derive(Default)]
+struct Tally {
+    images: usize,
+    labelled: usize,
+    right: usize,
+    measured: usize,
+    iou: f64,
+    iou_half: usize,
+    peaks: usize,
+    leaves: usize,
+    peak_chance: f64,
+    leaf_chance: f64,
+}
+
+impl Tally {
+    fn add(&mut self, one: &One) {
+        self.images += 1;
+        self.labelled += usize::from(one.truth.is_some());
+        let right = one.truth.is_some() && one.truth == one.answer();
+        self.right += usize::from(right);
+        let of_truth = one.explained.iter().find(|(e, _)| Some(e.class) == one.truth);
+        let (true, Some(given), Some((e, found))) = (right, one.given, of_truth) else { return };
+        self.measured += 1;
+        let overlap = iou(given, *found);
+        self.iou += overlap;
+        self.iou_half += usize::from(overlap >= 0.5);
+        self.peaks += usize::from(holds(given, e.heat.peak()));
+        self.leaves += usize::from(holds(given, center(e.traversal.leaf())));
+        self.peak_chance += chance(given, e.heat.side);
+        self.leaf_chance += chance(given, 1 << e.traversal.nodes.len());
+    }
+
+    fn shares(&self) -> [(&'static str, f64); 6] {
+        let share = |x: f64| if self.measured > 0 { 100.0 * x / self.measured as f64 } else { 0.0 };
+        [
+            ("mean_iou", share(self.iou)),
+            ("iou_at_least_half", share(self.iou_half as f64)),
+            ("cam_peak_in_box", share(self.peaks as f64)),
+            ("cam_peak_by_chance", share(self.peak_chance)),
+            ("gradcat_leaf_in_box", share(self.leaves as f64)),
+            ("gradcat_leaf_by_chance", share(self.leaf_chance)),
+        ]
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let shares: serde_json::Map<String, serde_json::Value> =
+            self.shares().into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        serde_json::json!({
+            "images": self.images,
+            "with_known_class": self.labelled,
+            "right": self.right,
+            "measured": self.measured,
+            "per_cent_of_measured": shares,
+        })
+    }
+
+    fn print(&self) -> std::io::Result<()> {
+        if self.labelled > 0 {
+            ui::result_line(&format!("right: {} of {} images of known class", self.right, self.labelled))?;
+        }
+        if self.measured == 0 {
+            return Ok(());
+        }
+        let [iou, half, peak, peak_chance, leaf, leaf_chance] = self.shares().map(|(_, value)| value);
+        ui::result_line(&format!("of {} right images with a given box:", self.measured))?;
+        ui::result_line(&format!(
+            "  GradCAT's leaf in the box   {leaf:5.1} %  (by chance {leaf_chance:.1} %)"
+        ))?;
+        ui::result_line(&format!(
+            "  the map's peak in the box   {peak:5.1} %  (by chance {peak_chance:.1} %)"
+        ))?;
+        ui::result_line(&format!(
+            "  the map's box               IoU {:.3} on average, {half:.1} % at least 0.5",
+            iou / 100.0
+        ))
+    }
+}

@@ -1,0 +1,88 @@
+//! `nestgen classify`: the classifier path, one file a verb.
+
+mod eval;
+mod explain;
+mod sources;
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use nestgen::config::classify::{
+    ClassData, ClassDataConfig, Trained, model_preset, newest_model, read_timm, read_trained,
+};
+use nestgen::error::Result;
+
+use super::ui;
+
+pub(super) use train::describe;
+
+/// The verbs of `nestgen classify`.
+#[derive(clap::Subcommand)]
+pub(super) enum ClassifyVerb {
+    Train(Box<train::TrainArgs>),
+    Eval(eval::EvalArgs),
+    Explain(explain::ExplainArgs),
+}
+
+/// Runs one of them.
+pub(super) fn run(verb: &ClassifyVerb) -> anyhow::Result<ExitCode> {
+    match verb {
+        ClassifyVerb::Train(args) => train::run(args),
+        ClassifyVerb::Eval(args) => eval::run(args),
+        ClassifyVerb::Explain(args) => explain::run(args),
+    }
+}
+
+/// Where run folders of classifiers are.
+pub(super) const RUNS: &str = "runs/classify";
+
+/// Which trained classifier to use.
+#[derive(clap::Args)]
+pub(super) struct Network {
+    /// A run folder, or `latest` for the newest one with a model in --runs
+    #[arg(long, default_value = "latest", conflicts_with = "network")]
+    run: String,
+    /// Where `latest` looks
+    #[arg(long, value_name = "DIR", default_value = RUNS)]
+    runs: PathBuf,
+    /// A file instead of a run: a model_best.safetensors, or timm's weights with --model
+    #[arg(long, value_name = "FILE")]
+    network: Option<PathBuf>,
+    /// Which model timm's weights are of: nest-t, nest-s, nest-b, vit-t, vit-s
+    #[arg(long, value_name = "NAME", requires = "network")]
+    model: Option<String>,
+    /// Side of that model's images in pixels
+    #[arg(long, value_name = "PX", requires = "model", default_value_t = 224)]
+    res: usize,
+    /// Number of that model's classes
+    #[arg(long, value_name = "N", requires = "model", default_value_t = 1000)]
+    num_classes: usize,
+}
+
+impl Network {
+    /// Reads it.
+    pub(super) fn load(&self) -> Result<(Trained, PathBuf)> {
+        let path = match &self.network {
+            Some(path) => path.clone(),
+            None => newest_model(&self.run, &self.runs)?,
+        };
+        let trained = match &self.model {
+            Some(name) => read_timm(&path, &model_preset(name, self.res, self.num_classes)?)?,
+            None => read_trained(&path)?,
+        };
+        Ok((trained, path))
+    }
+}
+
+/// Reads or renders the images, with a bar.
+pub(super) fn open_data(config: &ClassDataConfig, res: usize) -> Result<ClassData> {
+    let bar = ui::progress_bar("reading images", 0);
+    let data = config.open(res, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        true
+    });
+    bar.finish_and_clear();
+    data
+}

@@ -1,0 +1,191 @@
+//! `nestgen classify train`: flags to configuration, one progress line, and how to go on afterwards.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use candle_core::{DType, Device};
+use clap::Args;
+use nestgen::config::Override;
+use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset};
+use nestgen::models::Classifier;
+use nestgen::nn::Builder;
+use nestgen::train::classify::training::{Event, Outcome, Progress};
+use nestgen::train::folder::resume_point;
+
+use super::open_data;
+use crate::cli::train::progress_line;
+use crate::cli::{interrupt, ui};
+
+/// Train a classifier
+#[derive(Args)]
+pub(in crate::cli) struct TrainArgs {
+    /// nest-t, nest-s, nest-b, vit-t, vit-s, or nest-xs and vit-xs for a CPU; `nest-t:pool` for another aggregation
+    #[arg(long, value_name = "NAME", default_value = "nest-xs", conflicts_with_all = ["config", "resume"])]
+    model: String,
+    /// Side of the images in pixels: 32, 64 or 224
+    #[arg(long, value_name = "PX", default_value_t = 32, conflicts_with_all = ["config", "resume"])]
+    res: usize,
+    /// Class folders, a zip or tar(.gz) of them, an HDF5 pack or a CIFAR-10 archive [default: the built-in scenes]
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+    /// A configuration file, as `-n` prints it
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+    /// Length: passes over the training images; the warm-up takes a sixth of them, at most 5 [default: 30]
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Images a step
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Learning rate for a batch of 256 images; it is scaled with the batch
+    #[arg(long, value_name = "RATE")]
+    base_lr: Option<f64>,
+    /// The share of the training images that is used, of every class alike
+    #[arg(long, value_name = "SHARE")]
+    fraction: Option<f64>,
+    /// Keep averaged weights too, of this half-life; they are then what is tested and kept
+    #[arg(long, value_name = "KIMG")]
+    ema: Option<f64>,
+    /// Go on with a run: `latest` or a run folder
+    #[arg(long, value_name = "WHAT")]
+    resume: Option<String>,
+    /// The root of every random stream
+    #[arg(long)]
+    seed: Option<i64>,
+    /// Where to compute: auto or cpu
+    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
+    device: String,
+    /// Where run folders are made
+    #[arg(long, value_name = "DIR", default_value = super::RUNS)]
+    outdir: PathBuf,
+    /// Any setting of the configuration, for example `--set train.augment.rand_layers=0`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print the configuration, parameter count and FLOPs; train nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Runs the verb.
+pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
+    let resume = args.resume.as_deref().map(|what| resume_point(&args.outdir, what)).transpose()?;
+    let saved = resume.as_ref().map(|point| point.run.join("config.toml"));
+    let file = saved.as_deref().or(args.config.as_deref());
+    let overrides = overrides(args)?;
+    let (mut config, name) = match file {
+        Some(path) => {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            (ClassifyRunConfig::read(path, &overrides)?, name)
+        }
+        None => {
+            let model = model_preset(&args.model, args.res, nestgen::data::synthetic::class_names().len())?;
+            let place = format!("--model {}", args.model);
+            (ClassifyRunConfig::of_model(model).with(&place, &overrides)?, args.model.clone())
+        }
+    };
+    let data = open_data(&config.data, config.model.resolution())?;
+    if file.is_none() {
+        config.model.set_classes(data.class_names().len());
+    }
+    if args.dry_run {
+        return dry_run(&config);
+    }
+    let started = launch_and_show(&config, &data, &args.outdir, &name, resume)?;
+    conclude(&started.0, &started.1)
+}
+
+/// The dedicated flags win over `--set`.
+fn overrides(args: &TrainArgs) -> anyhow::Result<Vec<Override>> {
+    let mut all = Vec::new();
+    let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
+    add("train.warmup_epochs", args.epochs.map(|epochs| (epochs as f64 / 6.0).min(5.0).into()));
+    for text in &args.set {
+        all.push(Override::parse(text)?);
+    }
+    let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
+    add("data.path", args.data.clone().map(Into::into));
+    add("data.fraction", args.fraction.map(Into::into));
+    add("train.epochs", args.epochs.map(|n| (n as i64).into()));
+    add("train.batch", args.batch.map(|n| (n as i64).into()));
+    add("train.base_lr", args.base_lr.map(Into::into));
+    add("train.ema.halflife_kimg", args.ema.map(Into::into));
+    add("train.seed", args.seed.map(Into::into));
+    Ok(all)
+}
+
+fn dry_run(config: &ClassifyRunConfig) -> anyhow::Result<ExitCode> {
+    let classifier = Classifier::build(&config.model, &Builder::blank(DType::F32, &Device::Cpu))?;
+    ui::result_line(&config.to_toml())?;
+    ui::result_line(&format!(
+        "classifier: {:.2} M parameters, {:.2} GFLOP an image forward",
+        classifier.params().count() as f64 / 1e6,
+        classifier.flops() as f64 / 1e9
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Trains and shows how it goes.
+fn launch_and_show(
+    config: &ClassifyRunConfig,
+    data: &ClassData,
+    outdir: &Path,
+    name: &str,
+    resume: Option<nestgen::train::folder::ResumePoint>,
+) -> anyhow::Result<(PathBuf, Outcome)> {
+    let (train, test) = data.chosen(&config.data);
+    ui::note(&format!(
+        "{}: {} images to train on, {} to test on, {} classes, {} px",
+        config.data.name(),
+        train.len(),
+        test.len(),
+        data.class_names().len(),
+        config.model.resolution()
+    ));
+    let stop = interrupt::flag()?;
+    let line = progress_line();
+    let mut on_event = |event: Event| match event {
+        Event::Progress(progress) => line.set_message(describe(&progress)),
+        Event::Line(text) => line.suspend(|| ui::note(&text)),
+    };
+    let mut on_start = |folder: &Path| ui::note(&format!("run folder: {}", folder.display()));
+    let launched = launch(Launch {
+        config,
+        data,
+        outdir,
+        name,
+        resume,
+        stop: &stop,
+        on_start: &mut on_start,
+        on_event: &mut on_event,
+    });
+    line.finish_and_clear();
+    launched.context("training")
+}
+
+/// One line of progress.
+pub(in crate::cli) fn describe(p: &Progress) -> String {
+    format!(
+        "epoch {:.2}/{:.0}  {:.1} img/s  {} left  loss {:.3}",
+        p.epochs,
+        p.total_epochs,
+        p.images_per_sec,
+        ui::duration(p.eta_secs),
+        p.loss
+    )
+}
+
+fn conclude(folder: &Path, outcome: &Outcome) -> anyhow::Result<ExitCode> {
+    let folder = folder.display();
+    match outcome {
+        Outcome::Finished { model_best } => {
+            ui::result_line(&format!("done: {}", model_best.display()))?;
+            ui::result_line(&format!("every epoch is in {folder}/summary.csv"))?;
+        }
+        Outcome::Interrupted { state } => {
+            ui::result_line(&format!("saved: {}", state.display()))?;
+            ui::result_line(&format!("go on with: nestgen classify train --resume {folder}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

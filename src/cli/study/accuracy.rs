@@ -1,0 +1,201 @@
+//! `nestgen study accuracy`: several classifiers, several seeds, shares of the training images; one page at the end.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::{DType, Device};
+use nestgen::config::Override;
+use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset};
+use nestgen::error::{Error, Result};
+use nestgen::models::Classifier;
+use nestgen::nn::Builder;
+use nestgen::study::axis::Axis;
+use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
+use nestgen::train::classify::training::{Event, Outcome};
+
+use super::{conclude, describe, usage};
+use crate::cli::{classify, interrupt, train, ui};
+
+/// Train classifiers on the same images in the same order, and compare their accuracy
+#[derive(clap::Args)]
+pub(in crate::cli) struct Accuracy {
+    /// Classifiers by name, with another block aggregation (`nest-t:conv`, `:pool`, `:none`), or configuration files
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "nest-xs,vit-xs")]
+    arms: Vec<String>,
+    /// Runs of each arm, with seeds 0, 1, ...
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// Length of a run: passes over the training images; the warm-up takes a sixth of them, at most 5
+    #[arg(long, default_value_t = 30)]
+    epochs: u64,
+    /// Shares of the training images, each an arm of its own for every classifier
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    fraction: Vec<f64>,
+    /// Class folders, a zip or tar(.gz) of them, an HDF5 pack or a CIFAR-10 archive [default: the built-in scenes]
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+    /// Side of the images in pixels: 32, 64 or 224
+    #[arg(long, value_name = "PX", default_value_t = 32)]
+    res: usize,
+    /// Any setting, for all arms
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The study's folder; the same command goes on with a study that was interrupted
+    #[arg(long, value_name = "DIR", default_value = "studies/accuracy")]
+    outdir: PathBuf,
+    /// What the page opens on: epochs, kimg, steps, seconds or flops
+    #[arg(long, default_value = "epochs", value_name = "AXIS")]
+    x: Axis,
+    /// Go on although arms differ in more than their classifiers, or these in size; the page says so
+    #[arg(long)]
+    allow_unfair: bool,
+    /// Print the plan; train nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// An arm: its name and configuration.
+type Arm = (String, ClassifyRunConfig);
+
+/// Runs the verb.
+pub(super) fn run(args: &Accuracy) -> anyhow::Result<ExitCode> {
+    let (data, arms) = arms(args)?;
+    let plan = plan(args, &arms)?;
+    for arm in &plan.arms {
+        let (parameters, flops) = (arm.parameters as f64 / 1e6, arm.flops as f64 / 1e9);
+        ui::note(&format!("{}: {parameters:.2} M parameters, {flops:.3} GFLOP an image", arm.name));
+    }
+    plan.allowed_unfair.iter().for_each(|reason| ui::warn(&format!("unfair: {reason}")));
+    if args.dry_run {
+        for task in plan.tasks(&args.outdir) {
+            ui::result_line(&format!("{}  {}", task.outdir.display(), describe(&task.status()?)))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    plan.open(&args.outdir)?;
+    let stop = interrupt::flag()?;
+    for task in plan.tasks(&args.outdir) {
+        let (name, config) = &arms[task.arm];
+        if !train_task(&task, name, config, &data, &stop)? {
+            conclude(&args.outdir, args.x, &plan)?;
+            ui::result_line("stopped; the same command goes on with the study")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    conclude(&args.outdir, args.x, &plan)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The images, and every classifier with every share of them.
+fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
+    let mut overrides = vec![Override::new("train.warmup_epochs", (args.epochs as f64 / 6.0).min(5.0))];
+    for text in &args.set {
+        overrides.push(Override::parse(text)?);
+    }
+    overrides.push(Override::new("train.epochs", args.epochs as i64));
+    overrides.extend(args.data.clone().map(|path| Override::new("data.path", path)));
+
+    let scenes = nestgen::data::synthetic::class_names().len();
+    let mut named: Vec<Arm> = Vec::new();
+    for arm in &args.arms {
+        let path = Path::new(arm);
+        let config = if path.extension().is_some_and(|extension| extension == "toml") {
+            ClassifyRunConfig::read(path, &overrides)?
+        } else {
+            let model = model_preset(arm, args.res, scenes)?;
+            ClassifyRunConfig::of_model(model).with(arm, &overrides)?
+        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().replace(':', "-");
+        if named.iter().any(|(other, _)| *other == name) {
+            return Err(usage(&format!("two arms are named {name}"), "name each arm once").into());
+        }
+        named.push((name, config));
+    }
+    let (_, first) = named.first().ok_or_else(|| usage("a study needs an arm", "--arms nest-xs,vit-xs"))?;
+    let data = classify::open_data(&first.data, first.model.resolution())?;
+    let mut arms = Vec::new();
+    for (name, mut config) in named {
+        config.model.set_classes(data.class_names().len());
+        if args.fraction.is_empty() {
+            arms.push((name, config));
+            continue;
+        }
+        for &fraction in &args.fraction {
+            let share = [Override::new("data.fraction", fraction)];
+            arms.push((format!("{name}@{fraction}"), config.with("--fraction", &share)?));
+        }
+    }
+    Ok((data, arms))
+}
+
+/// The plan, if it is fair or may be unfair. Only arms with the same share of the images need to be alike.
+fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
+    let arm = |(name, config): &Arm| -> Result<PlannedArm> {
+        let classifier = Classifier::build(&config.model, &Builder::blank(DType::F32, &Device::Cpu))?;
+        let parameters = classifier.params().count() as u64;
+        Ok(PlannedArm { name: name.clone(), parameters, flops: classifier.flops(), config: config.to_toml() })
+    };
+    let planned: Vec<PlannedArm> = arms.iter().map(arm).collect::<Result<_>>()?;
+    let mut unfair = Vec::new();
+    let mut shares: Vec<f64> = arms.iter().map(|(_, config)| config.data.fraction).collect();
+    shares.sort_by(f64::total_cmp);
+    shares.dedup();
+    for share in shares {
+        let alike = arms.iter().zip(&planned).filter(|((_, config), _)| config.data.fraction == share);
+        let arms = alike.map(|(_, planned)| planned.clone()).collect();
+        unfair.extend(Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), arms }.unfair()?);
+    }
+    unfair.dedup();
+    if !unfair.is_empty() && !args.allow_unfair {
+        let message = format!("the arms cannot be compared fairly: {}", unfair.join("; "));
+        return Err(usage(&message, "make them equal, or say --allow-unfair: the page will tell").into());
+    }
+    Ok(Plan { seeds: (0..args.seeds).collect(), allowed_unfair: unfair, arms: planned })
+}
+
+/// Trains one run of the study, or goes on with it; `false` if it was interrupted.
+fn train_task(
+    task: &Task,
+    name: &str,
+    config: &ClassifyRunConfig,
+    data: &ClassData,
+    stop: &AtomicBool,
+) -> anyhow::Result<bool> {
+    let resume = match task.status()? {
+        Status::Ended(_) => return Ok(true),
+        Status::Interrupted(point) => Some(point),
+        Status::New => None,
+    };
+    let going_on = if resume.is_some() { ", going on" } else { "" };
+    ui::note(&format!("{name}, seed {}{going_on}", task.seed));
+    let mut config = config.clone();
+    config.train.seed = task.seed;
+    let line = train::progress_line();
+    let mut on_event = |event: Event| match event {
+        Event::Progress(progress) => {
+            line.set_message(format!("{name} seed {}: {}", task.seed, classify::describe(&progress)));
+        }
+        Event::Line(text) => line.suspend(|| ui::note(&text)),
+    };
+    let mut folder = None;
+    let launched = launch(Launch {
+        config: &config,
+        data,
+        outdir: &task.outdir,
+        name,
+        resume,
+        stop,
+        on_start: &mut |path| folder = Some(path.to_path_buf()),
+        on_event: &mut on_event,
+    });
+    line.finish_and_clear();
+    let run = folder.as_deref().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    match launched {
+        Ok((_, Outcome::Interrupted { .. })) => return Ok(false),
+        Ok((_, Outcome::Finished { .. })) => task.end(&Ended { run, diverged: None })?,
+        Err(error @ Error::NonFinite { .. }) => task.end(&Ended { run, diverged: Some(error.to_string()) })?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(true)
+}

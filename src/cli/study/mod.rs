@@ -1,0 +1,89 @@
+//! `nestgen study`: several arms, several seeds, everything else equal; one page at the end.
+
+mod accuracy;
+mod convergence;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use nestgen::error::Error;
+use nestgen::study::axis::Axis;
+use nestgen::study::comparison::{self, Question};
+use nestgen::study::convergence::{Ended, Plan, Status};
+use nestgen::study::{data_efficiency, protocol, report, table};
+
+use super::compare::{read_runs, write};
+use super::ui;
+
+/// Studies of several arms and seeds
+#[derive(clap::Subcommand)]
+pub(crate) enum StudyVerb {
+    Convergence(convergence::Convergence),
+    Accuracy(accuracy::Accuracy),
+}
+
+/// Runs the verb.
+pub(crate) fn run(verb: &StudyVerb) -> anyhow::Result<ExitCode> {
+    match verb {
+        StudyVerb::Convergence(args) => convergence::run(args),
+        StudyVerb::Accuracy(args) => accuracy::run(args),
+    }
+}
+
+fn usage(message: &str, hint: &str) -> Error {
+    Error::Usage { message: message.to_owned(), hint: Some(hint.to_owned()) }
+}
+
+fn describe(status: &Status) -> String {
+    match status {
+        Status::New => "to do".into(),
+        Status::Interrupted(point) => format!("goes on in {}", point.run.display()),
+        Status::Ended(Ended { diverged: Some(why), .. }) => format!("diverged: {why}"),
+        Status::Ended(_) => "done".into(),
+    }
+}
+
+/// Compares the runs that have ended and writes the page; says what is still missing.
+fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
+    let (mut folders, mut notes) = (Vec::new(), Vec::new());
+    notes.extend(plan.allowed_unfair.iter().map(|reason| format!("unfair, and allowed: {reason}")));
+    let mut missing = 0;
+    for task in plan.tasks(outdir) {
+        let name = &plan.arms[task.arm].name;
+        match task.status()? {
+            Status::Ended(Ended { diverged: Some(why), .. }) => {
+                notes.push(format!(
+                    "{name}, seed {}, diverged and is left out of every number: {why}",
+                    task.seed
+                ));
+            }
+            Status::Ended(Ended { run, .. }) => folders.push(task.outdir.join(run)),
+            Status::New | Status::Interrupted(_) => missing += 1,
+        }
+    }
+    if missing > 0 {
+        notes.push(format!("{missing} runs of the study are still to be trained"));
+    }
+    let runs = read_runs(&folders)?;
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let arms = comparison::arms(&runs)?;
+    if runs.iter().all(|run| run.scores.is_empty()) {
+        ui::warn("no run has scores: there is nothing to compare");
+        return Ok(());
+    }
+    let metric = protocol::usual_metric(&runs)?;
+    let question = Question { metric: &metric, axis, threshold: None, notes: &notes };
+    let compared = comparison::compare(&runs, &arms, &question)?;
+    ui::result_line(table::terminal(&compared, &arms).trim_end())?;
+    let file = |name: &str| outdir.join(name);
+    write(Some(&file("scores.csv")), || Ok(table::csv(&runs, &arms, &metric)))?;
+    write(Some(&file("tables.md")), || Ok(table::markdown(&compared, &arms)))?;
+    if let Some((figure, rows)) = data_efficiency::figure_and_table(&compared, &arms, &runs) {
+        write(Some(&file("data-efficiency.svg")), || Ok(figure))?;
+        write(Some(&file("data-efficiency.md")), || Ok(rows))?;
+    }
+    write(Some(&file("curves.svg")), || Ok(report::figure::svg(&compared)))?;
+    write(Some(&file("report.html")), || report::html(&runs, &arms, &question))
+}

@@ -1,0 +1,118 @@
+//! GradCAT, gradient-based class-aware tree traversal (arXiv 2105.12723, section 3.3 and algorithm 1): from the root
+//! of NesT's tree of blocks to the leaf that says most for a class.
+//!
+//! At every node, activations times the gradient of the class's logit, summed over channels, are averaged over the
+//! node's four quarters; the way goes on into the quarter with the highest average. Activations are the outputs of
+//! each level's layers on the image plane, those of the last level after the final layer norm. A node of the top level
+//! is the whole image; its quarters are the blocks of the level below, whose quarters are the blocks below that.
+//!
+//! Before the final norm, activation times gradient would vanish at every place, whatever the image: a norm does not
+//! change with the scale of its input (Euler's theorem on homogeneous functions). After it, it is the class activation
+//! map over the number of places.
+//!
+//! Differs from the paper as it is remembered: the gradient has a plus sign, so that a high value speaks for the
+//! class. No reference code exists.
+
+use candle_core::{DType, Result, bail};
+use nestgen_kernels as k;
+
+use super::cam::Heat;
+use crate::data::synthetic::BoundingBox;
+use crate::models::Features;
+
+/// A way from the root to a leaf.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traversal {
+    /// Whose logit.
+    pub class: usize,
+    /// The logit.
+    pub logit: f64,
+    /// The nodes at which a quarter was chosen, the root first.
+    pub nodes: Vec<Node>,
+}
+
+/// A node of the tree of blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The level whose activations were looked at; the last one is the root's.
+    pub level: usize,
+    /// Where the node is, as shares of the image.
+    pub region: BoundingBox,
+    /// What its quarters say for the class: upper left, upper right, lower left, lower right.
+    pub values: [f64; 4],
+    /// The quarter with the highest value.
+    pub chosen: usize,
+}
+
+impl Node {
+    /// Where a quarter of the node is.
+    pub fn quarter(&self, index: usize) -> BoundingBox {
+        let BoundingBox { left, top, right, bottom } = self.region;
+        let (x, y) = ((left + right) / 2.0, (top + bottom) / 2.0);
+        let (left, right) = if index.is_multiple_of(2) { (left, x) } else { (x, right) };
+        let (top, bottom) = if index < 2 { (top, y) } else { (y, bottom) };
+        BoundingBox { left, top, right, bottom }
+    }
+}
+
+impl Traversal {
+    /// Where the way ends, as shares of the image.
+    pub fn leaf(&self) -> BoundingBox {
+        let whole = BoundingBox { left: 0.0, top: 0.0, right: 1.0, bottom: 1.0 };
+        self.nodes.last().map_or(whole, |node| node.quarter(node.chosen))
+    }
+}
+
+/// The traversal for `class` of one image's watched features, with the class's activation map.
+///
+/// # Errors
+/// When the features are not those of one image through a NesT, watched.
+pub fn traverse(features: &Features, heat: &Heat, class: usize) -> Result<Traversal> {
+    let classes = features.logits.dims().get(1).copied().unwrap_or(0);
+    if features.logits.dims().first() != Some(&1) || class >= classes {
+        bail!("gradcat: expected logits [1, K > {class}], got {:?}", features.logits.dims());
+    }
+    let logit = k::reshape(&k::narrow(&features.logits, 1, class, 1)?, &[])?;
+    let levels = features.maps.len();
+    let mut traversal =
+        Traversal { class, logit: logit.value().to_dtype(DType::F64)?.to_scalar()?, nodes: vec![] };
+    if levels < 2 {
+        return Ok(traversal);
+    }
+    // The first level has no blocks below it; the last one's share is the activation map.
+    let maps = features.maps.get(1..levels - 1).unwrap_or_default();
+    let Some(probes) = maps.iter().map(|map| map.probe.as_ref()).collect::<Option<Vec<_>>>() else {
+        bail!("gradcat: the features were not watched")
+    };
+    let mut said = Vec::with_capacity(levels - 1);
+    for (map, gradient) in maps.iter().zip(k::grad(&logit, &probes, false)?) {
+        let product = (map.value.to_dtype(DType::F64)? * gradient.value().to_dtype(DType::F64)?)?;
+        said.push(product.sum(3)?.squeeze(0)?.to_vec2::<f64>()?);
+    }
+    let places = heat.values.len().max(1) as f64;
+    let row = |row: &[f64]| row.iter().map(|value| value / places).collect();
+    said.push(heat.values.chunks(heat.side.max(1)).map(row).collect());
+    let mut region = BoundingBox { left: 0.0, top: 0.0, right: 1.0, bottom: 1.0 };
+    for (index, rows) in said.iter().enumerate().rev() {
+        let values = quarters(rows, region);
+        let best = (1..4).fold(0, |best, i| if values[i] > values[best] { i } else { best });
+        let node = Node { level: index + 1, region, values, chosen: best };
+        region = node.quarter(best);
+        traversal.nodes.push(node);
+    }
+    Ok(traversal)
+}
+
+/// Averages of a square map over the four quarters of a region.
+fn quarters(rows: &[Vec<f64>], region: BoundingBox) -> [f64; 4] {
+    let place = |share: f32| (f64::from(share) * rows.len() as f64).round() as usize;
+    let (top, left) = (place(region.top), place(region.left));
+    let half = (place(region.right) - left) / 2;
+    let mut values = [0.0; 4];
+    for (quarter, value) in values.iter_mut().enumerate() {
+        let (y, x) = (top + quarter / 2 * half, left + quarter % 2 * half);
+        let cells = rows.iter().skip(y).take(half).flat_map(|row| row.iter().skip(x).take(half));
+        *value = cells.sum::<f64>() / (half * half).max(1) as f64;
+    }
+    values
+}

@@ -1,0 +1,108 @@
+//! Boxes from heat maps, without ever having been shown one, and how well they fit.
+//!
+//! As in the paper on class activation maps: the map is brought to the size of the image, cut at a share of its range,
+//! and the box goes around the largest connected part.
+
+use super::cam::Heat;
+use crate::data::synthetic::BoundingBox;
+
+/// Side of the map on which boxes are found.
+const SIDE: usize = 64;
+
+/// The box around the largest part of the map that is above `threshold` of its range.
+pub fn object_box(heat: &Heat, threshold: f64) -> BoundingBox {
+    let map = heat.normalised().resized(SIDE).normalised();
+    let mut open: Vec<bool> = map.values.iter().map(|&value| value >= threshold).collect();
+    let mut best: (usize, [usize; 4]) = (0, [0, 0, SIDE - 1, SIDE - 1]);
+    for start in 0..open.len() {
+        if !open[start] {
+            continue;
+        }
+        open[start] = false;
+        let (mut pending, mut size, mut bounds) = (vec![start], 0, [SIDE, SIDE, 0, 0]);
+        while let Some(place) = pending.pop() {
+            let (x, y) = (place % SIDE, place / SIDE);
+            size += 1;
+            bounds = [bounds[0].min(x), bounds[1].min(y), bounds[2].max(x), bounds[3].max(y)];
+            let neighbours = [
+                (x > 0).then(|| place - 1),
+                (x + 1 < SIDE).then(|| place + 1),
+                place.checked_sub(SIDE),
+                (y + 1 < SIDE).then(|| place + SIDE),
+            ];
+            for next in neighbours.into_iter().flatten() {
+                if std::mem::take(&mut open[next]) {
+                    pending.push(next);
+                }
+            }
+        }
+        if size > best.0 {
+            best = (size, bounds);
+        }
+    }
+    let share = |place: usize| place as f32 / SIDE as f32;
+    let [left, top, right, bottom] = best.1;
+    BoundingBox { left: share(left), top: share(top), right: share(right + 1), bottom: share(bottom + 1) }
+}
+
+fn area(b: BoundingBox) -> f64 {
+    f64::from((b.right - b.left).max(0.0)) * f64::from((b.bottom - b.top).max(0.0))
+}
+
+/// The area that two boxes share over the area they cover together, 0 to 1.
+pub fn iou(a: BoundingBox, b: BoundingBox) -> f64 {
+    let both = area(BoundingBox {
+        left: a.left.max(b.left),
+        top: a.top.max(b.top),
+        right: a.right.min(b.right),
+        bottom: a.bottom.min(b.bottom),
+    });
+    let either = area(a) + area(b) - both;
+    if either > 0.0 { both / either } else { 0.0 }
+}
+
+/// Whether a point (right, down) is in a box.
+pub fn holds(b: BoundingBox, (x, y): (f64, f64)) -> bool {
+    x >= f64::from(b.left) && x <= f64::from(b.right) && y >= f64::from(b.top) && y <= f64::from(b.bottom)
+}
+
+/// The centre of a box.
+pub fn center(b: BoundingBox) -> (f64, f64) {
+    (f64::from(b.left + b.right) / 2.0, f64::from(b.top + b.bottom) / 2.0)
+}
+
+/// The share of a grid of `side` x `side` places whose centres are in the box: how often a blind guess is right.
+pub fn chance(b: BoundingBox, side: usize) -> f64 {
+    let share = |i: usize| (i as f64 + 0.5) / side as f64;
+    let places = (0..side * side).filter(|&i| holds(b, (share(i % side), share(i / side))));
+    places.count() as f64 / (side * side).max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn bounds(left: f32, top: f32, right: f32, bottom: f32) -> BoundingBox {
+        BoundingBox { left, top, right, bottom }
+    }
+
+    #[test]
+    fn the_box_is_around_the_largest_hot_part() {
+        let mut values = vec![0.0; 64];
+        // A hot place at the upper left, a larger hot part at the lower right.
+        values[0] = 1.0;
+        [45, 46, 53, 54].map(|place| values[place] = 0.9);
+        let found = object_box(&Heat { side: 8, values }, 0.5);
+        let expected = bounds(5.0 / 8.0, 5.0 / 8.0, 7.0 / 8.0, 7.0 / 8.0);
+        assert!(iou(found, expected) > 0.75, "{found:?}");
+    }
+
+    #[test]
+    fn overlap_and_chance_are_areas() {
+        let (a, b) = (bounds(0.0, 0.0, 0.5, 1.0), bounds(0.25, 0.0, 0.75, 1.0));
+        assert!((iou(a, b) - 1.0 / 3.0).abs() < 1e-9);
+        assert_eq!((iou(a, a), iou(a, bounds(0.6, 0.0, 0.7, 0.1))), (1.0, 0.0));
+        assert_eq!(chance(a, 4), 0.5);
+        assert!(holds(a, center(a)) && !holds(a, (0.6, 0.5)));
+    }
+}
