@@ -175,7 +175,7 @@ mod tests {
         all.sort_unstable();
         assert_eq!(all, (0..120).collect::<Vec<_>>());
         assert_eq!(scenes(120).hold_out(0.2).unwrap().1.indices(), held.indices());
-        assert!(scenes(13).hold_out(0.2).unwrap_err().to_string().contains("`boat` has 1 images"));
+        assert!(scenes(13).hold_out(0.2).err().unwrap().to_string().contains("`boat` has 1 images"));
     }
 
     #[test]
