@@ -63,6 +63,15 @@ impl Canvas {
         }
     }
 
+    /// Fills a rectangle.
+    pub fn fill(&mut self, left: usize, top: usize, width: usize, height: usize, color: Color) {
+        for y in top..top + height {
+            for x in left..left + width {
+                self.mix(x as i64, y as i64, color, 1.0);
+            }
+        }
+    }
+
     /// Lays a colour over what is outside a box of the panel.
     pub fn dim_outside(&mut self, panel: Panel, region: BoundingBox, color: Color, cover: f64) {
         let [left, top, right, bottom] = corners(panel, region);

@@ -11,7 +11,7 @@ use crate::train::grid::Picture;
 const SIDE: usize = 224;
 const GAP: usize = 14;
 /// Room above a panel for two lines of text.
-const HEAD: usize = 3 * LINE + 6;
+const HEAD: usize = 4 * LINE + 4;
 
 const PAPER: Color = [255, 255, 255];
 const INK: Color = [35, 35, 40];
@@ -64,7 +64,7 @@ fn the_image(canvas: &mut Canvas, shown: &Shown) {
     let panel = Panel { left: GAP, top: HEAD, side: SIDE };
     canvas.text(GAP, 8, &fitting(shown.name, SIDE, 1), FAINT, 1);
     if let Some(truth) = shown.truth {
-        canvas.text(GAP, 8 + LINE, &fitting(&format!("class: {truth}"), SIDE, 2), INK, 2);
+        canvas.text(GAP, 10 + LINE, &fitting(&format!("class: {truth}"), SIDE, 2), INK, 2);
     }
     canvas.image(panel, shown.bytes, shown.res);
     if let Some(given) = shown.given {
@@ -79,15 +79,12 @@ fn the_image(canvas: &mut Canvas, shown: &Shown) {
         canvas.text(GAP + SIDE - 74, top, &format!("{:5.1}%", 100.0 * probability), INK, 2);
         top += 2 * LINE - 2;
         let length = (probability * SIDE as f64) as usize;
-        for line in 0..3 {
-            let bar = Panel { left: GAP, top: top + line, side: 1 };
-            canvas.line(bar, (0.0, 0.5), (length.max(1) as f64, 0.5), WAY[0], 1.0);
-        }
+        canvas.fill(GAP, top, length.max(1), 3, WAY[0]);
         top += LINE;
     }
     let legend: [(&str, Option<Color>); 3] = [
         ("object, as given", shown.given.map(|_| GIVEN)),
-        ("found by the map", Some([70, 70, 76])),
+        ("found by the map", Some(FOUND)),
         ("way from root to leaf", Some(WAY[3])),
     ];
     let mut top = 2 * (HEAD + SIDE) - 3 * (LINE + 2);
@@ -106,9 +103,9 @@ fn the_way(canvas: &mut Canvas, shown: &Shown, explanation: &Explanation, left: 
     let traversal = &explanation.traversal;
     let title = format!("{} {:.1}%", name_of(shown, explanation.class), 100.0 * explanation.probability);
     canvas.text(left, 8, &fitting(&title, SIDE, 2), INK, 2);
-    let values = traversal.nodes.iter().map(|node| format!("{:+.2}", node.values[node.chosen]));
+    let values = traversal.nodes.iter().map(|node| format!("{:+.3}", node.values[node.chosen]));
     let text = format!("GradCAT  {}", values.collect::<Vec<_>>().join(" > "));
-    canvas.text(left, 8 + 2 * LINE, &fitting(&text, SIDE, 1), FAINT, 1);
+    canvas.text(left, 10 + 2 * LINE, &fitting(&text, SIDE, 1), FAINT, 1);
     canvas.image(panel, shown.bytes, shown.res);
     canvas.dim_outside(panel, traversal.leaf(), [0, 0, 0], 0.35);
     let color = |depth: usize| WAY[depth.min(WAY.len() - 1)];
@@ -133,7 +130,7 @@ fn the_heat(canvas: &mut Canvas, shown: &Shown, explanation: &Explanation, found
         Some(given) => format!("CAM  IoU {:.2}", super::localise::iou(given, found)),
         None => "CAM".to_owned(),
     };
-    canvas.text(left, HEAD + SIDE + 8 + 2 * LINE, &text, FAINT, 1);
+    canvas.text(left, HEAD + SIDE + 10 + 2 * LINE, &text, FAINT, 1);
     canvas.image(panel, shown.bytes, shown.res);
     canvas.heat(panel, &explanation.heat);
     canvas.outline(panel, found, FOUND, 2);

@@ -91,7 +91,9 @@ mod tests {
         let mut values = vec![0.0; 64];
         // A hot place at the upper left, a larger hot part at the lower right.
         values[0] = 1.0;
-        [45, 46, 53, 54].map(|place| values[place] = 0.9);
+        for place in [45, 46, 53, 54] {
+            values[place] = 0.9;
+        }
         let found = object_box(&Heat { side: 8, values }, 0.5);
         let expected = bounds(5.0 / 8.0, 5.0 / 8.0, 7.0 / 8.0, 7.0 / 8.0);
         assert!(iou(found, expected) > 0.75, "{found:?}");

@@ -155,7 +155,7 @@ impl<'a> One<'a> {
         figure(&Shown {
             bytes: &self.bytes,
             res: self.res,
-            name: &self.image.name,
+            name: &self.image.short_name(),
             truth: self.truth.and_then(|class| trained.class_names.get(class)).map(String::as_str),
             given: self.given,
             class_names: &trained.class_names,

@@ -24,6 +24,12 @@ impl Image {
         })
     }
 
+    /// The name with the folder it is in.
+    pub(super) fn short_name(&self) -> String {
+        let file = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.folder().map_or_else(|| file.to_string(), |folder| format!("{folder}/{file}"))
+    }
+
     /// The name without folder and ending.
     pub(super) fn stem(&self) -> String {
         self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
