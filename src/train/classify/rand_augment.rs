@@ -310,7 +310,7 @@ mod tests {
                 // Pillow interpolates and filters in fixed point: a level more or less.
                 let worst = off.iter().max().copied().unwrap();
                 assert!(worst <= 1, "{operation:?} {magnitude}: off by {worst}");
-                assert_ne!(got, image, "{operation:?} {magnitude} does nothing");
+                assert!(got != image, "{operation:?} {magnitude} does nothing");
             }
         }
     }
