@@ -174,7 +174,8 @@ const NARROW: [&str; 4] = [
 fn a_rollback_goes_on_from_the_last_good_state_and_ends_after_a_few() {
     let dir = tempfile::tempdir().unwrap();
     let (run, outcome) =
-        train(&tiny(&[&NARROW[..], &["train.guard.max_rollbacks=2"]].concat()), dir.path(), None, None).unwrap();
+        train(&tiny(&[&NARROW[..], &["train.guard.max_rollbacks=2"]].concat()), dir.path(), None, None)
+            .unwrap();
     let Outcome::Diverged { last_good: Some(state), .. } = outcome else { panic!("{outcome:?}") };
     let log = std::fs::read_to_string(run.join("log.txt")).unwrap();
     assert_eq!(log.matches("with half the learning rate").count(), 2, "{log}");
