@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::features::Features;
 
+/// Raised when the same files give other pixels or other features: 2 since JPEG is decoded to libjpeg-turbo's bits.
+const GENERATION: u32 = 2;
+
 /// What features depend on.
 #[derive(Clone, Debug)]
 pub struct Key {
@@ -29,7 +32,7 @@ pub struct Key {
 impl Key {
     /// The file of these features in a folder.
     pub fn path(&self, folder: &Path) -> PathBuf {
-        let text = format!("{}/{}/{}/{}", self.images, self.extractor, self.resize, self.dims);
+        let text = format!("{GENERATION}/{}/{}/{}/{}", self.images, self.extractor, self.resize, self.dims);
         folder.join(format!("features-{}.h5", &hex(&Sha256::digest(text))[..32]))
     }
 }
