@@ -21,10 +21,9 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::models::{Classifier, ClassifierConfig};
 use crate::nn::Builder;
+use crate::train::classify::FORMAT;
 use crate::train::tensors::{self, Metadata};
 
-/// The format tag of classifiers.
-pub const CLASSIFIER_FORMAT: &str = "nestgen classifier 1";
 /// Images that go through the network together: enough to fill the cores, little memory.
 const BATCH: usize = 16;
 
@@ -47,7 +46,7 @@ pub fn open(path: &Path) -> Result<Extractor<'static>> {
     };
     let (metadata, tensors) = tensors::read(path)?;
     let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
-    let space = if metadata.get("format").map(String::as_str) == Some(CLASSIFIER_FORMAT) {
+    let space = if metadata.get("format").map(String::as_str) == Some(FORMAT) {
         Space::classifier(path, &metadata, &tensors).map_err(bad)?
     } else if dinov2::is_one(&tensors) {
         dinov2::space(tensors).map_err(bad)?

@@ -93,7 +93,7 @@ fn untrained(folder: &Path, name: &str) {
     let classifier = Classifier::new(&config.model, &Rng::new(0), DType::F32, &Device::Cpu).unwrap();
     let classes = serde_json::json!(nestgen::data::synthetic::class_names()).to_string();
     let metadata = Metadata::from([
-        ("format".into(), "nestgen classifier 1".into()),
+        ("format".into(), nestgen::train::classify::FORMAT.into()),
         ("classes".into(), classes),
         ("config".into(), config.to_toml()),
     ]);

@@ -148,7 +148,7 @@ pub(crate) fn classifier(dir: &Path, name: &str) -> PathBuf {
     }
     let data = BTreeMap::from([("mean", [0.5; 3]), ("std", [0.25; 3])]);
     let config = toml::to_string(&File { model: config, data }).unwrap();
-    let metadata = [("format", score_space::CLASSIFIER_FORMAT), ("config", &config)];
+    let metadata = [("format", nestgen::train::classify::FORMAT), ("config", &config)];
     write(dir, name, &metadata, &network.timm_tensors().unwrap())
 }
 

@@ -15,7 +15,7 @@ use crate::train::tick::unix_secs;
 pub const MODEL_BEST: &str = "model_best.safetensors";
 
 /// The format tag of saved classifiers.
-const FORMAT: &str = "nestgen classifier 1";
+pub const FORMAT: &str = "nestgen classifier 1";
 
 /// The tensors of a state.
 pub const TENSOR_FILES: [&str; 2] = ["classifier", "adam"];
