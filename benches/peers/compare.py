@@ -20,8 +20,8 @@ from interleave import Worker
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 
-# Outputs and gradients against PyTorch in f64, relative to each tensor's norm: f32 sums in another order. Where a value
-# lies on the kink of a leaky ReLU, any f32 sum may fall on its other side; then PyTorch's own f32 is the measure.
+# Outputs and gradients against PyTorch in f64, relative to each tensor's norm. Where PyTorch's own f32 is further than
+# that from its f64 (deep compositions with kinks), its distance is the measure.
 AGREEMENT = 1e-4
 TIMES_PYTORCH = 3.0
 THREADS = (2, 1)

@@ -50,6 +50,14 @@ fn newest_state(run: &Path) -> Option<state::SavedState> {
     Some(state::load(&newest).unwrap())
 }
 
+/// Images at the last tick that was written down whole; 0 before the first.
+fn last_tick(run: &Path) -> u64 {
+    let text = std::fs::read_to_string(run.join("stats.jsonl")).unwrap_or_default();
+    let kimg =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["Progress/kimg"]["mean"].as_f64();
+    text.lines().filter_map(kimg).last().map_or(0, |kimg| (kimg * 1e3).round() as u64)
+}
+
 /// Every number of the newest state as bits, by name.
 fn tensors(run: &Path) -> BTreeMap<String, Vec<u64>> {
     let state = newest_state(run).unwrap();
@@ -87,6 +95,8 @@ fn killed_thirty_times_it_loses_one_interval_at_most_and_not_a_bit_of_the_result
             let (run, now) = (run_folder(&outdir).unwrap(), state.position.cur_nimg);
             assert!(now >= reached, "kill {kill}: back from {reached} to {now} images");
             assert!(resume_point(&outdir, run.to_str().unwrap()).is_ok());
+            let trained = last_tick(&run);
+            assert!(trained <= now + INTERVAL, "kill {kill}: {trained} images were trained on, {now} are left");
             reached = now;
         }
     }
