@@ -70,6 +70,9 @@ pub(super) struct SynthArgs {
     /// Which scenes: image i depends on seed and i alone
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// The objects alone, small, anywhere, before a backdrop that does not tell the class: to test explanations
+    #[arg(long)]
+    planted: bool,
     /// Folder to write to; must be new or empty
     #[arg(long, value_name = "DIR")]
     outdir: PathBuf,
@@ -183,7 +186,8 @@ fn run_synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
     let (bar, stop) = (ui::progress_bar("rendering", args.n), interrupt::flag()?);
     let (count, res) = (usize::try_from(args.n)?, usize::try_from(args.res)?);
     let progress = |done, total| advance(&bar, &stop, done, total);
-    let result = synthetic::write_pngs(&args.outdir, args.seed, count, res, &progress);
+    let render = if args.planted { synthetic::render_planted } else { synthetic::render };
+    let result = synthetic::write_pngs(&args.outdir, render, args.seed, count, res, &progress);
     bar.finish_and_clear();
     result?;
     ui::result_line(&format!(

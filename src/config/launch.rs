@@ -95,7 +95,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     };
     let every_kimg = config.eval.every_kimg;
     let evaluate = if every_kimg > 0.0 {
-        Some((Evaluator::new(data.clone(), config.eval.images, None)?, every_kimg))
+        Some((Evaluator::new(data.clone(), config.eval.images, config.eval.extractor()?), every_kimg))
     } else {
         None
     };

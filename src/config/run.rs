@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use nestgen_fid::{Extractor, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ImageData, LoadOptions};
 use crate::error::Result;
 use crate::models::{DiscriminatorConfig, GeneratorConfig};
+use crate::score_space;
 use crate::train::settings::TrainConfig;
 
 /// A configuration file.
@@ -89,11 +91,32 @@ pub struct EvalConfig {
     pub every_kimg: f64,
     /// Images that are generated for a score, and real ones at most; 100 and more.
     pub images: usize,
+    /// What they are compared by: `auto` (Inception where its weights are found, else `random-v1`), `inception`,
+    /// `random-v1`, or a .safetensors file of DINOv2 or of a classifier of ours.
+    pub features: String,
 }
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self { every_kimg: 0.0, images: 2000 }
+        Self { every_kimg: 0.0, images: 2000, features: "auto".into() }
+    }
+}
+
+impl EvalConfig {
+    /// The feature extractor that `features` names.
+    ///
+    /// # Errors
+    /// When its file is missing or not usable.
+    pub fn extractor(&self) -> Result<Extractor<'static>> {
+        match self.features.as_str() {
+            "auto" => match weights::find(None) {
+                Ok(path) => Ok(Extractor::inception(&path)?),
+                Err(_) => Ok(Extractor::random_v1()?),
+            },
+            "inception" => Ok(Extractor::inception(&weights::find(None)?)?),
+            "random-v1" => Ok(Extractor::random_v1()?),
+            file => score_space::open(Path::new(file)),
+        }
     }
 }
 

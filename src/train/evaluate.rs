@@ -2,15 +2,13 @@
 //! that stays the same over the run.
 //!
 //! The real side is the first images of the run's order, the fake side seeds counted from a number of their own,
-//! both as bytes. Without Inception weights the features are `random-v1`, and the names of the scores say so.
+//! both as bytes. The names of the scores say which features they are taken in.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use nestgen_fid::frechet::{Spectrum, frechet_distance};
 use nestgen_fid::kid::kid;
-use nestgen_fid::weights;
 use nestgen_fid::{Extractor, Features, Resize, Tap};
 
 use super::fakes::{generate, latents};
@@ -36,18 +34,10 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Looks for the Inception weights in `weights` or where they usually are; without them, `random-v1`.
-    ///
-    /// # Errors
-    /// When a weight file that was named or found is not usable.
-    pub fn new(data: Arc<ImageData>, images: usize, weights: Option<&Path>) -> Result<Self> {
-        let extractor = match weights::find(weights) {
-            Ok(path) => Extractor::inception(&path)?,
-            Err(error) if weights.is_some() => return Err(error.into()),
-            Err(_) => Extractor::random_v1()?,
-        };
+    /// Scores by at most `images` images a side, in the features of `extractor`.
+    pub fn new(data: Arc<ImageData>, images: usize, extractor: Extractor<'static>) -> Self {
         let images = images.min(data.len());
-        Ok(Self { extractor, data, images, real: None })
+        Self { extractor, data, images, real: None }
     }
 
     /// KID first, then the Frechet distance.

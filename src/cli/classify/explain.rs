@@ -213,6 +213,8 @@ struct Tally {
     iou_half: usize,
     peaks: usize,
     leaves: usize,
+    leaf_holds: usize,
+    leaf_holds_chance: f64,
     peak_chance: f64,
     leaf_chance: f64,
 }
@@ -230,12 +232,14 @@ impl Tally {
         self.iou += overlap;
         self.iou_half += usize::from(overlap >= 0.5);
         self.peaks += usize::from(holds(given, e.heat.peak()));
+        self.leaf_holds += usize::from(holds(e.traversal.leaf(), center(given)));
+        self.leaf_holds_chance += 0.25_f64.powi(e.traversal.nodes.len() as i32);
         self.leaves += usize::from(holds(given, center(e.traversal.leaf())));
         self.peak_chance += chance(given, e.heat.side);
         self.leaf_chance += chance(given, 1 << e.traversal.nodes.len());
     }
 
-    fn shares(&self) -> [(&'static str, f64); 6] {
+    fn shares(&self) -> [(&'static str, f64); 8] {
         let share = |x: f64| if self.measured > 0 { 100.0 * x / self.measured as f64 } else { 0.0 };
         [
             ("mean_iou", share(self.iou)),
@@ -244,6 +248,8 @@ impl Tally {
             ("cam_peak_by_chance", share(self.peak_chance)),
             ("gradcat_leaf_in_box", share(self.leaves as f64)),
             ("gradcat_leaf_by_chance", share(self.leaf_chance)),
+            ("gradcat_leaf_around_middle", share(self.leaf_holds as f64)),
+            ("gradcat_leaf_around_middle_by_chance", share(self.leaf_holds_chance)),
         ]
     }
 
@@ -266,16 +272,20 @@ impl Tally {
         if self.measured == 0 {
             return Ok(());
         }
-        let [iou, half, peak, peak_chance, leaf, leaf_chance] = self.shares().map(|(_, value)| value);
+        let [iou, half, peak, peak_chance, leaf, leaf_chance, around, around_chance] =
+            self.shares().map(|(_, value)| value);
         ui::result_line(&format!("of {} right images with a given box:", self.measured))?;
         ui::result_line(&format!(
-            "  GradCAT's leaf in the box   {leaf:5.1} %  (by chance {leaf_chance:.1} %)"
+            "  GradCAT's leaf holds the box's middle   {around:5.1} %  (by chance {around_chance:.1} %)"
         ))?;
         ui::result_line(&format!(
-            "  the map's peak in the box   {peak:5.1} %  (by chance {peak_chance:.1} %)"
+            "  the leaf's middle in the box   {leaf:5.1} %  (by chance {leaf_chance:.1} %)"
         ))?;
         ui::result_line(&format!(
-            "  the map's box               IoU {:.3} on average, {half:.1} % at least 0.5",
+            "  the map's peak in the box               {peak:5.1} %  (by chance {peak_chance:.1} %)"
+        ))?;
+        ui::result_line(&format!(
+            "  the map's box                           IoU {:.3} on average, {half:.1} % at least 0.5",
             iou / 100.0
         ))
     }

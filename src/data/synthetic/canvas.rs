@@ -96,17 +96,29 @@ pub(super) struct Canvas {
     frame: Frame,
     marking: bool,
     object: Option<PixelBox>,
+    /// Where a scene's main object goes when it alone is painted, small; `None` paints everything as it comes.
+    planting: Option<(Point, f32)>,
 }
 
 impl Canvas {
     pub(super) fn new(res: usize) -> Canvas {
         let pixels = vec![Rgb(0.0, 0.0, 0.0); res * res];
-        Canvas { res, pixels, frame: Frame::PICTURE, marking: false, object: None }
+        Canvas { res, pixels, frame: Frame::PICTURE, marking: false, object: None, planting: None }
     }
 
     /// Following shapes are in the coordinates of `frame`.
-    pub(super) fn place(&mut self, frame: Frame) {
+    pub(super) fn place(&mut self, mut frame: Frame) {
+        if let Some((corner, scale)) = self.planting {
+            frame.center = at(corner.x + scale * frame.center.x, corner.y + scale * frame.center.y);
+            frame.scale *= scale;
+        }
         self.frame = frame;
+    }
+
+    /// From here on only main objects are painted, each as if its whole scene were the square with this upper left
+    /// corner and side.
+    pub(super) fn plant(&mut self, corner: Point, side: f32) {
+        self.planting = Some((corner, side));
     }
 
     /// Whether following shapes are part of the scene's main object.
@@ -121,6 +133,9 @@ impl Canvas {
 
     /// Sets every pixel, whatever the frame: `shade` takes picture coordinates 0..1.
     pub(super) fn fill(&mut self, shade: impl Fn(Point) -> Rgb) {
+        if self.planting.is_some() {
+            return;
+        }
         let step = 1.0 / self.res as f32;
         for (row, line) in self.pixels.chunks_exact_mut(self.res).enumerate() {
             for (column, pixel) in line.iter_mut().enumerate() {
@@ -144,6 +159,9 @@ impl Canvas {
         shade: impl Fn(Point) -> Rgb,
     ) {
         const HALF: f32 = 0.5;
+        if self.planting.is_some() && !self.marking {
+            return;
+        }
         let frame = self.frame;
         let pixel = 1.0 / self.res as f32;
         let width = softness + pixel / frame.scale;

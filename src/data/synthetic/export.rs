@@ -6,16 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::{BoundingBox, class_names, render};
+use super::{BoundingBox, Scene, class_names};
 use crate::error::{Error, Result};
 
-/// Writes the first `count` scenes of `seed` at `res` px. `progress(done, total)` is called from worker threads and may
+/// Writes the first `count` pictures that `render` makes of `seed` at `res` px. `progress(done, total)` is called from worker threads and may
 /// return false to stop.
 ///
 /// # Errors
 /// A folder that is not empty or cannot be written, a full disk, no images asked for.
 pub fn write_pngs(
     folder: &Path,
+    render: fn(u64, u64, usize) -> Scene,
     seed: u64,
     count: usize,
     res: usize,
@@ -70,6 +71,7 @@ fn object_table(boxes: &[(String, BoundingBox)], res: f32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::render;
     use super::*;
     use crate::data::{ImageData, LoadOptions};
 
@@ -77,7 +79,7 @@ mod tests {
     fn written_scenes_read_back_with_their_classes() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("scenes");
-        write_pngs(&folder, 3, 24, 16, &|_, _| true).unwrap();
+        write_pngs(&folder, render, 3, 24, 16, &|_, _| true).unwrap();
         let data = ImageData::open(&folder, &LoadOptions::new(16), &|_, _| true).unwrap();
         assert_eq!((data.len(), data.class_names()), (24, &class_names()[..]));
         let mut pixels = vec![0; 16 * 16 * 3];
@@ -85,7 +87,7 @@ mod tests {
         assert_eq!(pixels, render(3, 12, 16).pixels, "balloon/000012.png is the second by name");
         let table = std::fs::read_to_string(folder.join("objects.csv")).unwrap();
         assert_eq!(table.lines().count(), 25);
-        let error = write_pngs(&folder, 3, 24, 16, &|_, _| true).unwrap_err();
+        let error = write_pngs(&folder, render, 3, 24, 16, &|_, _| true).unwrap_err();
         assert!(error.to_string().contains("not empty"), "{error}");
     }
 
@@ -94,7 +96,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let error = write_pngs(&file.join("below"), 0, 1, 16, &|_, _| true).unwrap_err();
+        let error = write_pngs(&file.join("below"), render, 0, 1, 16, &|_, _| true).unwrap_err();
         assert!(error.to_string().contains("file/below"), "{error}");
     }
 }

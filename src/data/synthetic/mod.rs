@@ -13,11 +13,13 @@ mod dice;
 mod export;
 mod indoors;
 mod outdoors;
+mod planted;
 mod shapes;
 
 use canvas::Canvas;
 use dice::Dice;
 pub use export::write_pngs;
+pub use planted::render as render_planted;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -80,6 +82,10 @@ pub fn render(seed: u64, index: u64, res: usize) -> Scene {
     let mut canvas = Canvas::new(res);
     let mut dice = Dice(Rng::new(seed).split("scene").at(index));
     SCENES[label].1(&mut canvas, &mut dice);
+    finish(canvas, label, res)
+}
+
+fn finish(canvas: Canvas, label: usize, res: usize) -> Scene {
     let share = |pixel: usize| pixel as f32 / res as f32;
     let object =
         canvas.object().map_or(BoundingBox { left: 0.0, top: 0.0, right: 1.0, bottom: 1.0 }, |b| BoundingBox {
