@@ -118,6 +118,9 @@ struct Drawn {
     for_grid: Option<Tensor>,
 }
 
+/// A batch's files: name and PNG of each.
+type Files = Vec<(String, Vec<u8>)>;
+
 /// Draws the images and, unless only the grid is wanted, writes each to its file while the next are drawn.
 fn draw(generator: &Generator, seeds: &[u64], args: &SampleArgs, in_grid: usize) -> anyhow::Result<Drawn> {
     let stop = super::interrupt::flag()?;
@@ -125,17 +128,17 @@ fn draw(generator: &Generator, seeds: &[u64], args: &SampleArgs, in_grid: usize)
     let (mut count, mut for_grid) = (0, Vec::new());
     let pending = Pending::new(&args.outdir);
     // One batch waits while one is written: drawing never runs far ahead.
-    let (to_writer, batches) = mpsc::sync_channel::<(Vec<u64>, Tensor)>(1);
+    let (to_writer, batches) = mpsc::sync_channel::<Files>(1);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_batches(&pending, batches));
         let drawn = for_each_batch(generator, seeds, args.trunc, args.batch, |seeds, images| {
             if count < in_grid {
                 for_grid.push(images.narrow(0, 0, seeds.len().min(in_grid - count))?);
             }
+            // A writer that is gone has failed: its own error is reported below.
+            let kept = args.grid_only || to_writer.send(encode(seeds, &images)?).is_ok();
             count += seeds.len();
             bar.inc(seeds.len() as u64);
-            // A writer that is gone has failed: its own error is reported below.
-            let kept = args.grid_only || to_writer.send((seeds.to_vec(), images)).is_ok();
             Ok(kept && !stop.load(Ordering::Relaxed))
         });
         drop(to_writer);
@@ -146,15 +149,24 @@ fn draw(generator: &Generator, seeds: &[u64], args: &SampleArgs, in_grid: usize)
     Ok(Drawn { count, for_grid })
 }
 
-/// Writes every image to `seed<number>.png`, encoding on all threads.
-fn write_batches(pending: &Pending, batches: mpsc::Receiver<(Vec<u64>, Tensor)>) -> nestgen::error::Result<()> {
+/// The PNG of every image, `seed<number>.png`, made on all threads. This thread is one of the pool's, so it encodes
+/// itself: while it waited for a thread that waits for the pool, neither would go on.
+fn encode(seeds: &[u64], images: &Tensor) -> nestgen::error::Result<Files> {
+    let one = |(i, seed): (usize, &u64)| {
+        let name = format!("seed{seed:06}.png");
+        let png = Picture::grid(&images.narrow(0, i, 1)?, 1)?.png().map_err(Error::io("encode", &name))?;
+        Ok((name, png))
+    };
+    seeds.par_iter().enumerate().map(one).collect()
+}
+
+/// Writes the files of each batch, and now and then syncs them and gives them their names.
+fn write_batches(pending: &Pending, batches: mpsc::Receiver<Files>) -> nestgen::error::Result<()> {
     let mut synced = Instant::now();
-    for (seeds, images) in batches {
-        seeds.par_iter().enumerate().try_for_each(|(i, seed)| {
-            let name = format!("seed{seed:06}.png");
-            let png = Picture::grid(&images.narrow(0, i, 1)?, 1)?.png().map_err(Error::io("encode", &name))?;
-            pending.write(&name, &png)
-        })?;
+    for files in batches {
+        for (name, png) in &files {
+            pending.write(name, png)?;
+        }
         if synced.elapsed() > SYNC_EVERY {
             pending.commit()?;
             synced = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use super::cli::nestgen;
 
@@ -207,4 +208,21 @@ fn samples_depend_on_seed_alone_and_runs_repeat() {
     let image = draw(&snapshot(&first), "one", "1");
     assert_eq!(image, draw(&snapshot(&first), "two", "2"), "the batch changed an image");
     assert_eq!(image, draw(&snapshot(&second), "again", "1"), "the same seed trained another network");
+}
+
+/// The calling thread is one of the pool's: with a pool of one, nothing that it waits for may need the pool.
+#[test]
+fn one_thread_draws_many_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runs, samples) = (dir.path().join("runs"), dir.path().join("samples"));
+    tiny_run(&runs, &[]);
+    // `timeout`: what went wrong here once was that it never ended.
+    let out = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_nestgen"), "sample", "-n", "12", "--batch", "2"])
+        .args(["--network", text(&snapshot(&runs)), "--outdir", text(&samples)])
+        .env("RAYON_NUM_THREADS", "1")
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+    assert_eq!(fs::read_dir(&samples).unwrap().count(), 12);
 }
