@@ -15,6 +15,8 @@
 //! Shape letters: B batch, T blocks, N tokens a block, C channels, H W image or token grid, `nh` heads,
 //! `hd` head dimension. Everything is channels-last. A module imports only from modules listed before it.
 
+#![forbid(unsafe_code)]
+
 pub mod config;
 pub mod data;
 pub mod error;

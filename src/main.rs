@@ -1,5 +1,7 @@
 //! The `nestgen` program: parse, run a verb, print an error once, choose the exit code.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 
 use std::process::ExitCode;

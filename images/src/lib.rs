@@ -3,6 +3,8 @@
 //! `ImageSet::open` lists a source; `read_rgb(i)` gives 8-bit RGB by the rule stated in [`decode`]. This crate knows nothing
 //! of tensors or models.
 
+#![forbid(unsafe_code)]
+
 mod check;
 mod cifar;
 pub mod decode;

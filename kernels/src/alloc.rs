@@ -40,6 +40,52 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+static PEAK_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// [`Counting`] that also keeps the highest count: for tests of how much memory something may take.
+pub struct CountingPeak;
+
+// SAFETY: every call goes to `Counting` with the caller's arguments; the peak is beside it.
+unsafe impl GlobalAlloc for CountingPeak {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        let memory = unsafe { Counting.alloc(layout) };
+        PEAK_BYTES.fetch_max(live_bytes(), Ordering::Relaxed);
+        memory
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        let memory = unsafe { Counting.alloc_zeroed(layout) };
+        PEAK_BYTES.fetch_max(live_bytes(), Ordering::Relaxed);
+        memory
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { Counting.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        let memory = unsafe { Counting.realloc(memory, layout, size) };
+        PEAK_BYTES.fetch_max(live_bytes(), Ordering::Relaxed);
+        memory
+    }
+}
+
+/// The most [`live_bytes`] since [`restart_peak`]; 0 unless [`CountingPeak`] is the allocator.
+pub fn peak_bytes() -> usize {
+    PEAK_BYTES.load(Ordering::Relaxed)
+}
+
+/// Starts [`peak_bytes`] anew from what is in use now, and gives that.
+pub fn restart_peak() -> usize {
+    let live = live_bytes();
+    PEAK_BYTES.store(live, Ordering::Relaxed);
+    live
+}
+
 /// Bytes that the process has allocated and not freed; 0 unless [`Counting`] is its allocator.
 pub fn live_bytes() -> usize {
     LIVE_BYTES.load(Ordering::Relaxed)

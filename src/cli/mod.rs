@@ -15,6 +15,7 @@ mod study;
 mod train;
 mod ui;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -73,7 +74,10 @@ fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
         Verb::Compare(args) => compare::run(args),
         Verb::Study(verb) => study::run(verb),
         Verb::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "nestgen", &mut std::io::stdout());
+            // Into memory first: the library panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "nestgen", &mut script);
+            std::io::stdout().write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
     }
