@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::statistics::Moments;
 
 /// More features than any network here has; a larger array is a damaged or hostile file.
-const MAX_DIMS: usize = 16_384;
+const MAX_DIMS: usize = 4096;
 
 /// Largest difference between a covariance and its transpose, as a share of its largest element: f32 rounding.
 const SYMMETRY: f64 = 1e-6;

@@ -90,7 +90,7 @@ impl ImageSet {
     }
 
     fn from_pack(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
-        let mut pack = Pack::open(path)?;
+        let mut pack = Pack::open(path, &options.limits)?;
         let (labels, class_names, split) =
             (pack.labels.clone(), std::mem::take(&mut pack.class_names), pack.split.take());
         if options.split.is_some() && options.split != split && options.split.as_deref() != Some("all") {
@@ -114,12 +114,12 @@ impl ImageSet {
         &self.path
     }
 
-    /// Name of image `i` inside the source, for people (bytes that are not UTF-8 are replaced); empty if out of range.
+    /// Name of image `i` inside the source, for people (see `source::shown`); empty if out of range.
     pub fn name(&self, i: usize) -> Cow<'_, str> {
         match &self.kind {
             Kind::Files { source, kept, .. } => {
                 let entry = kept.get(i).and_then(|&at| source.entries.get(at));
-                entry.map_or(Cow::Borrowed(""), |e| String::from_utf8_lossy(&e.name))
+                entry.map_or(Cow::Borrowed(""), |e| Cow::Owned(source::shown(&e.name)))
             }
             Kind::Cifar(cifar) => Cow::Owned(cifar.name(i)),
             Kind::Pack(_) => Cow::Owned(format!("row {i}")),

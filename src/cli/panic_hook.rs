@@ -36,9 +36,11 @@ pub(crate) fn install() {
 
 impl BugReport {
     fn of(info: &PanicHookInfo, command: impl Iterator<Item = OsString>, backtrace: &Backtrace) -> Self {
+        let (payload, formatted) = (info.payload(), info.payload().downcast_ref::<String>());
+        let message = payload.downcast_ref::<&str>().copied().or(formatted.map(String::as_str));
         let words: Vec<String> = command.map(|word| word.to_string_lossy().into_owned()).collect();
         Self {
-            message: info.payload_as_str().unwrap_or("no message").to_owned(),
+            message: message.unwrap_or("no message").to_owned(),
             place: info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string),
             thread: std::thread::current().name().unwrap_or("without a name").to_owned(),
             command: words.join(" "),

@@ -17,7 +17,7 @@ pub(super) fn read(bytes: &[u8]) -> Parsed<StateDict> {
     for (what, expected) in [("magic number", MAGIC), ("protocol", PROTOCOL)] {
         let id = pickles.load(&mut reader)?;
         if !matches!(pickles.get(id), Value::Int(found) if *found == expected) {
-            return Err(format!("not a PyTorch file: its {what} is {:?}", pickles.get(id)));
+            return Err(format!("not a PyTorch file: its {what} is {}", pickles.get(id)));
         }
     }
     let system = pickles.load(&mut reader)?;

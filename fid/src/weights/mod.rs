@@ -112,8 +112,12 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf> {
 /// # Errors
 /// With the reason, when the file cannot be read, is truncated, is of another kind, or holds other tensors.
 pub fn load(path: &Path) -> Result<Weights> {
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    let wrong = |reason: String| Error::Weights { path: path.to_owned(), reason };
+    let meta = std::fs::metadata(path).map_err(Error::io(path))?;
+    let (size, wrong) = (meta.len(), |reason: String| Error::Weights { path: path.to_owned(), reason });
+    // Opening a pipe would wait for a writer, perhaps for ever.
+    if !meta.is_file() {
+        return Err(wrong("it is no file".into()));
+    }
     if size > MAX_BYTES {
         return Err(wrong(format!("{size} bytes is more than any file of this network")));
     }

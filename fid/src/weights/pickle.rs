@@ -31,6 +31,28 @@ pub(super) enum Value {
     Tensor(Vec<Id>),
 }
 
+/// Arguments that a call is given at most: PyTorch's tensor constructor takes seven. They are copied for each call, and a
+/// small file can name one long tuple many times.
+const MAX_ARGUMENTS: usize = 16;
+
+impl std::fmt::Display for Value {
+    /// What it is, in a few words: a hostile value may be as long as its file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::None => f.write_str("nothing"),
+            Value::Bool(value) => write!(f, "{value}"),
+            Value::Int(value) => write!(f, "{value}"),
+            Value::Text(text) => write!(f, "a text of {} bytes", text.len()),
+            Value::Tuple(items) => write!(f, "a tuple of {}", items.len()),
+            Value::List(items) => write!(f, "a list of {}", items.len()),
+            Value::Dict(items) => write!(f, "a dictionary of {}", items.len()),
+            Value::Global(name) => write!(f, "`{}`", name.replace(' ', ".")),
+            Value::Persistent(_) => f.write_str("a storage"),
+            Value::Tensor(_) => f.write_str("a tensor"),
+        }
+    }
+}
+
 const REBUILD_TENSOR: &str = "torch._utils _rebuild_tensor_v2";
 const ORDERED_DICT: &str = "collections OrderedDict";
 pub(super) const FLOAT_STORAGE: &str = "torch FloatStorage";
@@ -99,28 +121,28 @@ impl Pickles {
     pub(super) fn text(&self, id: Id) -> Parsed<&str> {
         match self.get(id) {
             Value::Text(text) => Ok(text),
-            other => Err(format!("expected text, found {other:?}")),
+            other => Err(format!("expected text, found {other}")),
         }
     }
 
     pub(super) fn count(&self, id: Id) -> Parsed<usize> {
         match self.get(id) {
             Value::Int(n) => usize::try_from(*n).map_err(|_| format!("{n} is not a size")),
-            other => Err(format!("expected a number, found {other:?}")),
+            other => Err(format!("expected a number, found {other}")),
         }
     }
 
     pub(super) fn tuple(&self, id: Id) -> Parsed<&[Id]> {
         match self.get(id) {
             Value::Tuple(items) => Ok(items),
-            other => Err(format!("expected a tuple, found {other:?}")),
+            other => Err(format!("expected a tuple, found {other}")),
         }
     }
 
     pub(super) fn dict(&self, id: Id) -> Parsed<&[(Id, Id)]> {
         match self.get(id) {
             Value::Dict(items) => Ok(items),
-            other => Err(format!("expected a dictionary of tensors, found {other:?}")),
+            other => Err(format!("expected a dictionary of tensors, found {other}")),
         }
     }
 
@@ -218,10 +240,13 @@ impl Pickles {
             b'R' => {
                 let (arguments, callable) = (machine.pop()?, machine.pop()?);
                 let arguments = self.tuple(arguments)?;
+                if arguments.len() > MAX_ARGUMENTS {
+                    return Err(format!("a call with {} arguments", arguments.len()));
+                }
                 match self.get(callable) {
                     Value::Global(REBUILD_TENSOR) => Value::Tensor(arguments.to_vec()),
                     Value::Global(ORDERED_DICT) if arguments.is_empty() => Value::Dict(Vec::new()),
-                    other => return Err(format!("refused: a call of {other:?}")),
+                    other => return Err(format!("refused: a call of {other}")),
                 }
             }
             other => return Err(format!("pickle opcode 0x{other:02x} is not one that weight files use")),

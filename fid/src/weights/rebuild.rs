@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use super::pickle::{FLOAT_STORAGE, Id, LONG_STORAGE, Parsed, Pickles, Value};
 use super::{Array, StateDict};
 
-/// More elements than any tensor of the network (its largest has 2.1 million).
+/// More elements than all tensors of the network together (24 million): tensors may share a storage, so a small file can
+/// describe many large ones.
 const MAX_ELEMENTS: usize = 1 << 26;
+/// More dimensions than any tensor has.
+const MAX_RANK: usize = 8;
 
 /// What a storage holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +65,14 @@ fn description(pickles: &Pickles, arguments: &[Id]) -> Parsed<Description> {
     let element = match pickles.get(element) {
         Value::Global(FLOAT_STORAGE) => Element::F32,
         Value::Global(LONG_STORAGE) => Element::I64,
-        other => return Err(format!("its elements are {other:?}, not f32 or i64")),
+        other => return Err(format!("its elements are {other}, not f32 or i64")),
     };
-    let sizes = |id| pickles.tuple(id)?.iter().map(|&id| pickles.count(id)).collect::<Parsed<Vec<_>>>();
+    let sizes = |id| match pickles.tuple(id)? {
+        sizes if sizes.len() <= MAX_RANK => {
+            sizes.iter().map(|&id| pickles.count(id)).collect::<Parsed<Vec<_>>>()
+        }
+        sizes => Err(format!("{} dimensions", sizes.len())),
+    };
     Ok(Description {
         storage: pickles.text(key)?.to_owned(),
         element,
@@ -81,20 +89,26 @@ pub(super) fn gather<'a>(
     storage: impl Fn(&Description) -> Parsed<&'a [u8]>,
 ) -> Parsed<StateDict> {
     let mut tensors = StateDict::new();
+    let mut left = MAX_ELEMENTS;
     for (name, description) in described {
-        let array = storage(description).and_then(|bytes| rebuild(description, bytes));
+        let array = storage(description).and_then(|bytes| rebuild(description, bytes, &mut left));
         tensors.insert(name.clone(), array.map_err(|reason| format!("tensor `{name}`: {reason}"))?);
     }
     Ok(tensors)
 }
 
-fn rebuild(description: &Description, bytes: &[u8]) -> Parsed<Array> {
+/// One tensor; `left` is how many elements there may still be.
+fn rebuild(description: &Description, bytes: &[u8], left: &mut usize) -> Parsed<Array> {
     let Description { offset, dims, strides, element, .. } = description;
     if dims.len() != strides.len() {
         return Err(format!("shape {dims:?} with strides {strides:?}"));
     }
-    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS);
-    let count = count.ok_or_else(|| format!("shape {dims:?} is too large"))?;
+    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let rest = count.and_then(|n| left.checked_sub(n));
+    let (Some(count), Some(rest)) = (count, rest) else {
+        return Err(format!("shape {dims:?} is too large"));
+    };
+    *left = rest;
     let reach = dims.iter().zip(strides).try_fold(*offset, |at, (&d, &s)| {
         d.saturating_sub(1).checked_mul(s).and_then(|step| at.checked_add(step))
     });

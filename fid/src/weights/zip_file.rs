@@ -24,11 +24,14 @@ pub(super) fn read(bytes: &[u8]) -> Parsed<StateDict> {
     let root = pickles.load(&mut Reader::new(&pickle))?;
     let described = rebuild::describe(&pickles, root)?;
     let mut storages = HashMap::new();
+    // Stored, not packed, and none inside another: together they cannot be larger than the file they are in.
+    let mut left = bytes.len() as u64;
     for description in described.values() {
         if !storages.contains_key(&description.storage) {
             let name = format!("{folder}data/{}", description.storage);
-            // Stored, not packed: an entry cannot be larger than the file it is in.
-            storages.insert(description.storage.clone(), entry(&mut archive, &name, bytes.len() as u64)?);
+            let storage = entry(&mut archive, &name, left)?;
+            left -= storage.len() as u64;
+            storages.insert(description.storage.clone(), storage);
         }
     }
     rebuild::gather(&described, |description| {

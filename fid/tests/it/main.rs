@@ -5,5 +5,6 @@ mod bad_input;
 mod figures;
 mod images;
 mod oracle;
+mod pytorch_files;
 mod sources;
 mod weight_files;

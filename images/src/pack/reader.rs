@@ -8,7 +8,7 @@ use hdf5::{AttrValue, DType, Dataset, Layout};
 use sha2::{Digest, Sha256};
 
 use super::chunked::ChunkedRows;
-use crate::decode::RgbImage8;
+use crate::decode::{Limits, RgbImage8};
 use crate::error::{Error, Result};
 use crate::set::hex;
 use crate::source::read_exact_at;
@@ -35,11 +35,19 @@ enum Rows {
     Chunked(ChunkedRows),
 }
 
-/// Rows hashed at a time.
+/// Rows hashed at a time, by number and by size.
 const DIGEST_ROWS: usize = 256;
+const DIGEST_BYTES: usize = 16 << 20;
+
+/// More images than any data set has; labels are held in memory.
+const MAX_IMAGES: u64 = 1 << 26;
+/// All class names together.
+const MAX_NAME_BYTES: u64 = 1 << 24;
+/// Deflate packs at most 1032 bytes into one; the chunks of a file that claims more are damaged.
+const MAX_RATIO: u64 = 1100;
 
 impl Pack {
-    pub(crate) fn open(path: &Path) -> Result<Pack> {
+    pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Pack> {
         let bad = |reason: String| Error::Pack { path: path.to_owned(), reason };
         let broken = |error: hdf5::Error| bad(error.to_string());
         let file = hdf5::File::open_streaming(path).map_err(broken)?;
@@ -58,10 +66,18 @@ impl Pack {
             [n, h, w, 3] => (n, h, w, false),
             _ => return Err(bad(format!("`images` must be [N, 3, H, W], got {shape:?}"))),
         };
-        const MAX_SIDE: u64 = 1 << 15;
-        if count == 0 || count >= 1 << 32 || height == 0 || width == 0 || height > MAX_SIDE || width > MAX_SIDE
-        {
-            return Err(bad(format!("`images` has the impossible shape {shape:?}")));
+        let pixels = height.saturating_mul(width);
+        let claimed = pixels.saturating_mul(3).saturating_mul(count);
+        if claimed == 0 || count > MAX_IMAGES || claimed / MAX_RATIO > length {
+            return Err(bad(format!(
+                "`images` has the impossible shape {shape:?} for a file of {length} bytes"
+            )));
+        }
+        if pixels > limits.max_pixels {
+            let limit = limits.max_pixels / 1_000_000;
+            return Err(bad(format!(
+                "`images` has the shape {shape:?}, above the limit of {limit} megapixels"
+            )));
         }
         let rows = rows(path, images, &shape)?;
         let labels = match file.dataset("labels") {
@@ -69,7 +85,7 @@ impl Pack {
             Err(_) => None,
         };
         let class_names = match file.dataset("class_names") {
-            Ok(names) => names.read_string().map_err(broken)?,
+            Ok(names) => read_names(&names).map_err(bad)?,
             Err(_) => Vec::new(),
         };
         let class_names = class_names.iter().map(|name| name.trim_end_matches('\0').to_owned()).collect();
@@ -134,8 +150,9 @@ impl Pack {
             hash.update((dim as u64).to_le_bytes());
         }
         let row_bytes = self.height * self.width * 3;
-        for start in (0..self.count).step_by(DIGEST_ROWS) {
-            let rows = self.read_rows(start, DIGEST_ROWS.min(self.count - start))?;
+        let step = (DIGEST_BYTES / row_bytes).clamp(1, DIGEST_ROWS);
+        for start in (0..self.count).step_by(step) {
+            let rows = self.read_rows(start, step.min(self.count - start))?;
             for row in rows.chunks_exact(row_bytes) {
                 if self.channels_first { hash.update(to_channels_last(row)) } else { hash.update(row) }
             }
@@ -166,6 +183,16 @@ fn rows(path: &Path, images: Dataset, shape: &[u64]) -> Result<Rows> {
             ChunkedRows::open(path, images, shape, row_bytes).map(Rows::Chunked).map_err(|e| bad(&e))
         }
     }
+}
+
+fn read_names(names: &Dataset) -> std::result::Result<Vec<String>, String> {
+    let text = |error: hdf5::Error| error.to_string();
+    let count = names.shape().map_err(text)?.iter().fold(1, |count: u64, &n| count.saturating_mul(n));
+    let bytes = names.element_size().map_err(text)?.max(1).saturating_mul(count);
+    if bytes > MAX_NAME_BYTES {
+        return Err(format!("`class_names` claims {bytes} bytes"));
+    }
+    names.read_string().map_err(text)
 }
 
 fn read_labels(labels: &Dataset, count: u64) -> std::result::Result<Vec<u32>, String> {

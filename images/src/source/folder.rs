@@ -10,17 +10,35 @@ use crate::error::{Error, Result};
 pub(super) fn list(path: &Path, limits: Limits) -> Result<Source> {
     let mut source =
         Source { path: path.to_owned(), storage: Storage::Folder, limits, entries: Vec::new(), other_files: 0 };
-    let mut ancestors = Vec::new();
-    walk(path, &[], &mut ancestors, &mut source)?;
+    walk(path, &[], &mut Way::default(), &mut source)?;
     Ok(source)
 }
 
-fn walk(folder: &Path, prefix: &[u8], ancestors: &mut Vec<PathBuf>, source: &mut Source) -> Result<()> {
+/// Folders that are visited at most. Links to folders can make a few look like millions.
+const MAX_FOLDERS: usize = 1 << 18;
+
+/// Where a walk is.
+#[derive(Default)]
+struct Way {
+    /// The real paths from the root to here.
+    ancestors: Vec<PathBuf>,
+    visited: usize,
+}
+
+fn walk(folder: &Path, prefix: &[u8], way: &mut Way, source: &mut Source) -> Result<()> {
     let real = folder.canonicalize().map_err(|e| Error::io(folder, e))?;
-    if ancestors.contains(&real) {
+    if way.ancestors.contains(&real) {
         return Ok(());
     }
-    ancestors.push(real);
+    way.visited += 1;
+    if way.visited > MAX_FOLDERS {
+        return Err(Error::NotAnImageSet {
+            path: source.path().to_owned(),
+            reason: format!("it has more than {MAX_FOLDERS} folders, with those that links lead to"),
+            hint: "remove links between its folders, or pack it as .tar or .zip",
+        });
+    }
+    way.ancestors.push(real);
     for item in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
         let item = item.map_err(|e| Error::io(folder, e))?;
         let file_name = item.file_name();
@@ -31,7 +49,7 @@ fn walk(folder: &Path, prefix: &[u8], ancestors: &mut Vec<PathBuf>, source: &mut
             Ok(meta) if meta.is_dir() => {
                 if !is_hidden(&name) {
                     name.push(b'/');
-                    walk(&path, &name, ancestors, source)?;
+                    walk(&path, &name, way, source)?;
                 }
             }
             Ok(meta) if !meta.is_file() => source.other_files += 1,
@@ -39,7 +57,7 @@ fn walk(folder: &Path, prefix: &[u8], ancestors: &mut Vec<PathBuf>, source: &mut
             _ => source.other_files += 1,
         }
     }
-    ancestors.pop();
+    way.ancestors.pop();
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! tar.gz: gzip allows no random reads, so the wanted files are unpacked once into a spool, in memory up to a budget and
 //! beyond it in an unnamed temporary file.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
@@ -26,9 +27,11 @@ pub(super) fn unpack(path: &Path, limits: Limits, spool_bytes: usize) -> Result<
     let mut other_files = 0;
     // The limit holds for everything that comes out of gzip, wanted or not, so that a bomb ends early.
     let limited = MultiGzDecoder::new(BufReader::new(file)).take(limits.max_unpacked_bytes);
-    let mut archive = tar::Archive::new(limited);
+    let allowance = Cell::new(u64::MAX);
+    let mut archive = tar::Archive::new(Allowed { reader: limited, allowance: &allowance });
     let walk = walk_entries(
         archive.entries().map_err(|e| Error::archive(path, e))?,
+        Some(&allowance),
         &mut other_files,
         |name, entry| {
             let offset = spooled;
@@ -41,7 +44,7 @@ pub(super) fn unpack(path: &Path, limits: Limits, spool_bytes: usize) -> Result<
             Ok((offset, size))
         },
     );
-    let exhausted = archive.into_inner().limit() == 0;
+    let exhausted = archive.into_inner().reader.limit() == 0;
     if let Some(error) = spool_error {
         return Err(error);
     }
@@ -58,6 +61,25 @@ pub(super) fn unpack(path: &Path, limits: Limits, spool_bytes: usize) -> Result<
         }
     };
     Ok(Source { path: path.to_owned(), storage, limits, entries, other_files })
+}
+
+/// A reader that stops with an error where its allowance ends.
+struct Allowed<'a, R> {
+    reader: R,
+    allowance: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Allowed<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.allowance.get();
+        if left == 0 {
+            return Err(io::Error::other("a header or name of more than a MiB"));
+        }
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = self.reader.read(&mut buffer[..most])?;
+        self.allowance.set(left - count as u64);
+        Ok(count)
+    }
 }
 
 fn copy_into(

@@ -9,6 +9,7 @@ mod tar_archive;
 mod zip_archive;
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::decode::Limits;
@@ -61,10 +62,17 @@ const TAR_MAGIC_AT: usize = 257;
 
 /// Tells the kind of `path` from its first bytes (its name only breaks ties).
 pub(crate) fn kind_of(path: &Path) -> Result<Kind> {
-    use std::io::Read;
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if meta.is_dir() {
         return Ok(Kind::Folder);
+    }
+    // Opening a pipe would wait for a writer, perhaps for ever, and nothing in it can be read twice.
+    if !meta.is_file() {
+        return Err(Error::NotAnImageSet {
+            path: path.to_owned(),
+            reason: "it is neither a file nor a folder".into(),
+            hint: "give a folder, .zip, .tar, .tar.gz or an HDF5 pack",
+        });
     }
     let mut head = Vec::new();
     File::open(path).and_then(|f| f.take(512).read_to_end(&mut head)).map_err(|e| Error::io(path, e))?;
@@ -105,7 +113,15 @@ impl Source {
             Kind::TarGz => gzip::unpack(path, limits, spool_bytes)?,
             Kind::Hdf5 => return Err(Error::Pack { path: path.to_owned(), reason: "is a pack".into() }),
         };
-        source.entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        source.entries.sort_by(|a, b| a.name.cmp(&b.name));
+        // An archive may hold a name twice: the later file counts, as when it is unpacked.
+        source.entries.dedup_by(|later, kept| {
+            let same = later.name == kept.name;
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
         Ok(source)
     }
 
@@ -119,7 +135,7 @@ impl Source {
 
     /// An error about entry `i`.
     pub(crate) fn bad(&self, i: usize, reason: impl ToString) -> Error {
-        let name = self.entries.get(i).map_or(String::new(), |e| String::from_utf8_lossy(&e.name).into_owned());
+        let name = self.entries.get(i).map_or(String::new(), |e| shown(&e.name));
         Error::BadImage { path: self.path.clone(), name, reason: reason.to_string() }
     }
 
@@ -130,11 +146,20 @@ impl Source {
         let too_large = |size: u64| self.bad(i, format!("{size} bytes, above the limit of {limit}"));
         match (&entry.at, &self.storage) {
             (Location::Path(path), _) => {
-                let size = std::fs::metadata(path).map_err(|e| self.bad(i, e))?.len();
-                if size > limit {
-                    return Err(too_large(size));
+                let meta = std::fs::metadata(path).map_err(|e| self.bad(i, e))?;
+                // It was a file when the folder was listed.
+                if !meta.is_file() {
+                    return Err(self.bad(i, "it is no file any more"));
                 }
-                std::fs::read(path).map_err(|e| self.bad(i, e))
+                if meta.len() > limit {
+                    return Err(too_large(meta.len()));
+                }
+                let mut bytes = Vec::with_capacity(meta.len() as usize);
+                let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
+                match read.map_err(|e| self.bad(i, e))? {
+                    size if size as u64 > limit => Err(too_large(size as u64)),
+                    _ => Ok(bytes),
+                }
             }
             (Location::ZipIndex(index), Storage::Zip(archive)) => {
                 zip_archive::read(archive, *index, limit).map_err(|reason| self.bad(i, reason))
@@ -153,6 +178,16 @@ impl Source {
             _ => Err(self.bad(i, "listed in another kind of source")),
         }
     }
+}
+
+/// A name for people: bytes that are not UTF-8 are replaced, and characters that would move a terminal's cursor or
+/// begin a new line are written as escapes.
+pub(crate) fn shown(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for c in String::from_utf8_lossy(name).chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    text
 }
 
 /// Whether a listing keeps this file: images by their extension, and the files of the CIFAR-10 binary version.

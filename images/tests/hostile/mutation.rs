@@ -7,7 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nestgen_kernels::alloc::{peak_bytes, restart_peak};
@@ -41,10 +41,15 @@ pub(crate) struct Target<'a> {
 /// Memory is counted for the whole process, so targets take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
+/// Nobody else counts memory while this is held.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Target<'_> {
     /// Reads damaged files.
     pub(crate) fn survives(&self, effort: Effort, read: impl Fn(&Path)) {
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = alone();
         let start = Instant::now();
         let long = std::env::var("NESTGEN_HOSTILE_SECONDS").ok().and_then(|text| text.parse().ok());
         let long = Duration::from_secs(long.unwrap_or(600));
