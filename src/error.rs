@@ -59,6 +59,14 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+    /// Ranks of a data-parallel run are gone, or hang.
+    #[error("no answer within {secs} s from {ranks}")]
+    RanksLost {
+        /// Which ones, and where they run.
+        ranks: String,
+        /// How long the others waited.
+        secs: u64,
+    },
     /// Reading images failed.
     #[error(transparent)]
     Images(#[from] nestgen_images::Error),
@@ -99,6 +107,11 @@ impl Error {
                 Some(path) => format!("resume from `{}` with a lower learning rate", path.display()),
                 None => "lower the learning rate".into(),
             }),
+            Self::RanksLost { .. } => Some(
+                "look at that machine, then go on from the last state with --resume; where steps take longer, \
+                 raise --rank-timeout"
+                    .into(),
+            ),
             Self::Images(error) => error.hint(),
             Self::Fid(error) => error.hint(),
             Self::Tensor(_) => None,

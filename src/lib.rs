@@ -23,6 +23,7 @@ pub mod error;
 pub mod explain;
 pub mod models;
 pub mod nn;
+pub mod ranks;
 pub mod rng;
 pub mod sample;
 pub mod score_space;

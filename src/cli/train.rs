@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -9,15 +10,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nestgen::config::{Launch, Override, RunConfig, Source, Start, launch, load, preset_names};
 use nestgen::error::Error;
 use nestgen::models::{discriminator, transposed_nest};
+use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
-use nestgen::train::folder::resume_point;
+use nestgen::train::folder::{ResumePoint, resume_point};
 
-use super::{dry_run, interrupt, ui};
+use super::{dry_run, interrupt, report, ui};
 
 /// The preset of a CPU, whatever the resolution.
 pub(super) const CPU_PRESET: &str = "demo64";
 
+/// Seconds that ranks wait for one another in a step.
+const RANK_TIMEOUT_SECS: u64 = 600;
+
 /// Train a generator
+#[cfg_attr(feature = "mpi", doc = "")]
+#[cfg_attr(
+    feature = "mpi",
+    doc = "Under mpirun or srun all processes train one generator together: each works on"
+)]
+#[cfg_attr(feature = "mpi", doc = "its share of every batch, and the result is that of one process.")]
 #[derive(Args)]
 pub(super) struct TrainArgs {
     /// Side of the images in pixels: 32, 64, 128 or 256 [default: the preset's]
@@ -71,13 +82,37 @@ pub(super) struct TrainArgs {
     /// Any setting of the configuration file, for example `--set train.ema.halflife_kimg=5`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Seconds that the processes of a run under mpirun or srun wait for one another before they give it up
+    #[cfg(feature = "mpi")]
+    #[arg(long, value_name = "SECS", default_value_t = RANK_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    rank_timeout: u64,
     /// Print the configuration, parameter counts, FLOPs and memory; train nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
 
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let point = |what: &str| resume_point(&args.outdir, what);
+    #[cfg(feature = "mpi")]
+    let timeout_secs = args.rank_timeout;
+    #[cfg(not(feature = "mpi"))]
+    let timeout_secs = RANK_TIMEOUT_SECS;
+    let ranks = Ranks::join(Duration::from_secs(timeout_secs))?;
+    if !ranks.is_first() {
+        ui::mute();
+    }
+    match run_on(args, &ranks) {
+        Err(error) if ranks.size() > 1 => report::failure_of_rank(&ranks, error),
+        ended => ended,
+    }
+}
+
+fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
+    // Finding the point to go on from tidies the folder up, which is for one process to do.
+    let point = |what: &str| {
+        let found = if ranks.is_first() { Some(resume_point(&args.outdir, what)?) } else { None };
+        let found: Option<ResumePoint> = ranks.first_tells(found)?;
+        found.ok_or_else(|| Error::Usage { message: "rank 0 found no state".into(), hint: None })
+    };
     let start = match (&args.resume, &args.transfer) {
         (Some(what), _) => Start::Resume(point(what)?),
         (None, Some(what)) => Start::Transfer(point(what)?),
@@ -85,9 +120,9 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     };
     let (config, name) = resolve(args, &start)?;
     if args.dry_run {
-        return dry_run::print(&config);
+        return if ranks.is_first() { dry_run::print(&config) } else { Ok(ExitCode::SUCCESS) };
     }
-    train(&config, &name, &args.outdir, start)
+    train(&config, &name, &args.outdir, start, ranks)
 }
 
 /// The configuration that the flags ask for, and its name.
@@ -168,7 +203,13 @@ pub(super) fn at_resolution(res: usize, preset_res: usize, fixed: bool) -> Resul
 }
 
 /// Trains, shows how it goes, and says how to go on.
-fn train(config: &RunConfig, name: &str, outdir: &Path, start: Start) -> anyhow::Result<ExitCode> {
+fn train(
+    config: &RunConfig,
+    name: &str,
+    outdir: &Path,
+    start: Start,
+    ranks: &Ranks,
+) -> anyhow::Result<ExitCode> {
     let res = config.model.resolution();
     let bar = ui::progress_bar("reading images", 0);
     let data = config.data.open(res, &|done, total| {
@@ -179,6 +220,9 @@ fn train(config: &RunConfig, name: &str, outdir: &Path, start: Start) -> anyhow:
     bar.finish_and_clear();
     let data = data?;
     ui::note(&format!("{}: {} images of {res} px", config.data.name(), data.len()));
+    if ranks.size() > 1 {
+        ui::note(&format!("{} ranks: {}", ranks.size(), ranks.names().join("; ")));
+    }
 
     let stop = interrupt::flag()?;
     let line = progress_line();
@@ -194,6 +238,7 @@ fn train(config: &RunConfig, name: &str, outdir: &Path, start: Start) -> anyhow:
         outdir,
         name,
         start,
+        ranks,
         stop: &stop,
         on_start: &mut on_start,
         on_event: &mut on_event,

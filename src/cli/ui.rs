@@ -1,20 +1,35 @@
 //! Output: results to stdout, everything else to stderr, progress only where somebody looks.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Whether this process says nothing.
+static MUTE: AtomicBool = AtomicBool::new(false);
+
+/// Says nothing from now on but errors: of many processes that do one thing together, one speaks.
+pub(crate) fn mute() {
+    MUTE.store(true, Ordering::Relaxed);
+}
 
 /// Writes one line of results.
 ///
 /// # Errors
 /// When stdout is closed.
 pub(crate) fn result_line(line: &str) -> std::io::Result<()> {
+    if MUTE.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     writeln!(std::io::stdout(), "{line}")
 }
 
 /// Writes one line about the work to stderr.
 pub(crate) fn note(line: &str) {
+    if MUTE.load(Ordering::Relaxed) {
+        return;
+    }
     // A lost remark is no reason to stop.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -26,6 +41,9 @@ pub(crate) fn warn(line: &str) {
 
 /// A bar with a rate and the time left, on a terminal; silent elsewhere.
 pub(crate) fn progress_bar(what: &str, total: u64) -> ProgressBar {
+    if MUTE.load(Ordering::Relaxed) {
+        return ProgressBar::hidden();
+    }
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     let template = "{msg} {bar:30} {human_pos}/{human_len} ({per_sec}, {eta} left)";
     // The template is a constant; a mistake in it shows in the first run and falls back to the plain bar.

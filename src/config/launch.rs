@@ -11,6 +11,7 @@ use crate::data::{ImageData, LoaderConfig};
 use crate::error::{Error, Result};
 use crate::models::{Discriminator, Generator};
 use crate::nn::Builder;
+use crate::ranks::Ranks;
 use crate::rng::Rng;
 use crate::study::provenance::{self, Network, Provenance, flops_per_step};
 use crate::train::adversarial::{Networks, Session, Training};
@@ -19,6 +20,7 @@ use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
 use crate::train::folder::{ResumePoint, RunFolder};
 use crate::train::held_out::HeldOut;
+use crate::train::parallel::share_out;
 use crate::train::reals::RealImages;
 use crate::train::state::{self, SavedState};
 
@@ -34,6 +36,8 @@ pub struct Launch<'a> {
     pub name: &'a str,
     /// Where the run begins.
     pub start: Start,
+    /// The processes that make this run together.
+    pub ranks: &'a Ranks,
     /// Set to end the run at the next step.
     pub stop: &'a AtomicBool,
     /// Told where the run folder is, once there is one.
@@ -60,26 +64,32 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let config = launch.config;
     let config_text = config.to_toml();
     let networks = build_networks(config)?;
+    let ranks = launch.ranks;
+    let share = share_out(&config.train, &networks, ranks)?;
     let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
     let (folder, state) = match launch.start {
-        Start::New => (create()?, None),
+        Start::New => (enter(ranks, create)?, None),
         Start::Resume(point) => {
-            let folder = RunFolder::open(&point.run)?;
-            let (path, state) = newest_whole(&point.states, state::load)?;
+            let folder = enter(ranks, || RunFolder::open(&point.run))?;
+            let (path, state) = read_state(ranks, &point.states)?;
             refuse_changes(&path, &state.config, &config_text)?;
             (folder, Some(state))
         }
         Start::Transfer(point) => {
-            let (path, state) = newest_whole(&point.states, state::load)?;
+            let (path, state) = read_state(ranks, &point.states)?;
             take_weights(&networks, &path, &state)?;
-            let folder = create()?;
-            folder.log(&format!("weights of {}", path.display()))?;
+            let folder = enter(ranks, create)?;
+            if ranks.is_first() {
+                folder.log(&format!("weights of {}", path.display()))?;
+            }
             (folder, None)
         }
     };
     (launch.on_start)(folder.path());
-    let record = provenance(config, &networks, &launch.data);
-    folder.write(provenance::FILE, record.to_json().as_bytes())?;
+    if ranks.is_first() {
+        let record = provenance(config, &networks, &launch.data);
+        folder.write(provenance::FILE, record.to_json().as_bytes())?;
+    }
     let train = &config.train;
     let (data, held_out) = match config.data.held_out {
         0 => (launch.data, None),
@@ -91,10 +101,11 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let loader = LoaderConfig {
         mirror: config.data.mirror,
         workers: config.data.workers,
-        ..LoaderConfig::new(train.batch, train.seed)
+        share,
+        ..LoaderConfig::new(train.batch / ranks.size(), train.seed)
     };
     let every_kimg = config.eval.every_kimg;
-    let evaluate = if every_kimg > 0.0 {
+    let evaluate = if every_kimg > 0.0 && ranks.is_first() {
         Some((Evaluator::new(data.clone(), config.eval.images, config.eval.extractor()?), every_kimg))
     } else {
         None
@@ -103,6 +114,8 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         config: train,
         config_text: &config_text,
         folder: &folder,
+        ranks,
+        share,
         real_images: RealImages::new(data, loader),
         held_out,
         evaluate,
@@ -111,6 +124,26 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     };
     let outcome = Training::new(session, networks, state)?.run()?;
     Ok((folder.path().to_path_buf(), outcome))
+}
+
+/// The run folder: opened by the first rank, known to all.
+fn enter(ranks: &Ranks, open: impl FnOnce() -> Result<RunFolder>) -> Result<RunFolder> {
+    let opened = if ranks.is_first() { Some(open()?) } else { None };
+    let path = opened.as_ref().map(|folder| folder.path().to_path_buf()).unwrap_or_default();
+    let path = ranks.first_tells(path)?;
+    Ok(opened.unwrap_or_else(|| RunFolder::follow(path)))
+}
+
+/// The newest whole state by the first rank's judgement.
+fn read_state(ranks: &Ranks, states: &[PathBuf]) -> Result<(PathBuf, SavedState)> {
+    if ranks.is_first() {
+        let (path, state) = newest_whole(states, state::load)?;
+        Ok((ranks.first_tells(path)?, state))
+    } else {
+        let path = ranks.first_tells(PathBuf::new())?;
+        let state = state::load(&path)?;
+        Ok((path, state))
+    }
 }
 
 /// Where the run comes from and what it costs.

@@ -12,6 +12,7 @@ use candle_core::{Device, Tensor};
 
 use super::image_data::ImageData;
 use super::order::Order;
+use super::share::Share;
 use crate::error::{Error, Result};
 
 /// Which batches a loader gives.
@@ -29,16 +30,14 @@ pub struct LoaderConfig {
     pub prefetch: usize,
     /// Images seen before, by all ranks together: where a resumed run goes on.
     pub start: u64,
-    /// This process's place among `world` data-parallel ones.
-    pub rank: usize,
-    /// Data-parallel processes.
-    pub world: usize,
+    /// Which images of the global batch are this rank's.
+    pub share: Share,
 }
 
 impl LoaderConfig {
-    /// From the start, one rank, two workers two batches ahead, no mirroring.
+    /// From the start, every image, two workers two batches ahead, no mirroring.
     pub fn new(batch: usize, seed: u64) -> Self {
-        LoaderConfig { batch, seed, mirror: false, workers: 2, prefetch: 2, start: 0, rank: 0, world: 1 }
+        LoaderConfig { batch, seed, mirror: false, workers: 2, prefetch: 2, start: 0, share: Share::whole() }
     }
 }
 
@@ -106,7 +105,8 @@ impl Loader {
         config: LoaderConfig,
     ) -> Result<Loader> {
         let images = chosen.as_ref().map_or(data.len(), |chosen| chosen.len());
-        if config.batch == 0 || config.prefetch == 0 || config.rank >= config.world || images == 0 {
+        let Share { rank, world, run } = config.share;
+        if config.batch == 0 || config.prefetch == 0 || rank >= world || run == 0 || images == 0 {
             let message = format!("impossible loader settings: {config:?}");
             return Err(Error::Usage {
                 message,
@@ -149,7 +149,7 @@ impl Loader {
 
     /// Images seen by all ranks together, `config.start` included: give it as `start` to go on from here.
     pub fn position(&self) -> u64 {
-        self.config.start + self.taken * (self.config.batch * self.config.world) as u64
+        self.config.start + self.taken * (self.config.batch * self.config.share.world) as u64
     }
 
     /// The set that is read.
@@ -176,15 +176,15 @@ fn work(maker: &BatchMaker, worker: u64, queue: &SyncSender<Result<Batch>>) {
 }
 
 impl BatchMaker {
-    /// Batch `number` since the start: the global batch is `world` rank batches side by side.
+    /// Batch `number` since the start: this rank's share of a global one.
     fn batch(&self, number: u64) -> Result<Batch> {
-        let LoaderConfig { batch, start, rank, world, .. } = self.config;
-        let first = start + (number * world as u64 + rank as u64) * batch as u64;
+        let LoaderConfig { batch, start, share, .. } = self.config;
+        let first = start + number * (share.world * batch) as u64;
         let res = self.data.res();
         let mut bytes = vec![0; res * res * 3];
         let mut pixels: Vec<f32> = Vec::with_capacity(batch * bytes.len());
         let mut indices = Vec::with_capacity(batch);
-        for n in first..first + batch as u64 {
+        for n in share.numbers(first, 0..batch) {
             let shown = self.order.at(n);
             let chosen = self.chosen.as_ref().and_then(|chosen| chosen.get(shown.image as usize));
             let image = chosen.copied().unwrap_or(shown.image);
@@ -255,9 +255,16 @@ mod tests {
     #[test]
     fn ranks_share_the_global_batch() {
         let one = take(LoaderConfig::new(6, 3), 3);
-        let rank = |rank| take(LoaderConfig { rank, world: 2, ..LoaderConfig::new(3, 3) }, 3);
-        for ((whole, left), right) in one.iter().zip(rank(0)).zip(rank(1)) {
+        let rank = |rank, run| {
+            let share = Share { rank, world: 2, run };
+            take(LoaderConfig { share, ..LoaderConfig::new(3, 3) }, 3)
+        };
+        for ((whole, left), right) in one.iter().zip(rank(0, 3)).zip(rank(1, 3)) {
             assert_eq!(whole.0, [left.0, right.0].concat());
+        }
+        for ((whole, left), right) in one.iter().zip(rank(0, 1)).zip(rank(1, 1)) {
+            assert_eq!([whole.0[0], whole.0[2], whole.0[4]], *left.0);
+            assert_eq!([whole.0[1], whole.0[3], whole.0[5]], *right.0);
         }
     }
 

@@ -7,8 +7,10 @@ mod image_data;
 mod labelled;
 mod loader;
 mod order;
+mod share;
 pub mod synthetic;
 
 pub use image_data::{ImageData, LoadOptions};
 pub use labelled::{LabelledImages, test_split};
 pub use loader::{Batch, Loader, LoaderConfig, Prepare};
+pub use share::Share;

@@ -159,6 +159,11 @@ impl ResidualDiscriminator {
         k::reshape(&logits, &[batch])
     }
 
+    /// How many samples of a batch are compared with one another: `B / group` apart; 1 without minibatch stddev.
+    pub fn compared_samples(&self, batch: usize) -> usize {
+        if self.config.minibatch_stddev { group_size(batch) } else { 1 }
+    }
+
     /// The shape this discriminator was made with.
     pub fn config(&self) -> &Config {
         &self.config
@@ -177,13 +182,18 @@ impl ResidualDiscriminator {
     }
 }
 
+/// Samples of a group: as many as divide the batch.
+fn group_size(batch: usize) -> usize {
+    (1..=GROUP).rev().find(|g| batch.is_multiple_of(*g)).unwrap_or(1)
+}
+
 /// `[B, H, W, C]` -> `[B, H, W, C + 1]`: the mean over features of the standard deviation over a group of
 /// samples (Karras et al., arXiv 1710.10196). Sample `b` is in group `b mod (B / group)`.
 fn append_minibatch_stddev(x: &Var) -> Result<Var> {
     /// Keeps the square root's slope finite where all samples agree.
     const EPS: f64 = 1e-8;
     let (batch, height, width, channels) = x.value().dims4()?;
-    let group = (1..=GROUP).rev().find(|g| batch % g == 0).unwrap_or(1);
+    let group = group_size(batch);
     let (groups, features) = (batch / group, height * width * channels);
     let flat = k::reshape(x, &[group, groups * features])?;
     let members = (0..group).map(|i| k::narrow(&flat, 0, i, 1)).collect::<Result<Vec<_>>>()?;

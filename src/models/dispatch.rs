@@ -179,6 +179,15 @@ impl Discriminator {
         }
     }
 
+    /// How many samples of a batch it compares with one another; 1 where it judges each by itself. They lie as many
+    /// images apart as there are groups.
+    pub fn compared_samples(&self, batch: usize) -> usize {
+        match self {
+            Self::Residual(discriminator) => discriminator.compared_samples(batch),
+            Self::Sagan(_) => 1,
+        }
+    }
+
     /// Its named tensors.
     pub fn params(&self) -> &ParamSet {
         match self {

@@ -13,12 +13,14 @@ use nestgen_kernels::{
     Adam, AdamConfig, Gradients, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
 };
 
+use super::augment::sign;
 use super::evaluate::Evaluator;
 use super::event::{Event, Outcome, Progress};
 use super::fakes::latents;
 use super::folder::RunFolder;
-use super::guard::{OnDivergence, Trouble};
+use super::guard::Trouble;
 use super::held_out::HeldOut;
+use super::parallel::average;
 use super::penalties::gradient_penalty;
 use super::reals::RealImages;
 use super::schedule::Length;
@@ -26,8 +28,10 @@ use super::settings::{AdamSettings, TrainConfig};
 use super::state::{Position, SavedState};
 use super::stats::memory_gib;
 use super::tensorboard::EventFile;
-use crate::error::{Error, Result};
+use crate::data::Share;
+use crate::error::Result;
 use crate::models::{Discriminator, Generator};
+use crate::ranks::Ranks;
 use crate::rng::Rng;
 
 /// The networks of a run.
@@ -48,7 +52,11 @@ pub struct Session<'a> {
     pub config_text: &'a str,
     /// Where everything is written.
     pub folder: &'a RunFolder,
-    /// Where real images come from.
+    /// The processes that make this run together.
+    pub ranks: &'a Ranks,
+    /// Which images of a global batch are this one's, from [`super::parallel::share_out`].
+    pub share: Share,
+    /// Where real images come from: this rank's share of them.
     pub real_images: RealImages,
     /// Real images that are not trained on.
     pub held_out: Option<HeldOut>,
@@ -70,7 +78,8 @@ pub struct Training<'a> {
     pub(super) position: Position,
     pub(super) length: Length,
     pub(super) clock: Clock,
-    pub(super) events: EventFile,
+    /// On the rank that writes, once the run is open.
+    pub(super) events: Option<EventFile>,
     /// Spread of the real images of `reals.png`.
     pub(super) real_diversity: f64,
     progress: Progress,
@@ -105,9 +114,6 @@ impl<'a> Training<'a> {
     /// When the state does not fit the networks, or the folder cannot be written.
     pub fn new(session: Session<'a>, networks: Networks, resume: Option<SavedState>) -> Result<Self> {
         let config = session.config;
-        let events_path = session.folder.path();
-        let events = EventFile::create(events_path, super::tick::unix_secs())
-            .map_err(Error::io("write", events_path))?;
         let clock = Clock {
             session_start: Instant::now(),
             before_secs: 0.0,
@@ -120,7 +126,7 @@ impl<'a> Training<'a> {
             position: Position { augment: config.augment.start(), ..Position::default() },
             length: Length::Images((config.kimg * 1e3) as u64),
             clock,
-            events,
+            events: None,
             real_diversity: 0.0,
             progress: Progress::default(),
             session,
@@ -142,8 +148,8 @@ impl<'a> Training<'a> {
     /// When a step, a picture or a save fails; what was saved before stays whole.
     pub fn run(mut self) -> Result<Outcome> {
         let config = self.session.config;
-        self.open()?;
-        while !self.length.is_over(self.position.cur_nimg, self.clock.elapsed_secs()) {
+        self.open_together()?;
+        while !self.is_over()? {
             // Discriminator.
             let mut real = None;
             for _ in 0..config.d_steps {
@@ -165,21 +171,21 @@ impl<'a> Training<'a> {
                 ("discriminator's loss", self.progress.discriminator_loss),
             ];
             let broken = losses.iter().find(|(_, loss)| !loss.is_finite());
-            let mut trouble = broken.map(|&(what, _)| Trouble::NonFinite { what });
+            let mut trouble = broken.map(|&(what, _)| Trouble::NonFinite { what: what.into() });
 
             // Tick: statistics, pictures, scores, snapshots.
             self.report_progress();
             let tick_nimg = self.position.cur_nimg - self.position.tick_start_nimg;
-            let over = self.length.is_over(self.position.cur_nimg, self.clock.elapsed_secs());
+            let over = self.is_over()?;
             if trouble.is_none() && (tick_nimg as f64 >= config.tick_kimg * 1e3 || over) {
-                trouble = self.tick(over)?;
+                trouble = self.tick_together(over)?;
             }
             if let Some(trouble) = trouble
                 && let Some(outcome) = self.respond(trouble)?
             {
                 return Ok(outcome);
             }
-            if self.session.stop.load(Ordering::Relaxed) && !over {
+            if self.session.ranks.any(self.session.stop.load(Ordering::Relaxed))? && !over {
                 return Ok(Outcome::Interrupted { state: self.save()?.1 });
             }
         }
@@ -187,7 +193,7 @@ impl<'a> Training<'a> {
         Ok(Outcome::Finished { snapshot })
     }
 
-    /// One step of D on real images `[batch, H, W, 3]`; gives its loss, penalties included.
+    /// One step of D on this rank's real images `[batch / ranks, H, W, 3]`; gives its loss, penalties included.
     fn discriminator_step(&mut self, real: &Tensor) -> Result<f64> {
         let config = self.session.config;
         let penalty = &config.penalty;
@@ -201,16 +207,17 @@ impl<'a> Training<'a> {
         let lecam = position.kimg() >= penalty.lecam_start_kimg && penalty.lecam > 0.0;
 
         let streams = self.session.rng(position.rollbacks);
-        let micro = config.micro_batch();
-        let (mut grads, mut total) = (Gradients::default(), 0.0);
-        let mut all_real_logits = Vec::with_capacity(config.batch);
+        let ranks = self.session.ranks;
+        let micro = config.micro_batch() / ranks.size();
+        // Of all parts: loss, and signs of real logits.
+        let (mut grads, mut sums) = (Gradients::default(), [0.0; 2]);
         for part in 0..config.accumulate {
-            let first = position.cur_nimg + (part * micro) as u64;
-            let z = latents(&streams.split("z-discriminator"), first, micro, self.networks.generator.z_dim())?;
+            let numbers = self.session.share.numbers(position.cur_nimg, part * micro..(part + 1) * micro);
+            let z = latents(&streams.split("z-discriminator"), &numbers, self.networks.generator.z_dim())?;
             let fake_images = no_grad(|| self.networks.generator.forward(&z, true))?;
             let real_images = Var::constant(real.narrow(0, part * micro, micro)?);
             let augment = |images: &Var, stream| {
-                config.augment.apply(&position.augment, images, &streams.split(stream), first)
+                config.augment.apply(&position.augment, images, &streams.split(stream), &numbers)
             };
             let mut real_images = augment(&real_images, "augment-real")?;
             let mut fake_images = augment(&fake_images, "augment-fake")?;
@@ -225,41 +232,45 @@ impl<'a> Training<'a> {
             let real_logits = discriminator.forward(&real_images, true)?;
             let fake_logits = discriminator.forward(&fake_images, true)?;
             let mut loss = config.loss.discriminator(&real_logits, &fake_logits)?;
-            let stats = &mut position.collected;
-            stats.report("Loss/D", scalar(&loss)?);
+            let mut measured = vec![("Loss/D", scalar(&loss)?)];
             for (weight, logits, images, key) in
                 [(r1, &real_logits, &real_images, "Loss/R1"), (r2, &fake_logits, &fake_images, "Loss/R2")]
             {
                 if weight > 0.0 {
                     let penalty = gradient_penalty(logits, images)?;
-                    stats.report(key, scalar(&penalty)?);
+                    measured.push((key, scalar(&penalty)?));
                     loss = add(&loss, &scale(&penalty, weight)?)?;
                 }
             }
             if lecam {
                 let term = position.lecam.penalty(&real_logits, &fake_logits)?;
-                stats.report("Loss/LeCam", scalar(&term)?);
+                measured.push(("Loss/LeCam", scalar(&term)?));
                 loss = add(&loss, &scale(&term, penalty.lecam)?)?;
             }
             let real_values = real_logits.value().to_vec1::<f32>()?;
-            let fake_mean = mean(&fake_logits.value().to_vec1::<f32>()?);
-            stats.report("Logits/real", mean(&real_values));
-            stats.report("Logits/fake", fake_mean);
-            position.lecam.update(mean(&real_values), fake_mean);
-            all_real_logits.extend(real_values);
+            measured.push(("Logits/real", mean(&real_values)));
+            measured.push(("Logits/fake", mean(&fake_logits.value().to_vec1::<f32>()?)));
+            ranks.mean_measured(&mut measured)?;
+            if let [.., (_, real), (_, fake)] = measured[..] {
+                position.lecam.update(real, fake);
+            }
+            measured.iter().for_each(|&(key, value)| position.collected.report(key, value));
 
             drop((real_logits, fake_logits));
             let share = 1.0 / config.accumulate as f64;
-            total += scalar(&loss)? * share;
+            sums[0] += scalar(&loss)? * share;
+            sums[1] += real_values.iter().map(|&logit| sign(logit)).sum::<f64>();
             grads.accumulate(backward(scale(&loss, share)?)?)?;
         }
-        config.augment.adapt(&mut position.augment, &all_real_logits);
+        ranks.sum(&mut sums)?;
+        config.augment.adapt(&mut position.augment, sums[1], config.batch);
+        average(ranks, &mut grads, self.networks.discriminator.params().params())?;
         let lr = config.discriminator.lr * self.lr_factor();
         if config.clip_norm > 0.0 {
             clip_grad_norm(&mut grads, self.networks.discriminator.params().params(), config.clip_norm)?;
         }
         self.adam_d.step(&grads, lr)?;
-        Ok(total)
+        Ok(sums[0] / ranks.size() as f64)
     }
 
     /// One step of G; gives its loss. `real` is for losses that compare with real images.
@@ -267,16 +278,18 @@ impl<'a> Training<'a> {
         let config = self.session.config;
         let position = &mut self.position;
         let streams = self.session.rng(position.rollbacks);
-        let micro = config.micro_batch();
+        let ranks = self.session.ranks;
+        let micro = config.micro_batch() / ranks.size();
         let (mut grads, mut total) = (Gradients::default(), 0.0);
         let discriminator = &self.networks.discriminator;
         discriminator.params().set_trainable(false);
         for part in 0..config.accumulate {
-            let first = position.g_steps * config.batch as u64 + (part * micro) as u64;
-            let z = latents(&streams.split("z-generator"), first, micro, self.networks.generator.z_dim())?;
+            let first = position.g_steps * config.batch as u64;
+            let numbers = self.session.share.numbers(first, part * micro..(part + 1) * micro);
+            let z = latents(&streams.split("z-generator"), &numbers, self.networks.generator.z_dim())?;
             let fake_images = self.networks.generator.forward(&z, true)?;
             let augment = |images: &Var, stream| {
-                config.augment.apply(&position.augment, images, &streams.split(stream), first)
+                config.augment.apply(&position.augment, images, &streams.split(stream), &numbers)
             };
             let fake_logits = discriminator.forward(&augment(&fake_images, "augment-generator")?, false)?;
             let real_logits = match real.filter(|_| config.loss.pairs()) {
@@ -287,13 +300,16 @@ impl<'a> Training<'a> {
                 None => None,
             };
             let loss = config.loss.generator(&fake_logits, real_logits.as_ref())?;
-            position.collected.report("Loss/G", scalar(&loss)?);
+            let mut measured = [("Loss/G", scalar(&loss)?)];
+            ranks.mean_measured(&mut measured)?;
+            position.collected.report("Loss/G", measured[0].1);
             let share = 1.0 / config.accumulate as f64;
-            total += scalar(&loss)? * share;
+            total += measured[0].1 * share;
             drop((fake_images, fake_logits));
             grads.accumulate(backward(scale(&loss, share)?)?)?;
         }
         discriminator.params().set_trainable(true);
+        average(ranks, &mut grads, self.networks.generator.params().params())?;
         let lr = config.generator.lr * self.lr_factor();
         if config.clip_norm > 0.0 {
             clip_grad_norm(&mut grads, self.networks.generator.params().params(), config.clip_norm)?;
@@ -304,6 +320,10 @@ impl<'a> Training<'a> {
 
     /// Moves the averaged generator towards the trained one.
     fn update_ema(&mut self) -> Result<()> {
+        // Nobody looks at the other ranks' averages.
+        if !self.session.ranks.is_first() {
+            return Ok(());
+        }
         let step_nimg = (self.session.config.batch * self.session.config.d_steps) as u64;
         let beta = self.session.config.ema.beta(step_nimg, self.position.cur_nimg);
         let (ema, source) = (self.networks.generator_ema.params(), self.networks.generator.params());
@@ -343,38 +363,6 @@ impl<'a> Training<'a> {
             ..self.progress
         };
         (self.session.on_event)(Event::Progress(self.progress));
-    }
-
-    /// Does about trouble what the settings say; an outcome when that ends the run.
-    fn respond(&mut self, trouble: Trouble) -> Result<Option<Outcome>> {
-        let guard = &self.session.config.guard;
-        let last_good = super::state::list(self.session.folder.path())?.pop();
-        let broken = matches!(trouble, Trouble::NonFinite { .. });
-        let action = match (guard.on_divergence, &last_good) {
-            (OnDivergence::Warn, _) if !broken => {
-                self.tell_trouble(&trouble, "going on".into())?;
-                return Ok(None);
-            }
-            (OnDivergence::Rollback, Some(path)) if self.position.rollbacks < guard.max_rollbacks => {
-                let rollbacks = self.position.rollbacks + 1;
-                let state = super::state::load(path)?;
-                self.restore(&state)?;
-                self.position.rollbacks = rollbacks;
-                let action = format!("back to `{}` with half the learning rate", path.display());
-                self.tell_trouble(&trouble, action)?;
-                return Ok(None);
-            }
-            (_, Some(path)) => format!("stopped; the last good state is `{}`", path.display()),
-            (_, None) => "stopped; no state had been saved yet".into(),
-        };
-        self.tell_trouble(&trouble, action)?;
-        Ok(Some(Outcome::Diverged { trouble, last_good }))
-    }
-
-    fn tell_trouble(&mut self, trouble: &Trouble, action: String) -> Result<()> {
-        self.session.folder.log(&format!("warning: {trouble}; {action}"))?;
-        (self.session.on_event)(Event::Trouble { trouble: trouble.clone(), action });
-        Ok(())
     }
 }
 

@@ -87,16 +87,14 @@ impl AugmentConfig {
         AugmentStrength { probability, ..Default::default() }
     }
 
-    /// Takes the logits of one step's real images into account.
-    pub fn adapt(&self, strength: &mut AugmentStrength, real_logits: &[f32]) {
-        if self.kind != AugmentKind::Adaptive || real_logits.is_empty() {
+    /// Takes one step's real images into account: how many there were, and the sum of [`sign`] of their logits.
+    pub fn adapt(&self, strength: &mut AugmentStrength, sign_sum: f64, images: usize) {
+        if self.kind != AugmentKind::Adaptive || images == 0 {
             return;
         }
-        // `f32::signum` calls 0 positive; an undecided discriminator counts for neither side.
-        let sign = |x: &f32| if *x == 0.0 { 0.0 } else { f64::from(x.signum()) };
-        strength.sign_sum += real_logits.iter().map(sign).sum::<f64>();
-        strength.sign_count += real_logits.len() as f64;
-        if strength.sign_count < STEPS_PER_ADJUSTMENT * real_logits.len() as f64 {
+        strength.sign_sum += sign_sum;
+        strength.sign_count += images as f64;
+        if strength.sign_count < STEPS_PER_ADJUSTMENT * images as f64 {
             return;
         }
         let sign = strength.sign_sum / strength.sign_count;
@@ -105,19 +103,26 @@ impl AugmentConfig {
         *strength = AugmentStrength { probability, ..Default::default() };
     }
 
-    /// Augments `images [B, H, W, 3]`; image `i` is changed as `rng.at(first + i)` says.
-    pub fn apply(&self, strength: &AugmentStrength, images: &Var, rng: &Rng, first: u64) -> Result<Var> {
+    /// Augments `images [B, H, W, 3]`; image `i` is changed as `rng.at(numbers[i])` says.
+    pub fn apply(&self, strength: &AugmentStrength, images: &Var, rng: &Rng, numbers: &[u64]) -> Result<Var> {
         if self.kind == AugmentKind::None || strength.probability <= 0.0 {
             return Ok(images.clone());
         }
         let &[batch, height, width, 3] = images.dims() else {
             bail!("augment: expected [B, H, W, 3], got {:?}", images.dims())
         };
-        let draw =
-            |i: usize| Change::draw(self, strength.probability, height, width, &mut rng.at(first + i as u64));
-        let changes: std::rc::Rc<[Change]> = (0..batch).map(draw).collect();
+        if numbers.len() != batch {
+            bail!("augment: {} numbers for {batch} images", numbers.len());
+        }
+        let draw = |&number: &u64| Change::draw(self, strength.probability, height, width, &mut rng.at(number));
+        let changes: std::rc::Rc<[Change]> = numbers.iter().map(draw).collect();
         affine(images, changes, Direction::Forward)
     }
+}
+
+/// The sign of a logit as a number. `f32::signum` calls 0 positive; an undecided discriminator counts for neither side.
+pub fn sign(logit: f32) -> f64 {
+    if logit == 0.0 { 0.0 } else { f64::from(logit.signum()) }
 }
 
 /// What happens to one image.
@@ -289,7 +294,7 @@ mod tests {
     fn the_gradient_is_the_adjoint_and_can_be_differentiated() -> Result<()> {
         let rng = Rng::new(1).split("augment");
         let (x, g) = (Var::leaf(images(2)?), Var::leaf(images(3)?));
-        let augment = |x: &Var| ALWAYS.apply(&ALWAYS.start(), x, &rng, 0);
+        let augment = |x: &Var| ALWAYS.apply(&ALWAYS.start(), x, &rng, &[0, 1, 2, 3, 4]);
         let zero = augment(&Var::constant(images(2)?.zeros_like()?))?;
         let dot = |a: &Tensor, b: &Tensor| -> candle_core::Result<f32> { (a * b)?.sum_all()?.to_scalar() };
         // <A x, g> = <x, A^T g>, A from the offset-free part of the map.
@@ -309,8 +314,8 @@ mod tests {
     fn every_image_has_its_own_change_whatever_the_batch() -> Result<()> {
         let rng = Rng::new(1);
         let x = images(2)?;
-        let all = ALWAYS.apply(&ALWAYS.start(), &Var::constant(x.clone()), &rng, 7)?;
-        let last = ALWAYS.apply(&ALWAYS.start(), &Var::constant(x.narrow(0, 3, 2)?), &rng, 10)?;
+        let all = ALWAYS.apply(&ALWAYS.start(), &Var::constant(x.clone()), &rng, &[7, 8, 9, 10, 11])?;
+        let last = ALWAYS.apply(&ALWAYS.start(), &Var::constant(x.narrow(0, 3, 2)?), &rng, &[10, 11])?;
         let worst = (all.value().narrow(0, 3, 2)? - last.value())?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert_eq!(worst, 0.0);
         Ok(())
@@ -336,11 +341,11 @@ mod tests {
         let mut strength = config.start();
         assert_eq!(strength.probability, 0.0);
         for _ in 0..8 {
-            config.adapt(&mut strength, &[1.0; 10]);
+            config.adapt(&mut strength, 10.0 * sign(0.5), 10);
         }
         assert!((strength.probability - 0.08).abs() < 1e-12, "{strength:?}");
         for _ in 0..4 {
-            config.adapt(&mut strength, &[-1.0; 10]);
+            config.adapt(&mut strength, 10.0 * sign(-2.0), 10);
         }
         assert!((strength.probability - 0.04).abs() < 1e-12, "{strength:?}");
     }

@@ -93,7 +93,8 @@ impl Evaluator {
         let mut pixels = Vec::with_capacity(self.images * self.data.res() * self.data.res() * 3);
         for first in (0..self.images).step_by(BATCH) {
             let count = BATCH.min(self.images - first);
-            let z = latents(&stream, first as u64, count, generator.z_dim())?;
+            let numbers: Vec<u64> = (first..first + count).map(|number| number as u64).collect();
+            let z = latents(&stream, &numbers, generator.z_dim())?;
             let images: Tensor = generate(generator, z.value(), BATCH)?;
             pixels.extend(images.flatten_all()?.to_vec1::<f32>()?.into_iter().map(to_byte));
         }

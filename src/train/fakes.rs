@@ -6,10 +6,10 @@ use nestgen_kernels::{Var, no_grad};
 use crate::models::Generator;
 use crate::rng::Rng;
 
-/// Latents `[count, z_dim]`, standard normal; row `i` is a function of the stream and `first + i` alone.
-pub fn latents(stream: &Rng, first: u64, count: usize, z_dim: usize) -> Result<Var> {
-    let rows = (0..count as u64).flat_map(|i| stream.at(first + i).normals(z_dim)).collect::<Vec<f32>>();
-    Ok(Var::constant(Tensor::from_vec(rows, (count, z_dim), &Device::Cpu)?))
+/// Latents `[numbers, z_dim]`, standard normal; each row is a function of the stream and its number alone.
+pub fn latents(stream: &Rng, numbers: &[u64], z_dim: usize) -> Result<Var> {
+    let rows = numbers.iter().flat_map(|&number| stream.at(number).normals(z_dim)).collect::<Vec<f32>>();
+    Ok(Var::constant(Tensor::from_vec(rows, (numbers.len(), z_dim), &Device::Cpu)?))
 }
 
 /// The latent of image `seed`: what `nestgen sample --seeds` draws and training's grids show.

@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::files::{sweep, write_atomic};
 use super::grid::Picture;
 use super::{state, stats};
@@ -11,7 +13,7 @@ use crate::error::{Error, Result};
 /// An open run folder; nobody else can train in it while it is open.
 pub struct RunFolder {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl RunFolder {
@@ -46,7 +48,12 @@ impl RunFolder {
             hint: Some("wait for it, stop it, or start a run of your own without --resume".into()),
         })?;
         sweep(path)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), _lock: Some(lock) })
+    }
+
+    /// The folder that another rank has opened: this one reads states from it and writes nothing.
+    pub fn follow(path: PathBuf) -> Self {
+        Self { path, _lock: None }
     }
 
     /// Where it is.
@@ -90,7 +97,7 @@ fn numbered(outdir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 }
 
 /// What `--resume` names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumePoint {
     /// The run folder.
     pub run: PathBuf,

@@ -74,12 +74,12 @@ impl GuardConfig {
 }
 
 /// What is wrong with a run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Trouble {
     /// A loss is infinite or not a number.
     NonFinite {
         /// Which one.
-        what: &'static str,
+        what: String,
     },
     /// All fixed-z images look alike.
     Collapse {

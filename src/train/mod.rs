@@ -14,6 +14,7 @@ pub mod grid;
 pub mod guard;
 pub mod held_out;
 pub mod losses;
+pub mod parallel;
 pub mod penalties;
 pub mod reals;
 pub mod schedule;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::data::{ImageData, Loader, LoaderConfig};
+use crate::data::{ImageData, Loader, LoaderConfig, Share};
 use crate::error::Result;
 
 /// Batches of real images, prepared ahead for as long as they are asked for in order.
@@ -20,7 +20,7 @@ impl RealImages {
         Self { data, config, loader: None }
     }
 
-    /// The batch that begins with image number `first` of the run: `[batch, H, W, 3]` in -1..1.
+    /// This rank's share of the batch that begins with image number `first` of the run: `[batch, H, W, 3]` in -1..1.
     ///
     /// # Errors
     /// When an image can no longer be read.
@@ -39,7 +39,8 @@ impl RealImages {
     /// # Errors
     /// When an image cannot be read.
     pub fn first_images(&self, count: usize) -> Result<Tensor> {
-        let config = LoaderConfig { batch: count, start: 0, workers: 0, ..self.config.clone() };
+        let config =
+            LoaderConfig { batch: count, start: 0, workers: 0, share: Share::whole(), ..self.config.clone() };
         Ok(Loader::new(self.data.clone(), config)?.next_batch()?.images)
     }
 }

@@ -1,4 +1,4 @@
-//! What happens between steps: statistics, pictures, scores, snapshots, states.
+//! What happens between steps: statistics, pictures, scores, snapshots, states, and answers to trouble.
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,15 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use candle_core::{Device, Tensor};
 
 use super::adversarial::Training;
-use super::event::Event;
+use super::event::{Event, Outcome};
 use super::fakes::{generate, seed_latent};
 use super::grid::{Picture, diversity};
-use super::guard::{Signs, Trouble};
+use super::guard::{OnDivergence, Signs, Trouble};
 use super::held_out::Opinions;
 use super::schedule::Length;
 use super::score::Score;
 use super::state::{self, Best, Position, SavedState, StateTensors};
 use super::stats::{append_line, memory_gib, rewind_lines};
+use super::tensorboard::EventFile;
 use super::tensors::{self, Metadata};
 use crate::error::{Error, Result};
 
@@ -30,6 +31,8 @@ impl Training<'_> {
     /// Fills the folder of a new run, or rewinds the files of a resumed one to where it goes on.
     pub(super) fn open(&mut self) -> Result<()> {
         let (config, folder) = (self.session.config, self.session.folder);
+        let events = EventFile::create(folder.path(), unix_secs());
+        self.events = Some(events.map_err(Error::io("write", folder.path()))?);
         folder.write("config.toml", self.session.config_text.as_bytes())?;
         if config.minutes > 0.0 {
             let total_secs = config.minutes * 60.0;
@@ -130,8 +133,8 @@ impl Training<'_> {
         let name = format!("fakes{:06}.png", self.position.cur_nimg / 1000);
         let png = self.session.folder.write_picture(&name, &picture)?;
         let size = [picture.width, picture.height];
-        let written = self.events.image(unix_secs(), self.position.cur_nimg / 1000, "Fakes", size, &png);
-        written.map_err(Error::io("write", self.session.folder.path()))
+        let step = self.position.cur_nimg / 1000;
+        self.write_event(|events| events.image(unix_secs(), step, "Fakes", size, &png))
     }
 
     /// What D thinks of as many images it trains on, never saw, and must refuse; nothing of it changes training.
@@ -172,6 +175,11 @@ impl Training<'_> {
         ] {
             position.collected.report(key, value);
         }
+        if self.session.ranks.size() > 1 {
+            let spent = self.session.ranks.take_spent();
+            position.collected.report("Timing/ranks_sec", spent.secs);
+            position.collected.report("Resources/ranks_mb", spent.bytes as f64 / 1e6);
+        }
         let mean = |key| position.collected.mean(key);
         let text = format!(
             "tick {:<5} kimg {:<9.1} time {:<9} sec/tick {:<8.1} sec/kimg {:<8.2} cpumem {memory:<6.2} augment {:<6.3} \
@@ -188,8 +196,10 @@ impl Training<'_> {
             mean("Logits/fake"),
         );
         let step = position.cur_nimg / 1000;
-        let written = self.events.scalars(unix_secs(), step, &position.collected.means());
-        written.map_err(Error::io("write", self.session.folder.path()))?;
+        if let Some(events) = &mut self.events {
+            let written = events.scalars(unix_secs(), step, &position.collected.means());
+            written.map_err(Error::io("write", self.session.folder.path()))?;
+        }
         let line = position.collected.line(unix_secs());
         append_line(&self.session.folder.file("stats.jsonl"), &line)?;
         self.say(text)
@@ -227,17 +237,28 @@ impl Training<'_> {
         let file = self.session.folder.file(&format!("metric-{}.jsonl", score.metric));
         append_line(&file, &score.line(kimg, &snapshot, unix_secs()))?;
         let tag = format!("Metrics/{}", score.metric);
-        let written = self.events.scalars(unix_secs(), self.position.cur_nimg / 1000, &[(&tag, score.value)]);
-        written.map_err(Error::io("write", self.session.folder.path()))?;
+        let step = self.position.cur_nimg / 1000;
+        self.write_event(|events| events.scalars(unix_secs(), step, &[(&tag, score.value)]))?;
         self.position.collected.report(&tag, score.value);
         let error = score.standard_error.map_or(String::new(), |error| format!(" ± {error:.5}"));
         self.say(format!("score {} {:.5}{error} at {kimg:.1} kimg", score.metric, score.value))
     }
 
-    /// Saves a snapshot and a training state.
+    fn write_event(&mut self, write: impl FnOnce(&mut EventFile) -> std::io::Result<()>) -> Result<()> {
+        match &mut self.events {
+            Some(events) => write(events).map_err(Error::io("write", self.session.folder.path())),
+            None => Ok(()),
+        }
+    }
+
+    /// Saves a snapshot and a training state, which the first rank does; says where they are.
     pub(super) fn save(&mut self) -> Result<(PathBuf, PathBuf)> {
-        let snapshot =
-            self.write_snapshot(&format!("network-snapshot-{:06}.safetensors", self.position.cur_nimg / 1000))?;
+        let name = format!("network-snapshot-{:06}.safetensors", self.position.cur_nimg / 1000);
+        if !self.session.ranks.is_first() {
+            let folder = self.session.folder;
+            return Ok((folder.file(&name), state::state_path(folder.path(), self.position.cur_nimg)));
+        }
+        let snapshot = self.write_snapshot(&name)?;
         self.position.elapsed_secs = self.clock.elapsed_secs();
         let networks = &self.networks;
         let tensors = StateTensors::from([
@@ -287,6 +308,42 @@ impl Training<'_> {
             elapsed_secs: self.position.elapsed_secs.max(state.position.elapsed_secs),
             ..state.position.clone()
         };
+        Ok(())
+    }
+
+    /// Does about trouble what the settings say; an outcome when that ends the run.
+    pub(super) fn respond(&mut self, trouble: Trouble) -> Result<Option<Outcome>> {
+        let guard = &self.session.config.guard;
+        let last_good = state::list(self.session.folder.path())?.pop();
+        let last_good = self.session.ranks.first_tells(last_good)?;
+        let broken = matches!(trouble, Trouble::NonFinite { .. });
+        let action = match (guard.on_divergence, &last_good) {
+            (OnDivergence::Warn, _) if !broken => {
+                self.tell_trouble(&trouble, "going on".into())?;
+                return Ok(None);
+            }
+            (OnDivergence::Rollback, Some(path)) if self.position.rollbacks < guard.max_rollbacks => {
+                let rollbacks = self.position.rollbacks + 1;
+                let state = state::load(path)?;
+                self.restore(&state)?;
+                self.position.rollbacks = rollbacks;
+                let action = format!("back to `{}` with half the learning rate", path.display());
+                self.tell_trouble(&trouble, action)?;
+                return Ok(None);
+            }
+            (_, Some(path)) => format!("stopped; the last good state is `{}`", path.display()),
+            (_, None) => "stopped; no state had been saved yet".into(),
+        };
+        self.tell_trouble(&trouble, action)?;
+        Ok(Some(Outcome::Diverged { trouble, last_good }))
+    }
+
+    fn tell_trouble(&mut self, trouble: &Trouble, action: String) -> Result<()> {
+        if !self.session.ranks.is_first() {
+            return Ok(());
+        }
+        self.session.folder.log(&format!("warning: {trouble}; {action}"))?;
+        (self.session.on_event)(Event::Trouble { trouble: trouble.clone(), action });
         Ok(())
     }
 

@@ -11,6 +11,8 @@ mod kill;
 mod layering;
 mod model_gradients;
 mod models;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod score_space;
 mod study;
 mod train;

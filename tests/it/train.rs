@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nestgen::config::{Launch, Override, PRESETS, RunConfig, Source, Start, launch, load};
 use nestgen::error::Error;
+use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome};
 use nestgen::train::folder::resume_point;
 use nestgen::train::stats::repeatable;
@@ -53,6 +54,7 @@ fn train(
         outdir,
         name: "tiny",
         start: resume.map_or(Ok(Start::New), |what| resume_point(outdir, what).map(Start::Resume))?,
+        ranks: &Ranks::alone(),
         stop: &stop,
         on_start: &mut |_| {},
         on_event: &mut |event| {

@@ -12,6 +12,7 @@ use nestgen::data::ImageData;
 use nestgen::error::{Error, Result};
 use nestgen::models::sagan::{self, Budget};
 use nestgen::models::{Generator, GeneratorConfig};
+use nestgen::ranks::Ranks;
 use nestgen::rng::Rng;
 use nestgen::sample::read_snapshot;
 use nestgen::study::axis::Axis;
@@ -284,6 +285,7 @@ fn train_task(
         outdir: &task.outdir,
         name,
         start,
+        ranks: &Ranks::alone(),
         stop,
         on_start: &mut |_| {},
         on_event: &mut on_event,

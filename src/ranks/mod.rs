@@ -1,0 +1,264 @@
+//! The processes of one data-parallel run, and the few things they say to one another.
+//!
+//! A process is a rank of `size` ranks when MPI started it (`mpirun`, Slurm's `srun`) and the program was built with
+//! the feature `mpi`; otherwise it is alone, and everything here does nothing at once. All ranks run the same code
+//! on their share of every batch; each call below is made by all of them, in the same order.
+//!
+//! Rank 0 is the one that writes and prints. What only it knows (the clock, a score) it tells the others, so that
+//! all decide alike. Who waits for another waits for a time, not for ever: [`crate::error::Error::RanksLost`].
+
+#[cfg(feature = "mpi")]
+mod mpi;
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What launchers tell each process: how many there are.
+const SIZE_VARIABLES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+/// How many times longer than for a step ranks wait while rank 0 draws pictures and takes scores.
+const TICK_PATIENCE: u32 = 12;
+
+/// This process among those of its run.
+pub struct Ranks {
+    rank: usize,
+    size: usize,
+    #[cfg(feature = "mpi")]
+    link: Option<mpi::Link>,
+}
+
+/// What communication has cost a rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Seconds, those of waiting for slower ranks included.
+    pub secs: f64,
+    /// Bytes that were summed up. How many travel is MPI's choice: about twice as many for each rank.
+    pub bytes: u64,
+}
+
+/// A value on its way; TOML needs a name for it, and keeps every bit of a number.
+#[derive(Serialize, Deserialize)]
+struct Told<T> {
+    value: T,
+}
+
+impl Ranks {
+    /// A process on its own.
+    pub fn alone() -> Self {
+        Self {
+            rank: 0,
+            size: 1,
+            #[cfg(feature = "mpi")]
+            link: None,
+        }
+    }
+
+    /// Joins the processes that were launched together with this one, if any were; they wait `patience` for one
+    /// another in a step. Called once, at the start of the program, by the thread that trains.
+    ///
+    /// # Errors
+    /// When several were launched and this program cannot connect them.
+    pub fn join(patience: Duration) -> Result<Self> {
+        #[cfg(feature = "mpi")]
+        if mpi::launched() {
+            let link = mpi::Link::new(patience)?;
+            return Ok(Self { rank: link.rank(), size: link.size(), link: Some(link) });
+        }
+        #[cfg(not(feature = "mpi"))]
+        let _ = patience;
+        let size = |name| std::env::var(name).ok()?.parse::<usize>().ok();
+        match SIZE_VARIABLES.into_iter().find_map(size) {
+            Some(size) if size > 1 && !cfg!(feature = "mpi") => Err(Error::Usage {
+                message: format!("{size} processes were launched, but this program was built without MPI"),
+                hint: Some("build it with `cargo build --release --features mpi`".into()),
+            }),
+            _ => Ok(Self::alone()),
+        }
+    }
+
+    /// This process's number, from 0.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many there are, at least 1.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether this is the rank that writes and prints.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Where every rank runs, as `host (process)`; empty for a process on its own.
+    pub fn names(&self) -> &[String] {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            return link.names();
+        }
+        &[]
+    }
+
+    /// What sums and means have cost since this was last asked; nothing for a process on its own.
+    pub fn take_spent(&self) -> Spent {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            return link.take_spent();
+        }
+        Spent::default()
+    }
+
+    /// Replaces each value by its sum over all ranks: the same bits on every one.
+    ///
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn sum(&self, values: &mut [f64]) -> Result<()> {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            return link.sum(values);
+        }
+        let _ = values;
+        Ok(())
+    }
+
+    /// Replaces each value by its mean over all ranks: the same bits on every one.
+    ///
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn mean(&self, values: &mut [f32]) -> Result<()> {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            link.sum(values)?;
+            let share = 1.0 / self.size as f32;
+            values.iter_mut().for_each(|value| *value *= share);
+        }
+        let _ = values;
+        Ok(())
+    }
+
+    /// Replaces each measured value by its mean over all ranks.
+    ///
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn mean_measured(&self, measured: &mut [(&'static str, f64)]) -> Result<()> {
+        if self.size > 1 {
+            let mut values: Vec<f64> = measured.iter().map(|&(_, value)| value).collect();
+            self.sum(&mut values)?;
+            for ((_, value), sum) in measured.iter_mut().zip(values) {
+                *value = sum / self.size as f64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any rank says yes.
+    ///
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn any(&self, yes: bool) -> Result<bool> {
+        let mut votes = [f64::from(u8::from(yes))];
+        self.sum(&mut votes)?;
+        Ok(votes != [0.0])
+    }
+
+    /// What the first rank says; the others have no say.
+    ///
+    /// # Errors
+    /// When a rank does not answer.
+    pub fn first_decides(&self, yes: bool) -> Result<bool> {
+        self.any(yes && self.is_first())
+    }
+
+    /// What the first rank tells: its `value`, on every rank. It may have taken long to find it out.
+    ///
+    /// # Errors
+    /// When it does not answer, or the value has no form as text.
+    pub fn first_tells<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<T> {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            let garbled = |error: String| Error::Usage { message: format!("rank 0 told: {error}"), hint: None };
+            let text = if self.is_first() {
+                toml::to_string(&Told { value }).map_err(|error| garbled(error.to_string()))?
+            } else {
+                String::new()
+            };
+            let text = link.first_tells(text)?;
+            let told: Told<T> = toml::from_str(&text).map_err(|error| garbled(error.to_string()))?;
+            return Ok(told.value);
+        }
+        Ok(Told { value }.value)
+    }
+
+    /// Makes sure that a digest is the same on all ranks: their networks must never part.
+    ///
+    /// # Errors
+    /// Names the ranks whose digest is not the first one's.
+    pub fn check_same(&self, what: &str, digest: u64) -> Result<()> {
+        if self.size == 1 {
+            return Ok(());
+        }
+        // 52 bits are exact in f64, and every rank fills its own place.
+        let mut digests = vec![0.0; self.size];
+        digests[self.rank] = (digest >> 12) as f64;
+        self.sum(&mut digests)?;
+        let other: Vec<String> =
+            (1..self.size).filter(|&r| digests[r] != digests[0]).map(|r| self.name(r)).collect();
+        if other.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Usage {
+            message: format!("{what} differs from rank 0's on {}", other.join(", ")),
+            hint: Some(
+                "ranks need the same program and the same kind of processor; resume from the last state".into(),
+            ),
+        })
+    }
+
+    /// `rank 3 (host, process 17)`
+    fn name(&self, rank: usize) -> String {
+        match self.names().get(rank) {
+            Some(name) => format!("rank {rank} ({name})"),
+            None => format!("rank {rank}"),
+        }
+    }
+
+    /// Ends the processes of all ranks at once: what a rank that failed does, since the others wait for it.
+    pub fn abort(&self, code: u8) -> ! {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            link.abort(code);
+        }
+        // The counterpart of `MPI_Abort` in a process on its own.
+        std::process::exit(code.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alone_everything_stays_as_it_is() {
+        let ranks = Ranks::alone();
+        let (mut sums, mut means) = ([0.1, f64::NAN], [0.3f32]);
+        ranks.sum(&mut sums).unwrap();
+        ranks.mean(&mut means).unwrap();
+        assert_eq!((sums[0], sums[1].is_nan(), means), (0.1, true, [0.3f32]));
+        assert!(ranks.any(true).unwrap() && !ranks.any(false).unwrap() && ranks.first_decides(true).unwrap());
+        assert_eq!(ranks.first_tells(Some(7)).unwrap(), Some(7));
+        ranks.check_same("nothing", 1).unwrap();
+    }
+
+    #[test]
+    fn what_is_told_keeps_its_bits() {
+        for value in [Some(0.1 + 0.2), Some(f64::MIN_POSITIVE), None] {
+            let text = toml::to_string(&Told { value }).unwrap();
+            let told: Told<Option<f64>> = toml::from_str(&text).unwrap();
+            assert_eq!(told.value.map(f64::to_bits), value.map(f64::to_bits));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What ranks do together: gradients, measurements and decisions of a run that several processes make.
+//!
+//! Synchronous data parallelism: every rank works on its share of the same global batch with the same weights, the
+//! gradients are averaged, and every rank makes the same optimizer step. Everything random is a function of the
+//! number of an image, so a run does not depend on how many ranks make it, to rounding.
+//!
+//! The gradients are averaged after the backward pass, in buckets, not while it goes on.
+
+use candle_core::Tensor;
+use nestgen_kernels::cpu::with_slice;
+use nestgen_kernels::{Gradients, Param};
+use serde::{Deserialize, Serialize};
+
+use super::adversarial::{Networks, Training};
+use super::guard::Trouble;
+use super::settings::TrainConfig;
+use super::state::Position;
+use crate::data::Share;
+use crate::error::{Error, Result};
+use crate::models::Generator;
+use crate::nn::ParamSet;
+use crate::ranks::Ranks;
+
+/// Gradient numbers that travel together: 16 MiB, long against a network's latency, short against a network's size.
+const BUCKET: usize = 4 << 20;
+
+/// Which images of each global batch are this rank's, such that no rank needs another's images for its losses.
+///
+/// # Errors
+/// When the batch cannot be shared out evenly.
+pub fn share_out(config: &TrainConfig, networks: &Networks, ranks: &Ranks) -> Result<Share> {
+    let (size, part) = (ranks.size(), config.micro_batch());
+    if size == 1 {
+        return Ok(Share::whole());
+    }
+    if matches!(networks.generator, Generator::Sagan(_)) {
+        return Err(Error::Usage {
+            message: format!("this generator's batch norm would see a {size}th of each batch on {size} ranks"),
+            hint: Some("train it in one process, or choose a generator without batch norm".into()),
+        });
+    }
+    // The samples that are compared with one another are the i-th of as many pieces of the batch.
+    let pieces = networks.discriminator.compared_samples(part);
+    if !part.is_multiple_of(size * pieces) {
+        let parts =
+            if config.accumulate > 1 { format!("{} parts of ", config.accumulate) } else { String::new() };
+        let groups = if pieces > 1 { format!(" with {pieces} images each to compare") } else { String::new() };
+        return Err(Error::Usage {
+            message: format!("{parts}{part} images cannot be shared out evenly among {size} ranks{groups}"),
+            hint: Some(format!(
+                "choose train.batch divisible by {}, or fewer ranks",
+                size * pieces * config.accumulate
+            )),
+        });
+    }
+    Ok(Share { rank: ranks.rank(), world: size, run: part / (size * pieces) })
+}
+
+/// Replaces every gradient by its mean over all ranks.
+pub(super) fn average(ranks: &Ranks, gradients: &mut Gradients, params: &[Param]) -> Result<()> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    let (mut bucket, mut members) = (Vec::new(), Vec::new());
+    for param in params {
+        let Some(gradient) = gradients.param(param) else { continue };
+        with_slice::<f32, _>(&gradient.contiguous()?, |numbers| {
+            bucket.extend_from_slice(numbers);
+            Ok(())
+        })?;
+        members.push(param);
+        if bucket.len() >= BUCKET {
+            average_bucket(ranks, gradients, &mut bucket, &mut members)?;
+        }
+    }
+    average_bucket(ranks, gradients, &mut bucket, &mut members)
+}
+
+fn average_bucket(
+    ranks: &Ranks,
+    gradients: &mut Gradients,
+    bucket: &mut Vec<f32>,
+    members: &mut Vec<&Param>,
+) -> Result<()> {
+    if bucket.is_empty() {
+        return Ok(());
+    }
+    ranks.mean(bucket)?;
+    let mut rest = bucket.as_slice();
+    for param in members.drain(..) {
+        let value = param.value();
+        let (own, others) = rest.split_at(value.elem_count());
+        gradients.set_param(param, Tensor::from_slice(own, value.shape(), value.device())?);
+        rest = others;
+    }
+    bucket.clear();
+    Ok(())
+}
+
+/// What the first rank decides at the end of a tick.
+#[derive(Serialize, Deserialize)]
+struct Decision {
+    trouble: Option<Trouble>,
+    position: Position,
+}
+
+impl Training<'_> {
+    /// Opens the run on the first rank; the others go on from the same place.
+    pub(super) fn open_together(&mut self) -> Result<()> {
+        let ranks = self.session.ranks;
+        if ranks.is_first() {
+            self.open()?;
+        }
+        self.follow_first(None)?;
+        self.check_in_step()
+    }
+
+    /// A tick, which the first rank makes: pictures, scores and files. All take on what it decides.
+    pub(super) fn tick_together(&mut self, over: bool) -> Result<Option<Trouble>> {
+        self.check_in_step()?;
+        let trouble = if self.session.ranks.is_first() { self.tick(over)? } else { None };
+        self.follow_first(trouble)
+    }
+
+    fn follow_first(&mut self, trouble: Option<Trouble>) -> Result<Option<Trouble>> {
+        if self.session.ranks.size() == 1 {
+            return Ok(trouble);
+        }
+        let decision = Decision { trouble, position: self.position.clone() };
+        let decision = self.session.ranks.first_tells(decision)?;
+        self.position = decision.position;
+        Ok(decision.trouble)
+    }
+
+    /// Whether the run is as long as it should be, by the first rank's clock.
+    pub(super) fn is_over(&self) -> Result<bool> {
+        let over = self.length.is_over(self.position.cur_nimg, self.clock.elapsed_secs());
+        self.session.ranks.first_decides(over)
+    }
+
+    /// Makes sure that all ranks have the same networks.
+    fn check_in_step(&self) -> Result<()> {
+        let ranks = self.session.ranks;
+        if ranks.size() == 1 {
+            return Ok(());
+        }
+        ranks.check_same("the generator", digest(self.networks.generator.params())?)?;
+        ranks.check_same("the discriminator", digest(self.networks.discriminator.params())?)
+    }
+}
+
+/// FNV-1a over the bits of every number, buffers included.
+fn digest(params: &ParamSet) -> Result<u64> {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for param in params.params().iter().chain(params.buffers()) {
+        with_slice::<f32, _>(&param.value().contiguous()?, |numbers| {
+            for number in numbers {
+                hash = (hash ^ u64::from(number.to_bits())).wrapping_mul(0x0100_0000_01b3);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(hash)
+}
