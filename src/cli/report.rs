@@ -3,8 +3,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nestgen::ranks::Ranks;
-
 /// Prints clap's own message: help and version to stdout with exit code 0, mistakes with exit code 1.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     // Nothing sensible is left to do when the terminal is gone.
@@ -28,16 +26,15 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if is_defect(error) { 2 } else { 1 })
 }
 
-/// Prints a rank's error, names the rank, and ends all of them: the others wait for it.
-pub(super) fn failure_of_rank(ranks: &Ranks, error: anyhow::Error) -> ! {
+/// Prints the error of one of many ranks, which is named; gives the exit code.
+pub(super) fn failure_of_rank(rank: usize, size: usize, error: anyhow::Error) -> u8 {
     // Where all ranks meet the same error, one line is enough: the first one's, or else the lowest one's.
-    let rank = ranks.rank() as u64;
     if rank > 0 {
-        std::thread::sleep(Duration::from_millis(2000 + 100 * rank));
+        std::thread::sleep(Duration::from_millis(2000 + 100 * rank as u64));
     }
     let code = if is_defect(&error) { 2 } else { 1 };
-    failure(&error.context(format!("rank {rank} of {}", ranks.size())));
-    ranks.abort(code)
+    failure(&error.context(format!("rank {rank} of {size}")));
+    code
 }
 
 /// The chain of causes, each said once: many errors repeat their cause in their own text.

@@ -96,12 +96,16 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let timeout_secs = args.rank_timeout;
     #[cfg(not(feature = "mpi"))]
     let timeout_secs = RANK_TIMEOUT_SECS;
-    let ranks = Ranks::join(Duration::from_secs(timeout_secs))?;
+    let on_lost = |rank, size, error: Error| report::failure_of_rank(rank, size, error.into());
+    let ranks = Ranks::join(Duration::from_secs(timeout_secs), on_lost)?;
     if !ranks.is_first() {
         ui::mute();
     }
     match run_on(args, &ranks) {
-        Err(error) if ranks.size() > 1 => report::failure_of_rank(&ranks, error),
+        // The others wait for this one.
+        Err(error) if ranks.size() > 1 => {
+            ranks.abort(report::failure_of_rank(ranks.rank(), ranks.size(), error))
+        }
         ended => ended,
     }
 }

@@ -5,7 +5,7 @@
 //! on their share of every batch; each call below is made by all of them, in the same order.
 //!
 //! Rank 0 is the one that writes and prints. What only it knows (the clock, a score) it tells the others, so that
-//! all decide alike. Who waits for another waits for a time, not for ever: [`crate::error::Error::RanksLost`].
+//! all decide alike. Who waits for another waits for a time, not for ever: [`Error::RanksLost`].
 
 #[cfg(feature = "mpi")]
 mod mpi;
@@ -29,6 +29,10 @@ pub struct Ranks {
     #[cfg(feature = "mpi")]
     link: Option<mpi::Link>,
 }
+
+/// Told which ranks are lost, by a process that is about to end for it: its rank, how many there are, and the error.
+/// Gives the exit code.
+pub type OnLost = fn(usize, usize, Error) -> u8;
 
 /// What communication has cost a rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -57,18 +61,18 @@ impl Ranks {
     }
 
     /// Joins the processes that were launched together with this one, if any were; they wait `patience` for one
-    /// another in a step. Called once, at the start of the program, by the thread that trains.
+    /// another in a step; when that is over, `on_lost` is told, and all processes end. Called once, at the start of the program, by the thread that trains.
     ///
     /// # Errors
     /// When several were launched and this program cannot connect them.
-    pub fn join(patience: Duration) -> Result<Self> {
+    pub fn join(patience: Duration, on_lost: OnLost) -> Result<Self> {
         #[cfg(feature = "mpi")]
         if mpi::launched() {
-            let link = mpi::Link::new(patience)?;
+            let link = mpi::Link::new(patience, on_lost)?;
             return Ok(Self { rank: link.rank(), size: link.size(), link: Some(link) });
         }
         #[cfg(not(feature = "mpi"))]
-        let _ = patience;
+        let _ = (patience, on_lost);
         let size = |name| std::env::var(name).ok()?.parse::<usize>().ok();
         match SIZE_VARIABLES.into_iter().find_map(size) {
             Some(size) if size > 1 && !cfg!(feature = "mpi") => Err(Error::Usage {
@@ -113,70 +117,52 @@ impl Ranks {
     }
 
     /// Replaces each value by its sum over all ranks: the same bits on every one.
-    ///
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn sum(&self, values: &mut [f64]) -> Result<()> {
+    pub fn sum(&self, values: &mut [f64]) {
         #[cfg(feature = "mpi")]
         if let Some(link) = &self.link {
-            return link.sum(values);
+            link.sum(values);
         }
         let _ = values;
-        Ok(())
     }
 
     /// Replaces each value by its mean over all ranks: the same bits on every one.
-    ///
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn mean(&self, values: &mut [f32]) -> Result<()> {
+    pub fn mean(&self, values: &mut [f32]) {
         #[cfg(feature = "mpi")]
         if let Some(link) = &self.link {
-            link.sum(values)?;
+            link.sum(values);
             let share = 1.0 / self.size as f32;
             values.iter_mut().for_each(|value| *value *= share);
         }
         let _ = values;
-        Ok(())
     }
 
     /// Replaces each measured value by its mean over all ranks.
-    ///
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn mean_measured(&self, measured: &mut [(&'static str, f64)]) -> Result<()> {
+    pub fn mean_measured(&self, measured: &mut [(&'static str, f64)]) {
         if self.size > 1 {
             let mut values: Vec<f64> = measured.iter().map(|&(_, value)| value).collect();
-            self.sum(&mut values)?;
+            self.sum(&mut values);
             for ((_, value), sum) in measured.iter_mut().zip(values) {
                 *value = sum / self.size as f64;
             }
         }
-        Ok(())
     }
 
     /// Whether any rank says yes.
-    ///
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn any(&self, yes: bool) -> Result<bool> {
+    pub fn any(&self, yes: bool) -> bool {
         let mut votes = [f64::from(u8::from(yes))];
-        self.sum(&mut votes)?;
-        Ok(votes != [0.0])
+        self.sum(&mut votes);
+        votes != [0.0]
     }
 
     /// What the first rank says; the others have no say.
-    ///
-    /// # Errors
-    /// When a rank does not answer.
-    pub fn first_decides(&self, yes: bool) -> Result<bool> {
+    pub fn first_decides(&self, yes: bool) -> bool {
         self.any(yes && self.is_first())
     }
 
     /// What the first rank tells: its `value`, on every rank. It may have taken long to find it out.
     ///
     /// # Errors
-    /// When it does not answer, or the value has no form as text.
+    /// When the value has no form as text.
     pub fn first_tells<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<T> {
         #[cfg(feature = "mpi")]
         if let Some(link) = &self.link {
@@ -186,7 +172,7 @@ impl Ranks {
             } else {
                 String::new()
             };
-            let text = link.first_tells(text)?;
+            let text = link.first_tells(text);
             let told: Told<T> = toml::from_str(&text).map_err(|error| garbled(error.to_string()))?;
             return Ok(told.value);
         }
@@ -204,7 +190,7 @@ impl Ranks {
         // 52 bits are exact in f64, and every rank fills its own place.
         let mut digests = vec![0.0; self.size];
         digests[self.rank] = (digest >> 12) as f64;
-        self.sum(&mut digests)?;
+        self.sum(&mut digests);
         let other: Vec<String> =
             (1..self.size).filter(|&r| digests[r] != digests[0]).map(|r| self.name(r)).collect();
         if other.is_empty() {
@@ -245,10 +231,10 @@ mod tests {
     fn alone_everything_stays_as_it_is() {
         let ranks = Ranks::alone();
         let (mut sums, mut means) = ([0.1, f64::NAN], [0.3f32]);
-        ranks.sum(&mut sums).unwrap();
-        ranks.mean(&mut means).unwrap();
+        ranks.sum(&mut sums);
+        ranks.mean(&mut means);
         assert_eq!((sums[0], sums[1].is_nan(), means), (0.1, true, [0.3f32]));
-        assert!(ranks.any(true).unwrap() && !ranks.any(false).unwrap() && ranks.first_decides(true).unwrap());
+        assert!(ranks.any(true) && !ranks.any(false) && ranks.first_decides(true));
         assert_eq!(ranks.first_tells(Some(7)).unwrap(), Some(7));
         ranks.check_same("nothing", 1).unwrap();
     }

@@ -10,11 +10,11 @@ use mpi::Threading;
 use mpi::collective::{CommunicatorCollectives, Root, SystemOperation};
 use mpi::environment::{self, Universe};
 use mpi::point_to_point::{Destination, Source};
-use mpi::request::{Request, StaticScope};
+use mpi::request::{self, Request, Scope, StaticScope};
 use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::traits::Equivalence;
 
-use super::{Spent, TICK_PATIENCE};
+use super::{OnLost, Spent, TICK_PATIENCE};
 use crate::error::{Error, Result};
 
 /// What launchers set for the processes they connect: Open MPI, MPICH, and Slurm with either plugin.
@@ -37,6 +37,7 @@ pub(super) fn launched() -> bool {
 pub(super) struct Link {
     world: SimpleCommunicator,
     patience: Duration,
+    on_lost: OnLost,
     names: Vec<String>,
     spent: Cell<Spent>,
     /// Finalises MPI when dropped, after everything else.
@@ -44,13 +45,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(patience: Duration) -> Result<Self> {
+    pub(super) fn new(patience: Duration, on_lost: OnLost) -> Result<Self> {
         let Some((universe, _)) = environment::initialize_with_threading(Threading::Funneled) else {
             return Err(Error::Usage { message: "MPI was started before".into(), hint: None });
         };
         let world = universe.world();
-        let mut link = Self { world, patience, names: Vec::new(), spent: Cell::default(), _universe: universe };
-        link.names = link.gather_names()?;
+        let (names, spent) = (Vec::new(), Cell::default());
+        let mut link = Self { world, patience, on_lost, names, spent, _universe: universe };
+        link.names = link.gather_names();
         Ok(link)
     }
 
@@ -72,7 +74,7 @@ impl Link {
     }
 
     /// `host, process 17` of every rank: each writes its own into its place among zeros, and all add up.
-    fn gather_names(&self) -> Result<Vec<String>> {
+    fn gather_names(&self) -> Vec<String> {
         let host = environment::processor_name().unwrap_or_else(|_| "unknown host".into());
         let name = format!("{host}, process {}", std::process::id());
         let mut bytes = vec![0u8; self.size() * NAME_BYTES];
@@ -80,64 +82,55 @@ impl Link {
         for (to, from) in place.iter_mut().zip(name.bytes()) {
             *to = from;
         }
-        self.sum(&mut bytes)?;
+        self.sum(&mut bytes[..]);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
-        Ok(bytes.chunks(NAME_BYTES).map(text).collect())
+        bytes.chunks(NAME_BYTES).map(text).collect()
     }
 
     /// Replaces each value by its sum over the ranks.
-    pub(super) fn sum<T: Equivalence + Copy + Default + 'static>(&self, values: &mut [T]) -> Result<()> {
+    pub(super) fn sum<T: Equivalence + Copy>(&self, values: &mut [T]) {
         let start = Instant::now();
-        let (send, receive) = (Buffer::new(values.to_vec()), Buffer::new(vec![T::default(); values.len()]));
-        let world = &self.world;
-        // SAFETY: both buffers outlive the request: they are freed only after it is complete, and leak otherwise.
-        let (from, to) = unsafe { (&*send.0, &mut *receive.0) };
-        self.wait(
-            world.immediate_all_reduce_into(StaticScope, from, to, SystemOperation::sum()),
-            self.patience,
-        )?;
-        drop(send.into_box());
-        values.copy_from_slice(&receive.into_box());
-        let Spent { secs, bytes } = self.spent.get();
-        let bytes = bytes + size_of_val(values) as u64;
-        self.spent.set(Spent { secs: secs + start.elapsed().as_secs_f64(), bytes });
-        Ok(())
+        let bytes = size_of_val(values) as u64;
+        let own = values.to_vec();
+        request::scope(|scope| {
+            let sum = SystemOperation::sum();
+            self.wait(self.world.immediate_all_reduce_into(scope, &own[..], values, sum), self.patience);
+        });
+        let spent = self.spent.get();
+        let secs = spent.secs + start.elapsed().as_secs_f64();
+        self.spent.set(Spent { secs, bytes: spent.bytes + bytes });
     }
 
     /// The first rank's text on all of them.
-    pub(super) fn first_tells(&self, text: String) -> Result<String> {
-        let length = self.broadcast(vec![text.len() as u64])?;
-        let length = length.first().copied().unwrap_or(0) as usize;
+    pub(super) fn first_tells(&self, text: String) -> String {
+        let mut length = [text.len() as u64];
+        self.broadcast(&mut length);
         let mut bytes = text.into_bytes();
-        bytes.resize(length, 0);
-        let bytes = self.broadcast(bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        bytes.resize(length[0] as usize, 0);
+        self.broadcast(&mut bytes[..]);
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn broadcast<T: Equivalence + 'static>(&self, values: Vec<T>) -> Result<Box<[T]>> {
-        let buffer = Buffer::new(values);
-        // SAFETY: the buffer is freed only after the request is complete, and leaks otherwise.
-        let place = unsafe { &mut *buffer.0 };
-        let first = self.world.process_at_rank(0);
+    fn broadcast<T: Equivalence>(&self, values: &mut [T]) {
         // The first rank may have taken long to know what it tells; it waits for nobody that takes long.
         let patience = if self.rank() == 0 { self.patience } else { self.patience * TICK_PATIENCE };
-        self.wait(first.immediate_broadcast_into(StaticScope, place), patience)?;
-        Ok(buffer.into_box())
+        let first = self.world.process_at_rank(0);
+        request::scope(|scope| self.wait(first.immediate_broadcast_into(scope, values), patience));
     }
 
-    /// Waits for all ranks to take part; those that do not are named.
-    fn wait<T: ?Sized>(&self, mut request: Request<'static, T>, patience: Duration) -> Result<()> {
+    /// Waits for all ranks to take part. MPI may write to the request's memory for as long as it is not complete, so
+    /// there is no way back from here when one does not: this process says which, and ends them all.
+    fn wait<'a, T: ?Sized, S: Scope<'a>>(&self, mut request: Request<'a, T, S>, patience: Duration) {
         let start = Instant::now();
         loop {
             request = match request.test() {
-                Ok(_) => return Ok(()),
+                Ok(_) => return,
                 Err(pending) => pending,
             };
             let waited = start.elapsed();
             if waited > patience {
-                // It can no longer be completed, and the crate takes a dropped request for a mistake.
-                std::mem::forget(request);
-                return Err(self.roll_call(patience));
+                let error = self.roll_call(patience);
+                self.abort((self.on_lost)(self.rank(), self.size(), error));
             }
             if waited < SPIN {
                 std::thread::yield_now();
@@ -176,20 +169,5 @@ impl Link {
 
     pub(super) fn abort(&self, code: u8) -> ! {
         self.world.abort(code.into())
-    }
-}
-
-/// Memory that MPI may write to at any time until a request is complete; it is never freed by itself.
-struct Buffer<T>(*mut [T]);
-
-impl<T> Buffer<T> {
-    fn new(values: Vec<T>) -> Self {
-        Self(Box::into_raw(values.into_boxed_slice()))
-    }
-
-    /// The memory back, once MPI is done with it.
-    fn into_box(self) -> Box<[T]> {
-        // SAFETY: made by `Box::into_raw`, and consumed here once.
-        unsafe { Box::from_raw(self.0) }
     }
 }

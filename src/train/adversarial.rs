@@ -149,7 +149,7 @@ impl<'a> Training<'a> {
     pub fn run(mut self) -> Result<Outcome> {
         let config = self.session.config;
         self.open_together()?;
-        while !self.is_over()? {
+        while !self.is_over() {
             // Discriminator.
             let mut real = None;
             for _ in 0..config.d_steps {
@@ -176,7 +176,7 @@ impl<'a> Training<'a> {
             // Tick: statistics, pictures, scores, snapshots.
             self.report_progress();
             let tick_nimg = self.position.cur_nimg - self.position.tick_start_nimg;
-            let over = self.is_over()?;
+            let over = self.is_over();
             if trouble.is_none() && (tick_nimg as f64 >= config.tick_kimg * 1e3 || over) {
                 trouble = self.tick_together(over)?;
             }
@@ -185,7 +185,7 @@ impl<'a> Training<'a> {
             {
                 return Ok(outcome);
             }
-            if self.session.ranks.any(self.session.stop.load(Ordering::Relaxed))? && !over {
+            if self.session.ranks.any(self.session.stop.load(Ordering::Relaxed)) && !over {
                 return Ok(Outcome::Interrupted { state: self.save()?.1 });
             }
         }
@@ -250,7 +250,7 @@ impl<'a> Training<'a> {
             let real_values = real_logits.value().to_vec1::<f32>()?;
             measured.push(("Logits/real", mean(&real_values)));
             measured.push(("Logits/fake", mean(&fake_logits.value().to_vec1::<f32>()?)));
-            ranks.mean_measured(&mut measured)?;
+            ranks.mean_measured(&mut measured);
             if let [.., (_, real), (_, fake)] = measured[..] {
                 position.lecam.update(real, fake);
             }
@@ -262,7 +262,7 @@ impl<'a> Training<'a> {
             sums[1] += real_values.iter().map(|&logit| sign(logit)).sum::<f64>();
             grads.accumulate(backward(scale(&loss, share)?)?)?;
         }
-        ranks.sum(&mut sums)?;
+        ranks.sum(&mut sums);
         config.augment.adapt(&mut position.augment, sums[1], config.batch);
         average(ranks, &mut grads, self.networks.discriminator.params().params())?;
         let lr = config.discriminator.lr * self.lr_factor();
@@ -301,7 +301,7 @@ impl<'a> Training<'a> {
             };
             let loss = config.loss.generator(&fake_logits, real_logits.as_ref())?;
             let mut measured = [("Loss/G", scalar(&loss)?)];
-            ranks.mean_measured(&mut measured)?;
+            ranks.mean_measured(&mut measured);
             position.collected.report("Loss/G", measured[0].1);
             let share = 1.0 / config.accumulate as f64;
             total += measured[0].1 * share;

@@ -85,7 +85,7 @@ fn average_bucket(
     if bucket.is_empty() {
         return Ok(());
     }
-    ranks.mean(bucket)?;
+    ranks.mean(bucket);
     let mut rest = bucket.as_slice();
     for param in members.drain(..) {
         let value = param.value();
@@ -133,7 +133,7 @@ impl Training<'_> {
     }
 
     /// Whether the run is as long as it should be, by the first rank's clock.
-    pub(super) fn is_over(&self) -> Result<bool> {
+    pub(super) fn is_over(&self) -> bool {
         let over = self.length.is_over(self.position.cur_nimg, self.clock.elapsed_secs());
         self.session.ranks.first_decides(over)
     }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
+use nestgen::train::folder::resume_point;
 use nestgen::train::state;
 
 /// Relative distance of two runs' weights after 20 steps: rounding, as sums are made in another order.
@@ -158,6 +159,12 @@ fn a_batch_that_cannot_be_shared_out_is_refused_in_one_line() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// Whether a run in `outdir` has saved a state; it may be about to replace it.
+fn has_state(outdir: &Path) -> bool {
+    let runs = std::fs::read_dir(outdir).into_iter().flatten();
+    runs.flatten().any(|run| state::list(&run.path()).is_ok_and(|states| !states.is_empty()))
+}
+
 /// A job of two ranks under way, with a state, and the process number of rank 1.
 fn under_way(outdir: &Path, more: &[&str]) -> (Child, u32, std::thread::JoinHandle<String>) {
     let args = [&["--kimg", "1000"], more, settings("").as_slice()].concat();
@@ -177,7 +184,7 @@ fn under_way(outdir: &Path, more: &[&str]) -> (Child, u32, std::thread::JoinHand
         seen
     });
     let start = Instant::now();
-    while !outdir.exists() || state::list(&run_folder(outdir)).unwrap().is_empty() {
+    while !has_state(outdir) {
         assert!(start.elapsed() < PATIENCE && job.try_wait().unwrap().is_none());
         std::thread::yield_now();
     }
@@ -203,6 +210,8 @@ fn ends_and_resumes(signal: &str, more: &[&str], expected: &str) {
     let said = rest.join().unwrap();
     assert!(!status.success() && said.contains(expected), "{said}");
     let run = run_folder(dir.path());
+    // Brings a state back that was about to be replaced.
+    resume_point(dir.path(), run.to_str().unwrap()).unwrap();
     let nimg = state::load(&state::list(&run).unwrap().pop().unwrap()).unwrap().position.cur_nimg;
     let kimg = ((nimg + 32) as f64 / 1e3).to_string();
     finish(train(1, dir.path(), &["--kimg", &kimg, "--resume", run.to_str().unwrap()]));
