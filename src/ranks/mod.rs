@@ -19,8 +19,6 @@ use crate::error::{Error, Result};
 
 /// What launchers tell each process: how many there are.
 const SIZE_VARIABLES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
-/// How many times longer than for a step ranks wait while rank 0 draws pictures and takes scores.
-const TICK_PATIENCE: u32 = 12;
 
 /// This process among those of its run.
 pub struct Ranks {

@@ -14,11 +14,13 @@ use mpi::request::{self, Request, Scope, StaticScope};
 use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::traits::Equivalence;
 
-use super::{OnLost, Spent, TICK_PATIENCE};
+use super::{OnLost, Spent};
 use crate::error::{Error, Result};
 
 /// What launchers set for the processes they connect: Open MPI, MPICH, and Slurm with either plugin.
 const VARIABLES: [&str; 4] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PMI_ID"];
+/// How many times longer than for a step ranks wait while rank 0 draws pictures and takes scores.
+const TICK_PATIENCE: u32 = 12;
 /// The tag of messages that say "I am here".
 const ROLL_CALL: i32 = 77;
 /// Waiting that long costs a core; waiting longer gives it to others.
