@@ -30,6 +30,7 @@ mod max_pool;
 mod micro;
 mod mul_samples;
 pub mod optim;
+mod outer;
 mod pool;
 mod product;
 mod reduce;

@@ -59,7 +59,7 @@ pub(super) struct SampleArgs {
     #[arg(long, requires = "grid")]
     grid_only: bool,
     /// Images drawn at a time; changes speed and memory, not images
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Where the PNG files go
     #[arg(long, value_name = "DIR", default_value = "samples-out")]

@@ -1,22 +1,22 @@
 //! GradCAT, gradient-based class-aware tree traversal (arXiv 2105.12723, section 3.3 and algorithm 1): from the root
-//! of NesT's tree of blocks to the leaf that says most for a class.
+//! of NesT's tree of blocks to the leaf on which the score of a class depends most.
 //!
-//! At every node, activations times the gradient of the class's logit, summed over channels, are averaged over the
-//! node's four quarters; the way goes on into the quarter with the highest average. Activations are the outputs of
-//! each level's layers on the image plane, those of the last level after the final layer norm. A node of the top level
-//! is the whole image; its quarters are the blocks of the level below, whose quarters are the blocks below that.
+//! At every node, the absolute values of activations times the gradient of the class's logit, summed over channels, are
+//! averaged over the node's four quarters; the way goes on into the quarter with the highest average. Activations are those
+//! that a level's layers get, on the image plane: what the level's blocks below have handed up. A node of the top level is
+//! the whole image; its quarters are the blocks of the level below, whose quarters are the blocks below that.
 //!
-//! Before the final norm, activation times gradient would vanish at every place, whatever the image: a norm does not
-//! change with the scale of its input (Euler's theorem on homogeneous functions). After it, it is the class activation
-//! map over the number of places.
-//!
-//! Differs from the paper as it is remembered: the gradient has a plus sign, so that a high value speaks for the
-//! class. No reference code exists.
+//! Differs from the paper as it is remembered (no reference code exists), because of what was measured on small planted
+//! objects (docs/classify.md):
+//! - Not what a level's layers give but what they get: a block's attention has by then spread what one quarter found over
+//!   all four.
+//! - Absolute values, where the paper has a sign. Between two norms activations times gradients add up to zero, whatever
+//!   the image: a norm does not change with the scale of its input (Euler's theorem on homogeneous functions). Signed, the
+//!   sums say little about where.
 
 use candle_core::{DType, Result, bail};
 use nestgen_kernels as k;
 
-use super::cam::Heat;
 use crate::data::synthetic::BoundingBox;
 use crate::models::Features;
 
@@ -34,11 +34,11 @@ pub struct Traversal {
 /// A node of the tree of blocks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// The level whose activations were looked at; the last one is the root's.
+    /// The level at whose input activations were looked at; the last one is the root's.
     pub level: usize,
     /// Where the node is, as shares of the image.
     pub region: BoundingBox,
-    /// What its quarters say for the class: upper left, upper right, lower left, lower right.
+    /// How much of the class's score depends on its quarters: upper left, upper right, lower left, lower right.
     pub values: [f64; 4],
     /// The quarter with the highest value.
     pub chosen: usize,
@@ -63,35 +63,28 @@ impl Traversal {
     }
 }
 
-/// The traversal for `class` of one image's watched features, with the class's activation map.
+/// The traversal for `class` of one image's watched features.
 ///
 /// # Errors
 /// When the features are not those of one image through a NesT, watched.
-pub fn traverse(features: &Features, heat: &Heat, class: usize) -> Result<Traversal> {
+pub fn traverse(features: &Features, class: usize) -> Result<Traversal> {
     let classes = features.logits.dims().get(1).copied().unwrap_or(0);
     if features.logits.dims().first() != Some(&1) || class >= classes {
         bail!("gradcat: expected logits [1, K > {class}], got {:?}", features.logits.dims());
     }
     let logit = k::reshape(&k::narrow(&features.logits, 1, class, 1)?, &[])?;
-    let levels = features.maps.len();
     let mut traversal =
         Traversal { class, logit: logit.value().to_dtype(DType::F64)?.to_scalar()?, nodes: vec![] };
-    if levels < 2 {
-        return Ok(traversal);
-    }
-    // The first level has no blocks below it; the last one's share is the activation map.
-    let maps = features.maps.get(1..levels - 1).unwrap_or_default();
+    // The first level has no blocks below it.
+    let maps = features.maps.get(1..).unwrap_or_default();
     let Some(probes) = maps.iter().map(|map| map.probe.as_ref()).collect::<Option<Vec<_>>>() else {
         bail!("gradcat: the features were not watched")
     };
-    let mut said = Vec::with_capacity(levels - 1);
+    let mut said = Vec::with_capacity(maps.len());
     for (map, gradient) in maps.iter().zip(k::grad(&logit, &probes, false)?) {
         let product = (map.value.to_dtype(DType::F64)? * gradient.value().to_dtype(DType::F64)?)?;
-        said.push(product.sum(3)?.squeeze(0)?.to_vec2::<f64>()?);
+        said.push(product.abs()?.sum(3)?.squeeze(0)?.to_vec2::<f64>()?);
     }
-    let places = heat.values.len().max(1) as f64;
-    let row = |row: &[f64]| row.iter().map(|value| value / places).collect();
-    said.push(heat.values.chunks(heat.side.max(1)).map(row).collect());
     let mut region = BoundingBox { left: 0.0, top: 0.0, right: 1.0, bottom: 1.0 };
     for (index, rows) in said.iter().enumerate().rev() {
         let values = quarters(rows, region);

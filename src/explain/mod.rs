@@ -72,7 +72,7 @@ pub fn explain(
             Ok(Explanation {
                 class,
                 probability: probabilities.get(class).copied().unwrap_or(0.0),
-                traversal: gradcat::traverse(&features, &heat, class)?,
+                traversal: gradcat::traverse(&features, class)?,
                 heat,
             })
         })

@@ -61,13 +61,14 @@ impl ClassifierConfig {
 pub struct Features {
     /// `[B, classes]`.
     pub logits: Var,
-    /// The output of each level's layers, first to last: NesT `[B, H, W, C]`, ViT `[B, 1, 1 + N, C]`.
+    /// Feature maps, first to last: what each level's layers of a NesT get, `[B, H, W, C]`; what each layer of a ViT
+    /// gives, `[B, 1, 1 + N, C]`.
     pub maps: Vec<FeatureMap>,
     /// The last map after the final layer norm; NesT's logits are the mean over its places, times the head.
     pub tokens: Var,
 }
 
-/// The output of a level.
+/// The input of a NesT's level, or the output of a ViT's layer.
 pub struct FeatureMap {
     /// The activations.
     pub value: Tensor,

@@ -189,11 +189,14 @@ impl Level {
         Ok(Self { blocks, block_size, pool, pos_embed, layers })
     }
 
-    /// `[B, H, W, C]` -> `[B, H', W', C']`.
+    /// What the level's layers get, on the image plane: `[B, H, W, C]` -> `[B, H', W', C']`.
+    fn aggregate(&self, x: Var) -> Result<Var> {
+        self.pool.as_ref().map_or(Ok(x.clone()), |pool| pool.forward(&x))
+    }
+
+    /// `[B, H', W', C']`, aggregated, through the layers.
     fn forward(&self, x: &Var, mut drop: Option<&mut Rng>) -> Result<Var> {
-        let pooled = self.pool.as_ref().map(|pool| pool.forward(x)).transpose()?;
-        let x = k::blockify(pooled.as_ref().unwrap_or(x), self.block_size)?;
-        let mut x = k::add_broadcast(&x, &self.pos_embed.var())?;
+        let mut x = k::add_broadcast(&k::blockify(x, self.block_size)?, &self.pos_embed.var())?;
         for layer in &self.layers {
             x = layer.forward(&x, drop.as_deref_mut())?;
         }
@@ -242,8 +245,8 @@ impl Nest {
         let mut x = self.patch_embed.forward(images, Activation::None, false)?;
         let mut maps = Vec::new();
         for level in &self.levels {
+            x = watch(level.aggregate(x)?, watched, &mut maps)?;
             x = level.forward(&x, drop.as_deref_mut())?;
-            x = watch(x, watched, &mut maps)?;
         }
         let tokens = self.norm.forward(&x)?;
         let logits = self.head.forward(&k::mean_middle(&tokens)?, Activation::None, false)?;

@@ -85,7 +85,13 @@ fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
         let name = arm.runs.first().map_or("", |&index| runs[index].name.as_str());
         name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned()
     };
-    choices.insert(choices.len().saturating_sub(2), arms.iter().map(folder).collect());
+    let mut folders: Vec<String> = arms.iter().map(folder).collect();
+    // `<data>-<name>`: what all have in common tells nothing.
+    let data: BTreeSet<&str> = folders.iter().filter_map(|name| Some(name.split_once('-')?.0)).collect();
+    if data.len() == 1 && folders.iter().all(|name| name.contains('-')) {
+        folders = folders.iter().filter_map(|name| Some(name.split_once('-')?.1.to_owned())).collect();
+    }
+    choices.insert(choices.len().saturating_sub(2), folders);
     let lettered = || (0..arms.len()).map(|arm| format!("arm {}", arm + 1)).collect();
     choices
         .into_iter()

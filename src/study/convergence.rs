@@ -80,11 +80,23 @@ impl Plan {
         Ok(reasons)
     }
 
+    /// The setting's values, each with the arms that have it; of three arms and more, most arms are "the others".
     fn in_words(&self, difference: &Difference) -> String {
-        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
-        let values =
-            self.arms.iter().zip(&difference.values).map(|(arm, v)| format!("{} for {}", value(v), arm.name));
-        format!("{} is {}", difference.key, values.collect::<Vec<_>>().join(" and "))
+        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (arm, value) in self.arms.iter().zip(&difference.values) {
+            let value = value.as_deref().unwrap_or("not set");
+            match groups.iter_mut().find(|(other, _)| *other == value) {
+                Some((_, names)) => names.push(&arm.name),
+                None => groups.push((value, vec![&arm.name])),
+            }
+        }
+        groups.sort_by_key(|(_, names)| names.len());
+        let last = groups.len() - 1;
+        let words = groups.iter().enumerate().map(|(i, (value, names))| match names.len() {
+            3.. if i == last => format!("{value} for the others"),
+            _ => format!("{value} for {}", names.join(", ")),
+        });
+        format!("{} is {}", difference.key, words.collect::<Vec<_>>().join(" and "))
     }
 
     /// Makes the study's folder, or checks that the one there holds the same study; seeds may be added.
@@ -231,6 +243,17 @@ mod tests {
         assert!(capacity[0].contains("2.00 times") && capacity[0].contains("3.00 times"), "{capacity:?}");
         let batch = plan([NEST, &SAGAN.replace('8', "16")], [1, 1], [1, 1]).unfair().unwrap();
         assert_eq!(batch, ["train.batch is 8 for a and 16 for b"]);
+    }
+
+    #[test]
+    fn what_is_unfair_is_said_once_however_many_arms_there_are() {
+        let mut many = plan([NEST, NEST], [1, 1], [1, 1]);
+        for name in ["c", "d"] {
+            let arm = PlannedArm { name: name.into(), ..many.arms[0].clone() };
+            many.arms.push(arm);
+        }
+        many.arms[1].config = NEST.replace('8', "16");
+        assert_eq!(many.unfair().unwrap(), ["train.batch is 16 for b and 8 for the others"]);
     }
 
     #[test]

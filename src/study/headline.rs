@@ -38,7 +38,9 @@ fn verdict(comparison: &Comparison, best: &ArmResult, second: &ArmResult) -> Str
     let names = [&best.name, &second.name];
     let test =
         comparison.tests.iter().find(|test| names.contains(&&test.arm) && names.contains(&&test.against));
-    match test.and_then(|test| test.last).map(|test| (test.difference.count, test.p)) {
+    // Only differences from the first arm are tested.
+    let Some(test) = test else { return ". ".into() };
+    match test.last.map(|test| (test.difference.count, test.p)) {
         Some((pairs, Some(p))) if p < LEVEL => {
             let p = if p < 1e-4 { "< 0.0001".into() } else { format!("= {p:.4}") };
             format!(" (paired over {pairs} seeds, p {p}). ")
