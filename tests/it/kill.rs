@@ -55,7 +55,7 @@ fn last_tick(run: &Path) -> u64 {
     let text = std::fs::read_to_string(run.join("stats.jsonl")).unwrap_or_default();
     let kimg =
         |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["Progress/kimg"]["mean"].as_f64();
-    text.lines().filter_map(kimg).last().map_or(0, |kimg| (kimg * 1e3).round() as u64)
+    text.lines().filter_map(kimg).next_back().map_or(0, |kimg| (kimg * 1e3).round() as u64)
 }
 
 /// Every number of the newest state as bits, by name.
