@@ -30,7 +30,6 @@ mod max_pool;
 mod micro;
 mod mul_samples;
 pub mod optim;
-mod outer;
 mod pool;
 mod product;
 mod reduce;

@@ -70,12 +70,10 @@ fn matmul_value<T: Element>(
     let mut dims = a.dims()[..a.dims().len() - 2].to_vec();
     dims.extend([m, n]);
     #[cfg(target_arch = "x86_64")]
-    if batch == 1 && k > 0 && m > 0 && n > 0 && !(trans_a && trans_b) && crate::micro::takes(&a) {
-        let product = |a: &[f32], b: &[f32]| match trans_a {
-            true => crate::outer::outer((m, n, k), a, b),
-            false => crate::product::matmul((m, n, k), a, b, trans_b),
-        };
-        let out = cpu::with_slice::<f32, _>(&a, |a| cpu::with_slice::<f32, _>(&b, |b| Ok(product(a, b))))?;
+    if batch == 1 && k > 0 && n > 0 && !trans_a && crate::micro::takes(&a) {
+        let out = cpu::with_slice::<f32, _>(&a, |a| {
+            cpu::with_slice::<f32, _>(&b, |b| Ok(crate::product::matmul((m, n, k), a, b, trans_b)))
+        })?;
         return Tensor::from_vec(out, dims, a.device());
     }
     let out = cpu::with_slice::<T, _>(&a, |a| {

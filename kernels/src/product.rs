@@ -31,7 +31,8 @@ pub(crate) fn rows(rows: usize, x: &[f32], w: &Panels, epilogue: Epilogue<'_>, o
     });
 }
 
-/// `a op(b)` for `a [m, k]`. (A transposed `a`, as in weight gradients, has its own: [`crate::outer`].)
+/// `a op(b)` for `a [m, k]`. (A transposed `a`, as in weight gradients, is left to the `gemm` crate: reading its columns
+/// with this kernel measured slower.)
 pub(crate) fn matmul((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32], trans_b: bool) -> Vec<f32> {
     let panels = if trans_b { Panels::from_transposed(b, n, k) } else { Panels::from_rows(b, k, n) };
     let mut out = cpu::uninit(m * n);

@@ -73,7 +73,8 @@ mod tests {
         for index in 0..960 {
             let object = render(2, index, 64).object;
             let (width, height) = (object.right - object.left, object.bottom - object.top);
-            assert!(width.max(height) <= SIDE + 0.04, "object {index} is {width} by {height}");
+            // A tall tree's scene does not hold all of it.
+            assert!(width.max(height) <= SIDE + 0.08, "object {index} is {width} by {height}");
             assert!(width.max(height) >= 0.1, "object {index} is {width} by {height}");
             let cell = |low: f32, high: f32| ((low + high) / 2.0 * CELLS as f32) as usize;
             counts[cell(object.top, object.bottom) * CELLS + cell(object.left, object.right)] += 1;
