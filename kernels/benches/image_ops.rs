@@ -7,8 +7,10 @@ use nestgen_kernels as k;
 
 fn run(c: &mut Criterion) {
     let x = common::numbers(&[16, 64, 64, 64]);
-    common::bench(c, "average pool 2x2", &[x.clone()], |x| k::avg_pool2(&x[0]));
-    common::bench(c, "max pool 3x3 / 2", &[x.clone()], |x| k::max_pool3s2(&x[0], k::PoolPadding::TfSame));
+    common::bench(c, "average pool 2x2", std::slice::from_ref(&x), |x| k::avg_pool2(&x[0]));
+    common::bench(c, "max pool 3x3 / 2", std::slice::from_ref(&x), |x| {
+        k::max_pool3s2(&x[0], k::PoolPadding::TfSame)
+    });
     common::bench(c, "upsample nearest", &[common::numbers(&[16, 32, 32, 64])], |x| {
         k::upsample_nearest2(&x[0])
     });

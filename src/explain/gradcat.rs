@@ -7,7 +7,7 @@
 //! the whole image; its quarters are the blocks of the level below, whose quarters are the blocks below that.
 //!
 //! Differs from the paper as it is remembered (no reference code exists), because of what was measured on small planted
-//! objects (docs/classify.md):
+//! objects (samples/planted):
 //! - Not what a level's layers give but what they get: a block's attention has by then spread what one quarter found over
 //!   all four.
 //! - Absolute values, where the paper has a sign. Between two norms activations times gradients add up to zero, whatever
