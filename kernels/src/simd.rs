@@ -49,7 +49,8 @@ pub fn level() -> Level {
 }
 
 /// Uses at most `level` from now on, in the whole process; returns what it came to. For tests and benches
-/// that exercise the fallbacks.
+/// that exercise the fallbacks: call it between operations, and from a process in which nothing is compared
+/// bit for bit.
 pub fn force(level: Level) -> Level {
     let level = level.min(detect());
     LEVEL.store(level as u8, Ordering::Relaxed);
