@@ -40,13 +40,23 @@ pub(super) fn failure_of_rank(rank: usize, size: usize, error: anyhow::Error) ->
 /// The chain of causes, each said once: many errors repeat their cause in their own text.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for text in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
+    for text in error.chain().map(|cause| printable(&cause.to_string())) {
         if !line.contains(&text) {
             let joint = if line.is_empty() { "" } else { ": " };
             line = line + joint + &text;
         }
     }
     line
+}
+
+/// Text for one line of a terminal: names of files may hold line ends and escape sequences.
+fn printable(text: &str) -> String {
+    let escaped = |c: char| match c {
+        '\n' => " ".to_owned(),
+        c if c.is_control() => c.escape_default().collect(),
+        c => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {

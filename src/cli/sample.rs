@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use nestgen::error::Error;
@@ -208,13 +207,15 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
     let Snapshot { config, tensors, .. } = read_snapshot(&path)?;
     let place = path.display().to_string();
     let config = nestgen::config::parse(&place, &config)?;
-    let generator = Generator::build(&config.model, &Builder::blank(DType::F32, &Device::Cpu))
-        .with_context(|| format!("`{place}`: building its network"))?;
-    generator.params().load(&tensors.into_iter().collect()).map_err(|error| Error::Checkpoint {
+    let unusable = |reason: String| Error::Checkpoint {
         path: path.clone(),
-        hint: error.hint().map(str::to_owned),
-        reason: error.to_string(),
-    })?;
+        reason,
+        hint: Some("the file was saved by a model with another configuration, or is damaged".into()),
+    };
+    let builder = Builder::blank_for(tensors.iter().map(|(_, tensor)| tensor), DType::F32, &Device::Cpu);
+    let generator = Generator::build(&config.model, &builder).map_err(|error| unusable(error.to_string()))?;
+    let tensors = tensors.into_iter().collect();
+    generator.params().load(&tensors).map_err(|error| unusable(error.to_string()))?;
     Ok((generator, path))
 }
 

@@ -4,7 +4,7 @@
 //! [`ParamSet`]. Names and shapes are the contract of a checkpoint: loading lists everything that is
 //! missing, left over or of another shape, and changes nothing unless all of it fits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
@@ -191,6 +191,8 @@ pub struct Builder {
     rng: Option<Rng>,
     dtype: DType,
     device: Device,
+    /// How many numbers may still be made.
+    left: Rc<Cell<usize>>,
 }
 
 impl Builder {
@@ -202,7 +204,21 @@ impl Builder {
     /// A builder that makes zeros without touching their memory: for models that are loaded next, or only
     /// counted.
     pub fn blank(dtype: DType, device: &Device) -> Self {
-        Self { set: Rc::default(), prefix: String::new(), rng: None, dtype, device: device.clone() }
+        let left = Rc::new(Cell::new(usize::MAX));
+        Self { set: Rc::default(), prefix: String::new(), rng: None, dtype, device: device.clone(), left }
+    }
+
+    /// Numbers that any model may have, 64 MiB of them.
+    const SMALL: usize = 1 << 24;
+
+    /// [`Builder::blank`] for a model that is loaded from `tensors` next: one that needs far more numbers than there
+    /// are is refused before it takes their memory. A damaged configuration can ask for any size; one that is merely
+    /// of another model is told apart by [`ParamSet::load`], which names the differences.
+    pub fn blank_for<'a>(tensors: impl IntoIterator<Item = &'a Tensor>, dtype: DType, device: &Device) -> Self {
+        let blank = Self::blank(dtype, device);
+        let held = tensors.into_iter().map(Tensor::elem_count).fold(0, usize::saturating_add);
+        blank.left.set(held.saturating_mul(2).saturating_add(Self::SMALL));
+        blank
     }
 
     /// Whether this builder makes zeros, to be loaded later, in place of initial values.
@@ -224,6 +240,11 @@ impl Builder {
         let path = self.path(name);
         if self.set.borrow().all().any(|p| p.name() == path) {
             bail!("two parameters are called {path}");
+        }
+        let needed = shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+        match needed.and_then(|needed| self.left.get().checked_sub(needed)) {
+            Some(left) => self.left.set(left),
+            None => bail!("parameter {path} {shape:?} is far more than the file holds"),
         }
         let value = match &self.rng {
             Some(rng) => init.tensor(shape, self.dtype, &self.device, rng.split(&path))?,
@@ -290,6 +311,18 @@ mod tests {
         assert!(error.hint().is_some());
         assert_eq!(set.params()[0].value().to_vec2::<f32>()?, before);
         Ok(())
+    }
+
+    #[test]
+    fn a_model_larger_than_its_file_is_refused_unmade() {
+        let tensors = [Tensor::zeros(100, DType::F32, &Device::Cpu).unwrap()];
+        let b = Builder::blank_for(&tensors, DType::F32, &Device::Cpu);
+        b.get(&[10, 20], Init::Zeros, "a").unwrap();
+        for shape in [&[Builder::SMALL + 1][..], &[1 << 40, 1 << 40]] {
+            let error = b.pp("part").get(shape, Init::Zeros, "b").err().unwrap().to_string();
+            assert!(error.contains("part.b"), "{error}");
+        }
+        b.buffer(&[Builder::SMALL], Init::Zeros, "c").unwrap();
     }
 
     #[test]

@@ -104,7 +104,8 @@ impl Space {
         if normal.iter().flatten().any(|x| !x.is_finite()) || normal[1].contains(&0.0) {
             return Err(format!("its mean and deviation {normal:?} cannot normalise an image"));
         }
-        let network = blank(&config).map_err(|error| error.to_string())?;
+        let builder = Builder::blank_for(tensors.values(), DType::F32, &Device::Cpu);
+        let network = Classifier::build(&config, &builder).map_err(|error| error.to_string())?;
         network.load_timm(tensors).map_err(|error| error.to_string())?;
         let tensors: BTreeMap<_, _> = network.params().tensors().into_iter().collect();
         if let Some(name) = not_finite(&tensors).map_err(|error| error.to_string())? {

@@ -162,7 +162,16 @@ pub fn load_as<P: DeserializeOwned>(path: &Path, files: &[&'static str]) -> Resu
         |name: &str| std::fs::read_to_string(path.join(name)).map_err(Error::io("read", path.join(name)));
     let manifest: BTreeMap<String, String> =
         toml::from_str(&read(MANIFEST)?).map_err(|error| bad(format!("{MANIFEST}: {}", error.message())))?;
+    let tensor_file = |name: &str| format!("{name}.safetensors");
+    let needed = files.iter().map(|name| tensor_file(name)).chain([POSITION.into(), CONFIG.into()]);
+    if let Some(name) = needed.into_iter().find(|name| !manifest.contains_key(name)) {
+        return Err(bad(format!("{MANIFEST} does not list `{name}`")));
+    }
     for (name, expected) in &manifest {
+        // A state is its own folder and nothing else: no name leads out of it.
+        if Path::new(name).file_name() != Some(name.as_ref()) {
+            return Err(bad(format!("{MANIFEST} lists `{}`", name.escape_debug())));
+        }
         let file = path.join(name);
         if &tensors::file_sha256(&file).map_err(Error::io("read", &file))? != expected {
             return Err(bad(format!("`{name}` does not match its checksum")));
@@ -170,7 +179,7 @@ pub fn load_as<P: DeserializeOwned>(path: &Path, files: &[&'static str]) -> Resu
     }
     let mut tensors = StateTensors::new();
     for &name in files {
-        let (_, named) = tensors::read(&path.join(format!("{name}.safetensors")))?;
+        let (_, named) = tensors::read(&path.join(tensor_file(name)))?;
         tensors.insert(name, named);
     }
     let position =
@@ -242,6 +251,22 @@ mod tests {
         assert!(load(&path).err().unwrap().to_string().contains("`config.toml` does not match"));
         std::fs::remove_file(path.join("discriminator.safetensors")).unwrap();
         assert!(matches!(load(&path).err().unwrap(), Error::Checkpoint { .. } | Error::Io { .. }));
+    }
+
+    #[test]
+    fn a_manifest_lists_every_file_and_none_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = save(dir.path(), &position(), "", &tensors()).unwrap();
+        let manifest = std::fs::read_to_string(path.join(MANIFEST)).unwrap();
+        let without: String =
+            manifest.lines().filter(|line| !line.contains(POSITION)).collect::<Vec<_>>().join("\n");
+        std::fs::write(path.join(MANIFEST), without).unwrap();
+        assert!(load(&path).err().unwrap().to_string().contains("does not list `position.toml`"));
+        for name in ["../outside", "/etc/hostname", "sub/file", ".."] {
+            std::fs::write(path.join(MANIFEST), format!("{manifest}\n\"{name}\" = \"00\"\n")).unwrap();
+            let error = load(&path).err().unwrap().to_string();
+            assert!(error.contains(&format!("lists `{name}`")), "{error}");
+        }
     }
 
     #[test]

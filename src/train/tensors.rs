@@ -65,12 +65,16 @@ pub fn write(file: &mut dyn Write, metadata: &Metadata, tensors: &[(String, Tens
 /// When the file cannot be read, is not of this format, is cut short, or its numbers are not those that were
 /// written.
 pub fn read(path: &Path) -> Result<(Metadata, NamedTensors)> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let bad = |reason: String| Error::Checkpoint {
         path: path.to_path_buf(),
         reason,
         hint: Some("the file is damaged or not one of ours: take an older snapshot".into()),
     };
+    // Opening a pipe would wait for a writer, perhaps for ever.
+    if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
+        return Err(bad("it is no file".into()));
+    }
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let not_ours = |error| bad(format!("not a whole safetensors file ({error})"));
     let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(not_ours)?;
     let metadata: Metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();

@@ -26,7 +26,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("train", "sample"),
 ];
 
-fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
+pub(crate) fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("src is readable") {
         let path = entry.expect("entry").path();
         if path.is_dir() {

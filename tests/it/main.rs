@@ -6,6 +6,8 @@ mod cli;
 mod compare;
 mod data;
 mod explain;
+#[cfg(unix)]
+mod faults;
 mod fid;
 mod kill;
 mod layering;
@@ -16,3 +18,4 @@ mod mpi;
 mod score_space;
 mod study;
 mod train;
+mod unsafe_code;

@@ -115,7 +115,13 @@ pub fn read_trained(path: &Path) -> Result<Trained> {
         });
     };
     let config = ClassifyRunConfig::parse(&path.display().to_string(), config)?;
-    let classifier = fill(path, &config.model, tensors)?;
+    let builder = Builder::blank_for(tensors.iter().map(|(_, tensor)| tensor), DType::F32, &Device::Cpu);
+    let classifier = Classifier::build(&config.model, &builder).map_err(|error| Error::Checkpoint {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+        hint: Some("the file is damaged: take another".into()),
+    })?;
+    fill(path, &classifier, tensors)?;
     Ok(Trained { classifier, config, class_names })
 }
 
@@ -126,12 +132,12 @@ pub fn read_trained(path: &Path) -> Result<Trained> {
 pub fn read_timm(path: &Path, config: &ClassifierConfig) -> Result<Trained> {
     let (metadata, tensors) = tensors::read(path)?;
     let class_names = model_metadata(&metadata).map(|(_, classes)| classes).unwrap_or_default();
-    let classifier = fill(path, config, tensors)?;
+    let classifier = Classifier::build(config, &Builder::blank(DType::F32, &Device::Cpu))?;
+    fill(path, &classifier, tensors)?;
     Ok(Trained { classifier, config: ClassifyRunConfig::of_model(config.clone()), class_names })
 }
 
-fn fill(path: &Path, config: &ClassifierConfig, tensors: tensors::NamedTensors) -> Result<Classifier> {
-    let classifier = Classifier::build(config, &Builder::blank(DType::F32, &Device::Cpu))?;
+fn fill(path: &Path, classifier: &Classifier, tensors: tensors::NamedTensors) -> Result<()> {
     let loaded = classifier.load_timm(&tensors.into_iter().collect());
     loaded.map_err(|error| match error {
         LoadError::Tensor(error) => Error::Tensor(error),
@@ -142,8 +148,7 @@ fn fill(path: &Path, config: &ClassifierConfig, tensors: tensors::NamedTensors) 
             ),
             reason: error.to_string(),
         },
-    })?;
-    Ok(classifier)
+    })
 }
 
 /// The best model of a run folder, or of the newest run in `runs` for `latest`.
