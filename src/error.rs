@@ -94,6 +94,9 @@ impl Error {
                 std::io::ErrorKind::StorageFull => {
                     Some("free some space; what was saved before is whole".into())
                 }
+                std::io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("nothing can be written on that disk; choose another path".into())
+                }
                 std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
                     Some("there is a file where a folder is needed; choose another path".into())
                 }

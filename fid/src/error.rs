@@ -134,6 +134,14 @@ impl Error {
             Error::NeedsImages { .. } => "give the images instead of an .npz, or leave this metric out".into(),
             Error::Cache { .. } => "delete the file: it is rebuilt from the images".into(),
             Error::Images(source) => return source.hint(),
+            Error::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => "check the path".into(),
+                std::io::ErrorKind::StorageFull => "free some disk space or write elsewhere".into(),
+                std::io::ErrorKind::ReadOnlyFilesystem => {
+                    "nothing can be written on that disk; choose another path".into()
+                }
+                _ => "check that the path can be read and written".into(),
+            },
             _ => return None,
         };
         Some(hint)

@@ -130,22 +130,22 @@ fn parse_npy(mut file: impl Read) -> std::result::Result<Npy, String> {
 pub fn write(path: &Path, moments: &Moments) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
-    let dims = moments.dims();
-    let sigma = (0..dims * dims).map(|i| moments.sigma[(i / dims, i % dims)]);
-    let mut write = || -> std::io::Result<()> {
-        let mut archive = zip::ZipWriter::new(&mut file);
-        let options =
-            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
-        archive.start_file("mu.npy", options)?;
-        archive.write_all(&npy(&[dims], moments.mu.iter().copied()))?;
-        archive.start_file("sigma.npy", options)?;
-        archive.write_all(&npy(&[dims, dims], sigma.clone()))?;
-        archive.finish()?;
-        Ok(())
-    };
-    write().map_err(Error::io(path))?;
+    file.write_all(&archive(moments).map_err(Error::io(path))?).map_err(Error::io(path))?;
     file.persist(path).map_err(|e| Error::io(path)(e.error))?;
     Ok(())
+}
+
+/// The bytes of the file. Made in memory: the archive writer complains on stderr when it is dropped on a full disk.
+fn archive(moments: &Moments) -> std::io::Result<Vec<u8>> {
+    let dims = moments.dims();
+    let sigma = (0..dims * dims).map(|i| moments.sigma[(i / dims, i % dims)]);
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    archive.start_file("mu.npy", options)?;
+    archive.write_all(&npy(&[dims], moments.mu.iter().copied()))?;
+    archive.start_file("sigma.npy", options)?;
+    archive.write_all(&npy(&[dims, dims], sigma))?;
+    Ok(archive.finish()?.into_inner())
 }
 
 fn npy(dims: &[usize], data: impl Iterator<Item = f64>) -> Vec<u8> {

@@ -122,6 +122,9 @@ impl Error {
                 std::io::ErrorKind::NotFound => "check the path; relative paths start at the current folder",
                 std::io::ErrorKind::PermissionDenied => "make the path readable and writable for this user",
                 std::io::ErrorKind::StorageFull => "free some disk space or write elsewhere",
+                std::io::ErrorKind::ReadOnlyFilesystem => {
+                    "nothing can be written on that disk; choose another path"
+                }
                 _ => "check that the path can be read and that the disk is healthy",
             },
             Error::NotAnImageSet { hint, .. } => hint,
