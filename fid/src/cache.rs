@@ -4,6 +4,9 @@
 //! file or a whole one; when both compute the same features, the later rename wins and changes nothing. Every file
 //! carries a hash of its contents; one that does not match is computed again.
 
+// Reads what may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

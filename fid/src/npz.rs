@@ -1,5 +1,8 @@
 //! Files of statistics as pytorch-fid writes and reads them: a zip with `mu.npy` `[D]` and `sigma.npy` `[D, D]`.
 
+// Reads what may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -46,11 +49,11 @@ fn parse(file: std::fs::File) -> std::result::Result<Moments, String> {
         return Err(format!("`sigma` has shape {:?}, expected [{dims}, {dims}]", sigma.dims));
     }
     for (key, data) in [("mu", &mu.data), ("sigma", &sigma.data)] {
-        if let Some(at) = data.iter().position(|x| !x.is_finite()) {
-            return Err(format!("`{key}` holds {} at element {at}", data[at]));
+        if let Some((at, x)) = data.iter().enumerate().find(|(_, x)| !x.is_finite()) {
+            return Err(format!("`{key}` holds {x} at element {at}"));
         }
     }
-    let sigma = Mat::from_fn(dims, dims, |row, column| sigma.data[row * dims + column]);
+    let sigma = faer::MatRef::from_row_major_slice(&sigma.data, dims, dims).to_owned();
     check_covariance(&sigma)?;
     Ok(Moments { num_images: None, mu: mu.data, sigma })
 }
@@ -106,18 +109,16 @@ fn parse_npy(mut file: impl Read) -> std::result::Result<Npy, String> {
         return Err(format!("shape {dims:?}"));
     }
     let count: usize = dims.iter().product();
-    let body = &bytes[header_len..];
+    let body = bytes.get(header_len..).unwrap_or_default();
     if body.len() != count * element_bytes {
         return Err(format!("{} bytes for shape {dims:?}: cut off or damaged", body.len()));
     }
     let mut data: Vec<f64> = match element_bytes {
-        8 => body.chunks_exact(8).map(|b| f64::from_le_bytes(std::array::from_fn(|i| b[i]))).collect(),
-        _ => {
-            body.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(std::array::from_fn(|i| b[i])))).collect()
-        }
+        8 => body.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
+        _ => body.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
     };
-    if let (true, &[rows, columns]) = (fortran, dims.as_slice()) {
-        data = (0..count).map(|i| data[i % columns * rows + i / columns]).collect();
+    if let (true, &[rows, _]) = (fortran, dims.as_slice()) {
+        data = (0..rows).flat_map(|row| data.iter().skip(row).step_by(rows).copied()).collect();
     }
     Ok(Npy { dims, data })
 }

@@ -54,13 +54,11 @@ impl Cifar {
             if bytes.is_empty() || bytes.len() % RECORD != 0 {
                 return Err(source.bad(i, format!("{} bytes are not whole records of {RECORD}", bytes.len())));
             }
-            for record in bytes.chunks_exact(RECORD) {
-                if usize::from(record[0]) >= CLASSES {
-                    return Err(
-                        source.bad(i, format!("a record has label {}, above {}", record[0], CLASSES - 1))
-                    );
+            for &[label, ..] in bytes.as_chunks::<RECORD>().0 {
+                if usize::from(label) >= CLASSES {
+                    return Err(source.bad(i, format!("a record has label {label}, above {}", CLASSES - 1)));
                 }
-                cifar.labels.push(u32::from(record[0]));
+                cifar.labels.push(u32::from(label));
             }
             cifar.batches.push((String::from_utf8_lossy(file_name(i)).into_owned(), bytes));
         }
@@ -77,17 +75,19 @@ impl Cifar {
     }
 
     pub(crate) fn read_rgb(&self, i: usize) -> Option<RgbImage8> {
-        let planes = &self.record(i)?[1..];
-        let pixel = |p: usize| [planes[p], planes[PLANE + p], planes[2 * PLANE + p]];
+        let (_, planes) = self.record(i)?.split_first()?;
+        let (red, rest) = planes.split_at_checked(PLANE)?;
+        let (green, blue) = rest.split_at_checked(PLANE)?;
+        let pixels = red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]);
         let side = SIDE as u32;
-        Some(RgbImage8 { width: side, height: side, data: (0..PLANE).flat_map(pixel).collect() })
+        Some(RgbImage8 { width: side, height: side, data: pixels.collect() })
     }
 
     fn find(&self, mut i: usize) -> Option<(&str, usize, &[u8])> {
         for (name, bytes) in &self.batches {
             let records = bytes.len() / RECORD;
             if i < records {
-                return Some((name, i, &bytes[i * RECORD..(i + 1) * RECORD]));
+                return Some((name, i, bytes.get(i * RECORD..(i + 1) * RECORD)?));
             }
             i -= records;
         }

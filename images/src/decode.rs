@@ -142,12 +142,12 @@ fn jpeg_reaches_end_marker(bytes: &[u8]) -> bool {
             END_OF_IMAGE => return true,
             0x00 | 0x01 | 0xD0..=0xD8 => at += 1,
             _ => {
-                let Some(length) = bytes.get(at + 1..at + 3) else { return false };
+                let Some(&[high, low]) = bytes.get(at + 1..at + 3) else { return false };
                 if in_scan && marker < 0xC0 {
                     at += 1;
                     continue;
                 }
-                at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]])).max(2);
+                at += 1 + usize::from(u16::from_be_bytes([high, low])).max(2);
                 in_scan |= marker == START_OF_SCAN;
             }
         }
@@ -163,9 +163,9 @@ fn to_rgb_over_white(image: DynamicImage) -> RgbImage8 {
             other => other.into_rgba8(),
         };
         let mut data = Vec::with_capacity(rgba.as_raw().len() / 4 * 3);
-        for pixel in rgba.as_raw().chunks_exact(4) {
-            let alpha = u32::from(pixel[3]);
-            for &value in &pixel[..3] {
+        for &[red, green, blue, alpha] in rgba.as_raw().as_chunks::<4>().0 {
+            let alpha = u32::from(alpha);
+            for value in [red, green, blue] {
                 data.push(((u32::from(value) * alpha + 255 * (255 - alpha) + 127) / 255) as u8);
             }
         }

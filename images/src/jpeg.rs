@@ -41,14 +41,15 @@ fn frame_is_common(bytes: &[u8]) -> Option<bool> {
         while *bytes.get(at)? == 0xFF {
             at += 1;
         }
-        let marker = bytes[at];
+        let marker = *bytes.get(at)?;
         let segment = bytes.get(at + 1..)?;
         match marker {
             0x01 | 0xD0..=0xD8 => at += 1,
             // Baseline, extended sequential and progressive, all Huffman-coded.
             0xC0..=0xC2 => {
                 let &[_, _, bits, _, _, _, _, components, ref rest @ ..] = segment else { return None };
-                let sampling: Vec<u8> = rest.chunks_exact(3).take(components.into()).map(|c| c[1]).collect();
+                let each = rest.as_chunks::<3>().0.iter().take(components.into());
+                let sampling: Vec<u8> = each.map(|&[_, sampling, _]| sampling).collect();
                 return Some(
                     bits == 8 && matches!(sampling[..], [_] | [0x11 | 0x12 | 0x21 | 0x22, 0x11, 0x11]),
                 );

@@ -6,6 +6,8 @@
 //! 3. Common folders are stripped again. If now every image lies in a first-level folder, these folders, in byte order,
 //!    are the classes. Folders that are splits by name are never classes.
 
+#![expect(clippy::indexing_slicing, reason = "indices of the listing itself, and the length of a common part")]
+
 /// The part of a listing that is used, and its labels.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Layout {
@@ -90,7 +92,7 @@ fn common_folders(names: &[&[u8]], kept: &[usize]) -> usize {
 
 fn first_folder(name: &[u8], stripped: usize) -> Option<&[u8]> {
     let rest = name.get(stripped..)?;
-    rest.iter().position(|&b| b == b'/').map(|slash| &rest[..slash])
+    rest.iter().position(|&b| b == b'/').and_then(|slash| rest.get(..slash))
 }
 
 fn last_folder<'a>(names: &[&'a [u8]], stripped: usize) -> Option<&'a [u8]> {

@@ -4,6 +4,8 @@
 //! of tensors or models.
 
 #![forbid(unsafe_code)]
+// Whatever is read may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod check;
 mod cifar;

@@ -8,6 +8,8 @@
 //!
 //! Everything is done in the stored (gamma) values, as the field's tools do.
 
+#![expect(clippy::indexing_slicing, reason = "arithmetic on sizes that `RgbImage8` holds")]
+
 use crate::decode::RgbImage8;
 
 /// How pixels were brought to their resolution; recorded in packs and run folders.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use nestgen::error::Error;
 use nestgen::score_space;
-use nestgen_fid::{Ball, Extractor, Input, Metric, Resize, ScoreConfig, Tap, score, weights};
+use nestgen_fid::{Ball, Input, Metric, Resize, ScoreConfig, Tap, score};
 use nestgen_images::OpenOptions;
 
 use super::ui;
@@ -91,11 +91,7 @@ pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
     let fake = Input::open(&args.fake, &OpenOptions::default())?;
     let held_out =
         args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
-    let extractor = match args.features.as_str() {
-        "random-v1" => Extractor::random_v1()?,
-        file if file != "inception" => score_space::open(Path::new(file))?,
-        _ => Extractor::inception(&weights::find(args.weights.as_deref())?)?,
-    };
+    let extractor = score_space::extractor(&args.features, args.weights.as_deref())?;
     let bar = ui::progress_bar("", 0);
     let progress = |side: &'static str, done: usize, total: usize| {
         bar.set_message(side);

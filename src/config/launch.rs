@@ -13,6 +13,7 @@ use crate::models::{Discriminator, Generator};
 use crate::nn::Builder;
 use crate::ranks::Ranks;
 use crate::rng::Rng;
+use crate::score_space;
 use crate::study::provenance::{self, Network, Provenance, flops_per_step};
 use crate::train::adversarial::{Networks, Session, Training};
 use crate::train::changes::refuse_changes;
@@ -106,7 +107,14 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     };
     let every_kimg = config.eval.every_kimg;
     let evaluate = if every_kimg > 0.0 && ranks.is_first() {
-        Some((Evaluator::new(data.clone(), config.eval.images, config.eval.extractor()?), every_kimg))
+        Some((
+            Evaluator::new(
+                data.clone(),
+                config.eval.images,
+                score_space::extractor(&config.eval.features, None)?,
+            ),
+            every_kimg,
+        ))
     } else {
         None
     };

@@ -1,5 +1,8 @@
 //! Configuration: a preset or file, then `--set`, then flags; checked; complete.
 
+// Reads what may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 pub mod classify;
 mod launch;
 mod load;

@@ -3,13 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nestgen_fid::{Extractor, weights};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ImageData, LoadOptions};
 use crate::error::Result;
 use crate::models::{DiscriminatorConfig, GeneratorConfig};
-use crate::score_space;
 use crate::train::settings::TrainConfig;
 
 /// A configuration file.
@@ -99,24 +97,6 @@ pub struct EvalConfig {
 impl Default for EvalConfig {
     fn default() -> Self {
         Self { every_kimg: 0.0, images: 2000, features: "auto".into() }
-    }
-}
-
-impl EvalConfig {
-    /// The feature extractor that `features` names.
-    ///
-    /// # Errors
-    /// When its file is missing or not usable.
-    pub fn extractor(&self) -> Result<Extractor<'static>> {
-        match self.features.as_str() {
-            "auto" => match weights::find(None) {
-                Ok(path) => Ok(Extractor::inception(&path)?),
-                Err(_) => Ok(Extractor::random_v1()?),
-            },
-            "inception" => Ok(Extractor::inception(&weights::find(None)?)?),
-            "random-v1" => Ok(Extractor::random_v1()?),
-            file => score_space::open(Path::new(file)),
-        }
     }
 }
 

@@ -4,6 +4,9 @@
 //! [`ParamSet`]. Names and shapes are the contract of a checkpoint: loading lists everything that is
 //! missing, left over or of another shape, and changes nothing unless all of it fits.
 
+// Reads what may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use nestgen_fid::Extractor;
 use nestgen_fid::preprocess::{Preprocessor, Resize};
+use nestgen_fid::{Extractor, weights};
 use nestgen_images::RgbImage8;
 use nestgen_kernels::{self as k, Var, no_grad};
 use rayon::prelude::*;
@@ -26,6 +26,23 @@ use crate::train::tensors::{self, Metadata};
 
 /// Images that go through the network together: enough to fill the cores, little memory.
 const BATCH: usize = 16;
+
+/// The extractor that a setting names: `auto` (Inception where its weights are found, else `random-v1`), `inception`
+/// (with the weights of that file, if one is given), `random-v1`, or a file for [`open`].
+///
+/// # Errors
+/// When a file is missing or not usable.
+pub fn extractor(name: &str, inception: Option<&Path>) -> Result<Extractor<'static>> {
+    match name {
+        "auto" => match weights::find(inception) {
+            Ok(path) => Ok(Extractor::inception(&path)?),
+            Err(_) => Ok(Extractor::random_v1()?),
+        },
+        "inception" => Ok(Extractor::inception(&weights::find(inception)?)?),
+        "random-v1" => Ok(Extractor::random_v1()?),
+        file => open(Path::new(file)),
+    }
+}
 
 /// The feature space of a file: a classifier of this program, or DINOv2's weights under the names of its authors,
 /// timm or transformers.

@@ -1,5 +1,8 @@
 //! The folder of a run, `runs/00007-<data>-<preset>/`, with the names that users of StyleGAN's tools know.
 
+// Reads what may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 

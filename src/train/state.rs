@@ -5,6 +5,9 @@
 //! statistics. Random numbers need no state of their own: each is a function of the seed and the number of the
 //! image it is for, and the order of the data likewise. `manifest.toml` holds the SHA-256 of every file.
 
+// Reads what may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};

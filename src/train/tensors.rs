@@ -5,6 +5,9 @@
 //! memory. The header's metadata holds the SHA-256 of everything after the header (`data_sha256`), which the
 //! format itself lacks: a truncated or altered file is refused, never half-loaded.
 
+// Reads what may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;

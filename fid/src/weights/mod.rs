@@ -3,6 +3,9 @@
 //! Three containers are understood: the published file (PyTorch's format before 1.6, tensors with permuted strides),
 //! a `.pth` as newer PyTorch writes it (a zip), and `.safetensors`. All 566 tensors must be there with their shapes.
 
+// Reads what may be hostile: nothing in it may end the program.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 mod legacy;
 mod pickle;
 mod rebuild;
@@ -171,8 +174,8 @@ fn matches_network(tensors: &StateDict) -> std::result::Result<(), String> {
         if counter != matches!(array, Array::I64 { .. }) {
             return Err(format!("tensor `{name}` has the wrong element type"));
         }
-        if let Some(at) = array.floats().iter().position(|x| !x.is_finite()) {
-            return Err(format!("tensor `{name}` holds {} at element {at}", array.floats()[at]));
+        if let Some((at, x)) = array.floats().iter().enumerate().find(|(_, x)| !x.is_finite()) {
+            return Err(format!("tensor `{name}` holds {x} at element {at}"));
         }
     }
     match tensors.keys().find(|name| expected.iter().all(|(known, _)| known != *name)) {

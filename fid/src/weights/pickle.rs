@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn take(&mut self, len: usize) -> Parsed<&'a [u8]> {
-        let rest = &self.bytes[self.at..];
+        let rest = self.rest();
         let taken = rest
             .get(..len)
             .ok_or_else(|| format!("cut off: {len} bytes expected at byte {}, {} left", self.at, rest.len()))?;
@@ -84,18 +84,23 @@ impl<'a> Reader<'a> {
     }
 
     fn byte(&mut self) -> Parsed<u8> {
-        Ok(self.array::<1>()?[0])
+        let [byte] = self.array()?;
+        Ok(byte)
     }
 
     fn line(&mut self) -> Parsed<&'a str> {
-        let rest = &self.bytes[self.at..];
-        let end = rest.iter().take(200).position(|&b| b == b'\n').ok_or("a name without end")?;
-        self.at += end + 1;
-        std::str::from_utf8(&rest[..end]).map_err(|_| "a name that is not UTF-8".to_owned())
+        let end = self.rest().iter().take(200).position(|&b| b == b'\n').ok_or("a name without end")?;
+        let name = self.take(end)?;
+        self.take(1)?;
+        std::str::from_utf8(name).map_err(|_| "a name that is not UTF-8".to_owned())
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
     }
 
     pub(super) fn remaining(&self) -> usize {
-        self.bytes.len() - self.at
+        self.rest().len()
     }
 }
 
@@ -114,8 +119,17 @@ struct Machine {
 }
 
 impl Pickles {
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "an id is the place of a value that was pushed; none is removed"
+    )]
     pub(super) fn get(&self, id: Id) -> &Value {
         &self.values[id]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "as above")]
+    fn get_mut(&mut self, id: Id) -> &mut Value {
+        &mut self.values[id]
     }
 
     pub(super) fn text(&self, id: Id) -> Parsed<&str> {
@@ -186,16 +200,16 @@ impl Pickles {
             // APPEND, APPENDS, SETITEM, SETITEMS
             b'a' | b'e' => {
                 let items = if opcode == b'a' { vec![machine.pop()?] } else { machine.since_mark()? };
-                match &mut self.values[machine.top()?] {
+                match self.get_mut(machine.top()?) {
                     Value::List(list) => list.extend(items),
                     _ => return Err("append to something that is not a list".into()),
                 }
             }
             b's' | b'u' => {
                 let items = if opcode == b's' { machine.pop_many(2)? } else { machine.since_mark()? };
-                match &mut self.values[machine.top()?] {
+                match self.get_mut(machine.top()?) {
                     Value::Dict(dict) if items.len() % 2 == 0 => {
-                        dict.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
+                        dict.extend(items.as_chunks().0.iter().map(|&[key, value]| (key, value)));
                     }
                     _ => return Err("items set in something that is not a dictionary".into()),
                 }
@@ -294,6 +308,6 @@ fn little_endian(bytes: &[u8]) -> Parsed<i128> {
     }
     let negative = bytes.last().is_some_and(|&b| b & 0x80 != 0);
     let mut whole = [if negative { 0xff } else { 0 }; 16];
-    whole[..bytes.len()].copy_from_slice(bytes);
+    whole.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
     Ok(i128::from_le_bytes(whole))
 }

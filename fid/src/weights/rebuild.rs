@@ -138,7 +138,8 @@ fn rebuild(description: &Description, bytes: &[u8], left: &mut usize) -> Parsed<
     })
 }
 
-/// The bytes of element `i`; the caller checked that it is inside.
+/// The bytes of element `i`.
+#[expect(clippy::indexing_slicing, reason = "`rebuild` checked that the last element is inside")]
 fn element_at<const N: usize>(bytes: &[u8], i: usize) -> [u8; N] {
     std::array::from_fn(|b| bytes[i * N + b])
 }

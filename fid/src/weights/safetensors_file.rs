@@ -14,15 +14,12 @@ pub(super) fn read(bytes: &[u8]) -> Parsed<StateDict> {
         let dims = view.shape().to_vec();
         let array = match view.dtype() {
             Dtype::F32 => {
-                let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                let values = view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
                 Array::F32 { dims, data: values.collect() }
             }
             Dtype::I64 => {
-                let values = view.data().chunks_exact(8);
-                Array::I64 {
-                    dims,
-                    data: values.map(|b| i64::from_le_bytes(std::array::from_fn(|i| b[i]))).collect(),
-                }
+                let values = view.data().as_chunks().0.iter().map(|&b| i64::from_le_bytes(b));
+                Array::I64 { dims, data: values.collect() }
             }
             other => return Err(format!("tensor `{name}` holds {other:?}, not f32 or i64")),
         };

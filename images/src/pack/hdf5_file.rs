@@ -86,7 +86,7 @@ impl<W: Write + Seek> Hdf5File<W> {
     /// Version 2 object header in one chunk; returns its address.
     fn object_header(&mut self, messages: &[(u8, Vec<u8>)]) -> io::Result<u64> {
         let padding = self.position.next_multiple_of(8) - self.position;
-        self.write(&[0; 8][..padding as usize])?;
+        self.write(&vec![0; padding as usize])?;
         let address = self.position;
         let body: Vec<u8> = messages
             .iter()
@@ -152,7 +152,7 @@ fn lookup3(bytes: &[u8]) -> u32 {
         (0..4).fold(0_u32, |word, i| word | u32::from(block.get(at + i).copied().unwrap_or(0)) << (8 * i))
     };
     let mut rest = bytes;
-    while rest.len() > 12 {
+    while let Some((_, after)) = rest.split_at_checked(12).filter(|(_, after)| !after.is_empty()) {
         a = a.wrapping_add(word(rest, 0));
         b = b.wrapping_add(word(rest, 4));
         c = c.wrapping_add(word(rest, 8));
@@ -168,7 +168,7 @@ fn lookup3(bytes: &[u8]) -> u32 {
         a = a.wrapping_add(c);
         c = c.wrapping_sub(b) ^ b.rotate_left(4);
         b = b.wrapping_add(a);
-        rest = &rest[12..];
+        rest = after;
     }
     if rest.is_empty() {
         return c;

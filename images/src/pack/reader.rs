@@ -179,7 +179,7 @@ fn rows(path: &Path, images: Dataset, shape: &[u64]) -> Result<Rows> {
         Layout::Contiguous { address: None, .. } => Err(bad("`images` was never written")),
         Layout::Virtual => Err(bad("`images` is a virtual dataset, which is not supported")),
         _ => {
-            let row_bytes = shape[1..].iter().product::<u64>() as usize;
+            let row_bytes = shape.iter().skip(1).product::<u64>() as usize;
             ChunkedRows::open(path, images, shape, row_bytes).map(Rows::Chunked).map_err(|e| bad(&e))
         }
     }

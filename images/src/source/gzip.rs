@@ -76,7 +76,7 @@ impl<R: Read> Read for Allowed<'_, R> {
             return Err(io::Error::other("a header or name of more than a MiB"));
         }
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let count = self.reader.read(&mut buffer[..most])?;
+        let count = self.reader.read(buffer.get_mut(..most).unwrap_or_default())?;
         self.allowance.set(left - count as u64);
         Ok(count)
     }
@@ -99,7 +99,7 @@ fn copy_into(
             Err(error) => return Err(error.to_string()),
         };
         total += count as u64;
-        if let Err(error) = spool.push(&buffer[..count], spool_bytes) {
+        if let Err(error) = spool.push(buffer.get(..count).unwrap_or_default(), spool_bytes) {
             let reason = format!("no room to unpack `{}`: {error}", path.display());
             *spool_error = Some(Error::io(&std::env::temp_dir(), io::Error::new(error.kind(), reason)));
             return Err(String::new());

@@ -201,8 +201,9 @@ pub(crate) fn is_image_name(name: &[u8]) -> bool {
     if is_hidden(name) {
         return false;
     }
-    let Some(dot) = name.iter().rposition(|&b| b == b'.') else { return false };
-    EXTENSIONS.iter().any(|ext| name[dot + 1..].eq_ignore_ascii_case(ext))
+    let mut parts = name.rsplit(|&b| b == b'.');
+    let (Some(extension), Some(_)) = (parts.next(), parts.next()) else { return false };
+    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// True for `data_batch_*.bin`, `test_batch.bin` and `batches.meta.txt`.

@@ -42,8 +42,8 @@ impl Seek for PositionedFile {
 /// Fills `buffer` from `offset` on.
 pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
-    while done < buffer.len() {
-        match read_at(file, &mut buffer[done..], offset + done as u64) {
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match read_at(file, rest, offset + done as u64) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
