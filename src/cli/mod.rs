@@ -8,6 +8,7 @@ mod data;
 mod dry_run;
 mod fid;
 mod interrupt;
+mod memory;
 pub(crate) mod panic_hook;
 mod report;
 mod sample;

@@ -14,7 +14,7 @@ use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
 use nestgen::train::folder::{ResumePoint, resume_point};
 
-use super::{dry_run, interrupt, report, ui};
+use super::{dry_run, interrupt, memory, report, ui};
 
 /// The preset of a CPU, whatever the resolution.
 pub(super) const CPU_PRESET: &str = "demo64";
@@ -126,6 +126,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return if ranks.is_first() { dry_run::print(&config) } else { Ok(ExitCode::SUCCESS) };
     }
+    memory::refuse_what_cannot_fit(&config, ranks.size())?;
     train(&config, &name, &args.outdir, start, ranks)
 }
 

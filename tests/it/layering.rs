@@ -83,3 +83,24 @@ fn modules_import_only_from_modules_before_them() {
 fn the_scan_sees_imports() {
     assert_eq!(imported("use crate::train::x;\n// crate::cli\nnestgen::rng::Rng"), ["train", "rng"]);
 }
+
+/// A clock that is set back, or wrong, must change nothing but time stamps: durations come from the monotonic clock.
+#[test]
+fn the_wall_clock_only_stamps_statistics() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "kernels/src", "images/src", "fid/src"] {
+        rust_files(&root.join(folder), &mut files);
+    }
+    let mut reading = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).expect("source");
+        if ["SystemTime::now", ".modified()", ".accessed()", ".created()", ".elapsed().unwrap"]
+            .iter()
+            .any(|call| text.contains(call))
+        {
+            reading.push(path.strip_prefix(root).expect("inside").to_string_lossy().into_owned());
+        }
+    }
+    assert_eq!(reading, ["src/train/tick.rs"], "these read the wall clock or times of files");
+}

@@ -1,7 +1,9 @@
-//! Faults, each against the real binary: other processes, full and read-only disks, signals, kills, odd sources.
+//! Faults, each against the real binary: other processes, full and read-only disks, signals, kills, odd sources, too
+//! little memory.
 
 mod disks;
 mod kills;
+mod memory;
 mod processes;
 mod signals;
 mod sources;

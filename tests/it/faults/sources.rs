@@ -33,6 +33,22 @@ fn a_pipe_is_refused_and_not_waited_for() {
 }
 
 #[test]
+fn a_hundred_thousand_tiny_files_in_one_folder_are_a_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let (originals, set) = (dir.path().join("originals"), dir.path().join("set"));
+    images(&originals, 4);
+    std::fs::create_dir(&set).unwrap();
+    let originals = names(&originals).into_iter().map(|name| originals.join(name)).collect::<Vec<_>>();
+    for i in 0..100_000 {
+        std::fs::hard_link(&originals[i % originals.len()], set.join(format!("{i}.png"))).unwrap();
+    }
+    let output = binary().args(["data", "check"]).arg(&set).output().unwrap();
+    succeeded(&output);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("100000"), "{stdout}");
+}
+
+#[test]
 fn folders_that_hold_themselves_end() {
     let dir = tempfile::tempdir().unwrap();
     let set = dir.path().join("set");

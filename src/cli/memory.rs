@@ -1,0 +1,129 @@
+//! How much memory a training takes: counted on a few images before it starts, so that one that cannot fit is refused
+//! with the batch that would.
+
+use candle_core::{DType, Device, Tensor};
+use nestgen::config::{RunConfig, build_networks};
+use nestgen::error::Error;
+use nestgen::train::adversarial::Networks;
+use nestgen_kernels::{Var, alloc::live_bytes};
+
+pub(super) const GIB: f64 = 1073741824.0;
+
+/// The peak of a step over what is counted here, at most: penalties keep more, passes have buffers of their own
+/// (measured: 1.2 to 1.3 at batches of 16 to 4096), and a heap has holes.
+const PEAK: f64 = 1.5;
+/// What the program takes beside the step: code, threads, the loader's batches.
+const PROGRAM: usize = 200 << 20;
+
+/// Bytes of a training.
+pub(super) struct TrainingMemory {
+    /// Weights, gradients and two averages of Adam for both networks; the averaged generator on top.
+    pub weights: usize,
+    /// What a step keeps for its backward pass, whatever the batch.
+    fixed: usize,
+    /// What it keeps for each image.
+    image: usize,
+}
+
+impl TrainingMemory {
+    /// Counts on two images and on four.
+    pub(super) fn of(networks: &Networks) -> anyhow::Result<Self> {
+        let (g, d) = (networks.generator.params().count(), networks.discriminator.params().count());
+        let (two, four) = (kept(networks, 2)?, kept(networks, 4)?);
+        let image = four.saturating_sub(two) / 2;
+        Ok(Self { weights: 4 * (4 * (g + d) + g), fixed: two.saturating_sub(2 * image), image })
+    }
+
+    /// What a step on `batch` images keeps for its backward pass.
+    pub(super) fn activations(&self, batch: usize) -> usize {
+        self.fixed + self.image * batch
+    }
+
+    /// The largest batch whose peak stays below `available` bytes; `None` where not one image does.
+    pub(super) fn largest_batch(&self, available: usize) -> Option<usize> {
+        let room = available.checked_sub(PROGRAM + self.weights)? as f64 / PEAK - self.fixed as f64;
+        let batch = (room / self.image.max(1) as f64) as usize;
+        (batch > 0).then_some(batch)
+    }
+}
+
+/// Bytes that a step keeps for its backward pass: of the generator through the discriminator, or of the discriminator,
+/// which sees as many real images as fakes; the larger of the two.
+fn kept(networks: &Networks, batch: usize) -> anyhow::Result<usize> {
+    let z = Var::constant(Tensor::zeros((batch, networks.generator.z_dim()), DType::F32, &Device::Cpu)?);
+    let before = live_bytes();
+    let images = networks.generator.forward(&z, true)?;
+    let logits = networks.discriminator.forward(&images, true)?;
+    let generator_step = live_bytes().saturating_sub(before);
+    drop(logits);
+    let images = Var::constant(images.into_value());
+    let before = live_bytes();
+    let logits =
+        [networks.discriminator.forward(&images, true)?, networks.discriminator.forward(&images, true)?];
+    let discriminator_step = live_bytes().saturating_sub(before);
+    drop(logits);
+    Ok(generator_step.max(discriminator_step))
+}
+
+/// Refuses a training whose step cannot fit into the memory that there is. Where that cannot be told, it is let go on.
+pub(super) fn refuse_what_cannot_fit(config: &RunConfig, ranks: usize) -> anyhow::Result<()> {
+    let Some(available) = available_bytes() else { return Ok(()) };
+    let memory = TrainingMemory::of(&build_networks(config)?)?;
+    let batch = config.train.micro_batch() / ranks;
+    let needed = memory.weights + memory.activations(batch);
+    if needed <= available {
+        return Ok(());
+    }
+    let fits = memory.largest_batch(available).map_or_else(
+        || "no batch fits: take smaller networks or a lower resolution".to_owned(),
+        |largest| {
+            format!(
+                "the largest batch that fits is about {largest}: --batch {largest}, or --set train.accumulate=N to \
+                 take a batch in N parts"
+            )
+        },
+    );
+    Err(Error::Usage {
+        message: format!(
+            "out of memory: a batch of {batch} at {} px needs at least {:.2} GiB, and {:.2} GiB are free",
+            config.model.resolution(),
+            needed as f64 / GIB,
+            available as f64 / GIB
+        ),
+        hint: Some(fits),
+    }
+    .into())
+}
+
+/// What this process can still take: of the machine, of its control group, of its address space.
+pub(super) fn available_bytes() -> Option<usize> {
+    let machine = kib_field("/proc/meminfo", "MemAvailable")?;
+    let address_space = limit("Max address space")
+        .and_then(|limit| Some(limit.saturating_sub(kib_field("/proc/self/status", "VmSize")?)));
+    [Some(machine), control_group(), address_space].into_iter().flatten().min()
+}
+
+/// The bytes of a line `key:  N kB`.
+fn kib_field(file: &str, key: &str) -> Option<usize> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse::<usize>().ok().map(|kib| kib << 10)
+}
+
+/// The soft limit of the process in bytes; `None` where there is none.
+fn limit(name: &str) -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// What is left of the control group's memory (version 2); `None` where it has no limit.
+fn control_group() -> Option<usize> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let number = |file: &str| -> Option<usize> {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{path}/{file}")).ok()?;
+        text.trim().parse().ok()
+    };
+    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+}
