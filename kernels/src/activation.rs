@@ -9,6 +9,7 @@ use crate::Var;
 use crate::cpu::by_dtype;
 use crate::fused::activation_backward;
 use crate::map::{binary, unary};
+use crate::portable;
 use crate::simd::multiversion;
 use crate::vmath::Math;
 
@@ -102,6 +103,7 @@ pub fn activate(x: &Var, activation: Activation) -> Result<Var> {
         Activation::None => Ok(x.clone()),
         Activation::Relu => leak(x, 0.0),
         Activation::LeakyRelu(slope) => leak(x, slope),
+        _ if portable::takes(x.value()) => smooth_portable(x, activation),
         Activation::GeluErf => by_dtype!("gelu", x, T => smooth::<T>(x, gelu_erf_forward, gelu_erf_backward)),
         Activation::GeluTanh => {
             by_dtype!("gelu", x, T => smooth::<T>(x, gelu_tanh_forward, gelu_tanh_backward))
@@ -113,12 +115,23 @@ pub fn activate(x: &Var, activation: Activation) -> Result<Var> {
 
 fn leak(x: &Var, slope: f32) -> Result<Var> {
     let input = x.value().clone();
-    let value = by_dtype!("activate", x, T => {
-        unary::<T>(&input, |x, out| leak_forward(x, slope as T, out))
-    })?;
+    let value = match portable::takes(&input) {
+        true => portable::elementwise::leak(&input, slope)?,
+        false => by_dtype!("activate", x, T => {
+            unary::<T>(&input, |x, out| leak_forward(x, slope as T, out))
+        })?,
+    };
     // Only the sign of the second operand counts, so the input serves as well as the output.
     Ok(Var::record("leaky_relu", value, &[x], move |grad, _| {
         Ok(vec![Some(activation_backward(grad, &input, slope)?)])
+    }))
+}
+
+fn smooth_portable(x: &Var, activation: Activation) -> Result<Var> {
+    let input = x.value().clone();
+    let value = portable::elementwise::activate(&input, activation)?;
+    Ok(Var::record_once("activate", value, &[x], move |grad: &Tensor, _| {
+        Ok(vec![Some(portable::elementwise::activate_backward(&input, grad, activation)?)])
     }))
 }
 

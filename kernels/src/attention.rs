@@ -12,6 +12,7 @@ use crate::Var;
 use crate::cpu::{self, by_dtype};
 use crate::gemm::Mat;
 use crate::map::CHUNK;
+use crate::portable;
 use crate::rows::{self, LANES};
 use crate::scratch::scratch;
 use crate::simd::multiversion;
@@ -159,6 +160,9 @@ pub fn attention(qkv: &Var, num_heads: usize) -> Result<Var> {
     if num_heads == 0 || channels == 0 || tokens == 0 || channels % (3 * num_heads) != 0 {
         bail!("attention: expected [B, T, N, 3C] with C a multiple of {num_heads} heads, got {:?}", qkv.dims());
     }
+    if portable::takes(qkv.value()) {
+        return portable::attention::attention(qkv, num_heads);
+    }
     let c = channels / 3;
     let heads = Heads {
         tokens,
@@ -198,6 +202,9 @@ pub fn multi_query_attention(q: &Var, kv: &Var, num_heads: usize) -> Result<Var>
     let expected = [batch, blocks, tokens, 2 * head_dim];
     if kv.dims() != expected || kv.dtype() != q.dtype() {
         bail!("multi_query_attention: expected kv {expected:?} {:?}, got {kv:?}", q.dtype());
+    }
+    if portable::takes(q.value()) {
+        return portable::attention::multi_query_attention(q, kv, num_heads);
     }
     let heads = Heads {
         tokens,

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
+use crate::portable;
 use crate::reduce::{accumulate_rows, column_reduce, reduce_width};
 use crate::simd::multiversion;
 
@@ -85,6 +86,9 @@ pub fn batch_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<(Var, Tensor, T
     if x.value().elem_count() == 0 {
         bail!("batch_norm: expected at least one row, got {:?}", x.dims());
     }
+    if portable::takes(x.value()) {
+        return portable::norm::batch_norm(x, w, b, eps);
+    }
     let (mean, var) = by_dtype!("batch_norm", x, T => statistics::<T>(x.value(), channels))?;
     let rstd: Vec<f64> = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
     let value = by_dtype!("batch_norm", x, T => normalise::<T>(x.value(), w.value(), b.value(), &mean, &rstd))?;
@@ -106,6 +110,9 @@ pub fn batch_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<(Var, Tensor, T
 /// When the channels disagree.
 pub fn batch_norm_eval(x: &Var, w: &Var, b: &Var, mean: &Tensor, var: &Tensor, eps: f64) -> Result<Var> {
     check("batch_norm_eval", x, &[("w", w.value()), ("b", b.value()), ("mean", mean), ("var", var)])?;
+    if portable::takes(x.value()) {
+        return portable::norm::normalise(x, w, b, mean, var, eps, false);
+    }
     let mean = by_dtype!("batch_norm_eval", x, T => floats::<T>(mean))?;
     let var = by_dtype!("batch_norm_eval", x, T => floats::<T>(var))?;
     let rstd: Vec<f64> = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
+use crate::portable;
 use crate::simd::multiversion;
 
 /// `[B, H, W, C] -> [B, T, N, C]`: cuts the image into square blocks of `block_size` tokens a side. Blocks are in
@@ -24,7 +25,10 @@ pub fn blockify(x: &Var, block_size: usize) -> Result<Var> {
     let (rows, columns) = (height / block_size, width / block_size);
     let dims = [batch, rows * columns, block_size * block_size, channels];
     let bands = Bands { columns, block_size, channels };
-    let value = by_dtype!("blockify", x, T => bands.convert::<T>(x.value(), &dims, split_band))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::layout::blockify(x.value(), columns, block_size, &dims)?,
+        false => by_dtype!("blockify", x, T => bands.convert::<T>(x.value(), &dims, split_band))?,
+    };
     let grid = (rows, columns);
     Ok(Var::record("blockify", value, &[x], move |grad, _| Ok(vec![Some(unblock(grad, block_size, grid)?)])))
 }
@@ -55,7 +59,10 @@ fn unblock(x: &Var, block_size: usize, grid: (usize, usize)) -> Result<Var> {
     }
     let dims = [batch, rows * block_size, columns * block_size, channels];
     let bands = Bands { columns, block_size, channels };
-    let value = by_dtype!("deblockify", x, T => bands.convert::<T>(x.value(), &dims, join_band))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::layout::deblockify(x.value(), columns, block_size, &dims)?,
+        false => by_dtype!("deblockify", x, T => bands.convert::<T>(x.value(), &dims, join_band))?,
+    };
     Ok(Var::record("deblockify", value, &[x], move |grad, _| Ok(vec![Some(blockify(grad, block_size)?)])))
 }
 
@@ -72,9 +79,12 @@ pub fn pixel_shuffle2(x: &Var) -> Result<Var> {
         bail!("pixel_shuffle2: expected a multiple of 4 channels, got {channels}");
     }
     let dims = [batch, 2 * height, 2 * width, channels / 4];
-    let value = by_dtype!("pixel_shuffle2", x, T => {
-        each_band::<T>(x.value(), &dims, width * channels, |x, out| shuffle_row(x, channels / 4, out))
-    })?;
+    let value = match portable::takes(x.value()) {
+        true => portable::layout::pixel_shuffle2(x.value())?,
+        false => by_dtype!("pixel_shuffle2", x, T => {
+            each_band::<T>(x.value(), &dims, width * channels, |x, out| shuffle_row(x, channels / 4, out))
+        })?,
+    };
     Ok(Var::record("pixel_shuffle2", value, &[x], |grad, _| Ok(vec![Some(pixel_unshuffle2(grad)?)])))
 }
 
@@ -90,9 +100,12 @@ pub fn pixel_unshuffle2(x: &Var) -> Result<Var> {
         bail!("pixel_unshuffle2: expected an even height and width, got {height}x{width}");
     }
     let dims = [batch, height / 2, width / 2, 4 * channels];
-    let value = by_dtype!("pixel_unshuffle2", x, T => {
-        each_band::<T>(x.value(), &dims, 2 * width * channels, |x, out| unshuffle_row(x, channels, out))
-    })?;
+    let value = match portable::takes(x.value()) {
+        true => portable::layout::pixel_unshuffle2(x.value())?,
+        false => by_dtype!("pixel_unshuffle2", x, T => {
+            each_band::<T>(x.value(), &dims, 2 * width * channels, |x, out| unshuffle_row(x, channels, out))
+        })?,
+    };
     Ok(Var::record("pixel_unshuffle2", value, &[x], |grad, _| Ok(vec![Some(pixel_shuffle2(grad)?)])))
 }
 

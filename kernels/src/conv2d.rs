@@ -10,6 +10,7 @@ use crate::conv2d_f32;
 use crate::cpu::{self, Element, by_dtype};
 use crate::fused::{activation_backward, slope};
 use crate::im2col;
+use crate::portable;
 use crate::reduce::sum_leading;
 use crate::{Activation, Var};
 
@@ -145,6 +146,9 @@ fn weight_gradient(geometry: Geometry, x: &Var, grad: &Var) -> Result<Var> {
 }
 
 fn forward(g: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
+    if portable::takes(x) {
+        return portable::conv2d::forward(g, x, w, b, slope);
+    }
     #[cfg(target_arch = "x86_64")]
     if crate::micro::takes(x) {
         let bias: Option<Vec<f32>> = b.map(Tensor::to_vec1).transpose()?;
@@ -158,6 +162,9 @@ fn forward(g: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) 
 }
 
 fn input_gradient_value(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if portable::takes(grad) {
+        return portable::conv2d::input_gradient(g, grad, w);
+    }
     #[cfg(target_arch = "x86_64")]
     if crate::micro::takes(grad) {
         return on_slices::<f32>(grad, w, &g.x_dims(), |grad, w| conv2d_f32::input_gradient(g, grad, w));
@@ -168,6 +175,9 @@ fn input_gradient_value(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor
 }
 
 fn weight_gradient_value(g: Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if portable::takes(x) {
+        return portable::conv2d::weight_gradient(g, x, grad);
+    }
     #[cfg(target_arch = "x86_64")]
     if crate::micro::takes(x) {
         return on_slices::<f32>(x, grad, &g.w_dims(), |x, grad| conv2d_f32::weight_gradient(g, x, grad));

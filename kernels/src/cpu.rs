@@ -1,6 +1,6 @@
 //! Raw access to CPU tensors: slices in, vectors out, without copies.
 
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 
 /// The element types that kernels are written for: f32 to train, f64 to check gradients.
 pub trait Element:
@@ -50,11 +50,28 @@ macro_rules! element {
 element!(f32, F32);
 element!(f64, F64);
 
-/// Runs `f` on the elements of a contiguous CPU tensor.
+/// Runs `f` on the elements of a contiguous CPU tensor: for kernels. The edges of a program, where tensors may be on
+/// another device, call [`with_downloaded`].
 ///
 /// # Errors
-/// When the tensor is elsewhere, of another type, or not contiguous.
+/// When the tensor is elsewhere, of another type, or not contiguous; always while [`crate::portable::forced`].
 pub fn with_slice<T: Element, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    if crate::portable::forced() {
+        bail!("a kernel asked for the elements of a tensor while the portable path is forced");
+    }
+    slice_of(tensor, f)
+}
+
+/// Runs `f` on the elements of a tensor of any layout on any device, brought into the processor's memory if they are
+/// elsewhere (which waits for the device).
+///
+/// # Errors
+/// When the tensor is of another type, or cannot be brought here.
+pub fn with_downloaded<T: Element, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    slice_of(&tensor.to_device(&Device::Cpu)?.contiguous()?, f)
+}
+
+fn slice_of<T: Element, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { bail!("expected a CPU tensor") };
     let Some(data) = T::of(storage) else {

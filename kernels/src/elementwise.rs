@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::Var;
 use crate::cpu::{Element, by_dtype};
 use crate::map::{binary, unary};
+use crate::portable;
 use crate::reduce::{sum_all, sum_leading};
 use crate::simd::multiversion;
 
@@ -66,7 +67,10 @@ fn same_shape(name: &str, a: &Var, b: &Var) -> Result<()> {
 /// When the shapes differ.
 pub fn add(a: &Var, b: &Var) -> Result<Var> {
     same_shape("add", a, b)?;
-    let value = by_dtype!("add", a, T => binary::<T>(a.value(), b.value(), add_slices))?;
+    let value = match portable::takes(a.value()) {
+        true => (a.value() + b.value())?,
+        false => by_dtype!("add", a, T => binary::<T>(a.value(), b.value(), add_slices))?,
+    };
     Ok(Var::record("add", value, &[a, b], |grad, _| Ok(vec![Some(grad.clone()), Some(grad.clone())])))
 }
 
@@ -76,7 +80,10 @@ pub fn add(a: &Var, b: &Var) -> Result<Var> {
 /// When the shapes differ.
 pub fn sub(a: &Var, b: &Var) -> Result<Var> {
     same_shape("sub", a, b)?;
-    let value = by_dtype!("sub", a, T => binary::<T>(a.value(), b.value(), sub_slices))?;
+    let value = match portable::takes(a.value()) {
+        true => (a.value() - b.value())?,
+        false => by_dtype!("sub", a, T => binary::<T>(a.value(), b.value(), sub_slices))?,
+    };
     Ok(Var::record("sub", value, &[a, b], |grad, wants| {
         let db = if wants[1] { Some(scale(grad, -1.0)?) } else { None };
         Ok(vec![Some(grad.clone()), db])
@@ -89,7 +96,10 @@ pub fn sub(a: &Var, b: &Var) -> Result<Var> {
 /// When the shapes differ.
 pub fn mul(a: &Var, b: &Var) -> Result<Var> {
     same_shape("mul", a, b)?;
-    let value = by_dtype!("mul", a, T => binary::<T>(a.value(), b.value(), mul_slices))?;
+    let value = match portable::takes(a.value()) {
+        true => (a.value() * b.value())?,
+        false => by_dtype!("mul", a, T => binary::<T>(a.value(), b.value(), mul_slices))?,
+    };
     let (ka, kb) = (a.clone(), b.clone());
     Ok(Var::record("mul", value, &[a, b], move |grad, wants| {
         let da = if wants[0] { Some(mul(grad, &kb)?) } else { None };
@@ -99,6 +109,9 @@ pub fn mul(a: &Var, b: &Var) -> Result<Var> {
 }
 
 fn affine(x: &Tensor, factor: f64, offset: f64) -> Result<Tensor> {
+    if portable::takes(x) {
+        return x.affine(factor, offset);
+    }
     by_dtype!("scale", x, T => unary::<T>(x, |x, out| affine_slice(x, T::lit(factor), T::lit(offset), out)))
 }
 
@@ -116,7 +129,10 @@ pub fn add_scalar(x: &Var, offset: f64) -> Result<Var> {
 
 /// `x * x` element by element.
 pub fn square(x: &Var) -> Result<Var> {
-    let value = by_dtype!("square", x, T => unary::<T>(x.value(), square_slice))?;
+    let value = match portable::takes(x.value()) {
+        true => x.value().sqr()?,
+        false => by_dtype!("square", x, T => unary::<T>(x.value(), square_slice))?,
+    };
     let kept = x.clone();
     Ok(Var::record("square", value, &[x], move |grad, _| Ok(vec![Some(mul(grad, &scale(&kept, 2.0)?)?)])))
 }
@@ -129,8 +145,11 @@ pub fn mul_scalar(x: &Var, s: &Var) -> Result<Var> {
     if s.value().elem_count() != 1 || s.dtype() != x.dtype() {
         bail!("mul_scalar: expected one {:?} element, got {:?} {:?}", x.dtype(), s.dims(), s.dtype());
     }
-    let factor: f64 = by_dtype!("mul_scalar", s, T => first::<T>(s.value()))?;
-    let value = affine(x.value(), factor, 0.0)?;
+    let value = match portable::takes(x.value()) {
+        // Nothing is read back: the device multiplies by what it has.
+        true => x.value().broadcast_mul(&s.value().reshape(vec![1; x.dims().len()])?)?,
+        false => affine(x.value(), by_dtype!("mul_scalar", s, T => first::<T>(s.value()))?, 0.0)?,
+    };
     let (kept_x, kept_s) = (x.clone(), s.clone());
     Ok(Var::record("mul_scalar", value, &[x, s], move |grad, wants| {
         let dx = if wants[0] { Some(mul_scalar(grad, &kept_s)?) } else { None };
@@ -146,7 +165,10 @@ fn first<T: Element>(x: &Tensor) -> Result<f64> {
 
 /// `1 / x` element by element.
 pub fn recip(x: &Var) -> Result<Var> {
-    let value = by_dtype!("recip", x, T => unary::<T>(x.value(), recip_slice))?;
+    let value = match portable::takes(x.value()) {
+        true => x.value().recip()?,
+        false => by_dtype!("recip", x, T => unary::<T>(x.value(), recip_slice))?,
+    };
     let kept = x.clone();
     Ok(Var::record("recip", value, &[x], move |grad, _| {
         let slope = scale(&square(&recip(&kept)?)?, -1.0)?;
@@ -156,7 +178,10 @@ pub fn recip(x: &Var) -> Result<Var> {
 
 /// The square root of every element (its derivative at 0 is infinite).
 pub fn sqrt(x: &Var) -> Result<Var> {
-    let value = by_dtype!("sqrt", x, T => unary::<T>(x.value(), sqrt_slice))?;
+    let value = match portable::takes(x.value()) {
+        true => x.value().sqrt()?,
+        false => by_dtype!("sqrt", x, T => unary::<T>(x.value(), sqrt_slice))?,
+    };
     let kept = x.clone();
     Ok(Var::record("sqrt", value, &[x], move |grad, _| {
         let slope = scale(&recip(&sqrt(&kept)?)?, 0.5)?;
@@ -179,7 +204,10 @@ pub fn add_broadcast(x: &Var, b: &Var) -> Result<Var> {
             b.dtype()
         );
     }
-    let value = by_dtype!("add_broadcast", x, T => crate::reduce::add_suffix::<T>(x.value(), b.value()))?;
+    let value = match portable::takes(x.value()) {
+        true => x.value().broadcast_add(b.value())?,
+        false => by_dtype!("add_broadcast", x, T => crate::reduce::add_suffix::<T>(x.value(), b.value()))?,
+    };
     let suffix = b.dims().to_vec();
     Ok(Var::record("add_broadcast", value, &[x, b], move |grad, wants| {
         let db = if wants[1] { Some(sum_leading(grad, &suffix)?) } else { None };
@@ -190,7 +218,10 @@ pub fn add_broadcast(x: &Var, b: &Var) -> Result<Var> {
 /// `log(1 + exp(x))`, without overflow for any `x`.
 pub fn softplus(x: &Var) -> Result<Var> {
     let f = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
-    let value = by_dtype!("softplus", x, T => unary::<T>(x.value(), |x, out| through_f64(x, out, f)))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::elementwise::softplus(x.value())?,
+        false => by_dtype!("softplus", x, T => unary::<T>(x.value(), |x, out| through_f64(x, out, f)))?,
+    };
     let kept = x.clone();
     Ok(Var::record("softplus", value, &[x], move |grad, _| Ok(vec![Some(mul(grad, &sigmoid(&kept)?)?)])))
 }
@@ -201,7 +232,10 @@ pub fn sigmoid(x: &Var) -> Result<Var> {
         let small = (-x.abs()).exp();
         if x >= 0.0 { 1.0 / (1.0 + small) } else { small / (1.0 + small) }
     };
-    let value = by_dtype!("sigmoid", x, T => unary::<T>(x.value(), |x, out| through_f64(x, out, f)))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::elementwise::sigmoid(x.value())?,
+        false => by_dtype!("sigmoid", x, T => unary::<T>(x.value(), |x, out| through_f64(x, out, f)))?,
+    };
     let kept = x.clone();
     Ok(Var::record("sigmoid", value, &[x], move |grad, _| {
         let s = sigmoid(&kept)?;

@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor};
 
 use crate::cpu::{Element, by_dtype};
 use crate::map::binary;
+use crate::portable;
 use crate::simd::multiversion;
 use crate::{Activation, Var};
 
@@ -60,6 +61,9 @@ pub(crate) fn activation_backward(grad: &Var, output: &Tensor, slope: f32) -> Re
         return Ok(grad.clone());
     }
     let backward = |grad: &Tensor| -> Result<Tensor> {
+        if portable::takes(grad) {
+            return portable::elementwise::leak_backward(grad, output, slope);
+        }
         by_dtype!("activation_backward", grad, T => {
             let slope = T::lit(slope as f64);
             binary::<T>(grad, output, |grad, output, out| leak_backward(grad, output, slope, out))

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
 use crate::simd::multiversion;
-use crate::{Var, rows};
+use crate::{Var, portable, rows};
 
 /// Rows of one task: fixed, so that sums over rows do not depend on the number of threads.
 fn rows_a_task(width: usize) -> usize {
@@ -66,6 +66,9 @@ multiversion! {
 /// When C is 0, `w` or `b` is not `[C]`, or the element types differ.
 pub fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
     check(x, w, b)?;
+    if portable::takes(x.value()) {
+        return portable::norm::layer_norm(x, w, b, eps);
+    }
     let input = x.value().contiguous()?;
     let (w_value, b_value) = (w.value().contiguous()?, b.value().contiguous()?);
     by_dtype!("layer_norm", x, T => {

@@ -31,6 +31,7 @@ mod micro;
 mod mul_samples;
 pub mod optim;
 mod pool;
+pub mod portable;
 mod product;
 mod reduce;
 mod regroup;

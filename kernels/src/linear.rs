@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, Element, by_dtype};
 use crate::gemm::{self, Mat, Shared};
+use crate::portable;
 use crate::{Activation, Var};
 
 /// A product over the last two dimensions, batched over the leading ones: `op(a) op(b)`, where `op`
@@ -69,6 +70,9 @@ fn matmul_value<T: Element>(
     let (a_cols, b_cols) = (if trans_a { m } else { k }, if trans_b { k } else { n });
     let mut dims = a.dims()[..a.dims().len() - 2].to_vec();
     dims.extend([m, n]);
+    if portable::takes(&a) {
+        return portable::linear::matmul(&a, &b, (trans_a, trans_b), (batch, m, n, k), &dims);
+    }
     #[cfg(target_arch = "x86_64")]
     if batch == 1 && k > 0 && n > 0 && !trans_a && crate::micro::takes(&a) {
         let out = cpu::with_slice::<f32, _>(&a, |a| {
@@ -143,10 +147,13 @@ const ROWS: usize = 128;
 fn linear_value<T: Element>(x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
     let (c_out, c_in) = w.dims2()?;
     let (x, w) = (x.contiguous()?, w.contiguous()?);
-    let bias: Option<Vec<T>> = b.map(Tensor::to_vec1).transpose()?;
     let rows = x.elem_count() / c_in.max(1);
     let mut dims = x.dims()[..x.dims().len() - 1].to_vec();
     dims.push(c_out);
+    if portable::takes(&x) {
+        return portable::linear::linear(&x.reshape((rows, c_in))?, &w, b, slope)?.reshape(dims);
+    }
+    let bias: Option<Vec<T>> = b.map(Tensor::to_vec1).transpose()?;
     #[cfg(target_arch = "x86_64")]
     if crate::micro::takes(&x) && c_in > 0 && c_out > 0 {
         let out = linear_f32(&x, &w, b, slope, rows)?;

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
+use crate::portable;
 use crate::simd::multiversion;
 
 /// What a 3x3 window with stride 2 does at the border (it never sees anything but the image).
@@ -81,6 +82,11 @@ pub fn max_pool3s2(x: &Var, padding: PoolPadding) -> Result<Var> {
 }
 
 fn max_pool(x: &Var, windows: Windows) -> Result<Var> {
+    if portable::takes(x.value()) {
+        let Windows { x_dims, oh, ow, kernel, stride, before } = windows;
+        let size = (x_dims[1], x_dims[2]);
+        return portable::pool::MaxPool { size, outputs: (oh, ow), kernel, stride, before }.apply(x);
+    }
     let (value, winners) = by_dtype!("max_pool", x, T => forward::<T>(x.value(), windows))?;
     let winners = Arc::new(winners);
     Ok(Var::record("max_pool", value, &[x], move |grad, _| Ok(vec![Some(scatter(grad, windows, &winners)?)])))

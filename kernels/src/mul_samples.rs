@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
+use crate::portable;
 use crate::simd::multiversion;
 
 multiversion! {
@@ -25,7 +26,10 @@ pub fn mul_samples(x: &Var, factors: &Tensor) -> Result<Var> {
         bail!("mul_samples: expected x [B, ..] and factors [B], got {x:?} and {factors:?}");
     }
     let factors = factors.contiguous()?;
-    let value = by_dtype!("mul_samples", x, T => scale_samples::<T>(x.value(), &factors))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::reduce::scale_samples(x.value(), &factors)?,
+        false => by_dtype!("mul_samples", x, T => scale_samples::<T>(x.value(), &factors))?,
+    };
     Ok(Var::record("mul_samples", value, &[x], move |grad, _| Ok(vec![Some(mul_samples(grad, &factors)?)])))
 }
 

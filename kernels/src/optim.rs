@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::cpu;
 use crate::map::{self, CHUNK};
 use crate::simd::multiversion;
-use crate::{Gradients, Param, rows};
+use crate::{Gradients, Param, portable, rows};
 
 /// Settings of [`Adam`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,9 +39,54 @@ impl Default for AdamConfig {
 /// One parameter and its running moments.
 struct Slot {
     param: Param,
-    mean: Vec<f32>,
-    mean_square: Vec<f32>,
+    moments: Moments,
     decays: bool,
+}
+
+/// The running means of gradients and of their squares.
+enum Moments {
+    /// Changed in place.
+    Host { mean: Vec<f32>, square: Vec<f32> },
+    /// On the parameter's device.
+    Device { mean: Tensor, square: Tensor },
+}
+
+impl Moments {
+    fn zeros(value: &Tensor) -> Result<Self> {
+        if portable::takes(value) {
+            let zeros = value.zeros_like()?;
+            return Ok(Self::Device { mean: zeros.clone(), square: zeros });
+        }
+        let zeros = vec![0.0; value.elem_count()];
+        Ok(Self::Host { mean: zeros.clone(), square: zeros })
+    }
+
+    /// Moments like these, with the numbers of `mean` and `square`.
+    fn taken_from(&self, mean: &Tensor, square: &Tensor) -> Result<Self> {
+        match self {
+            Self::Host { .. } => {
+                let numbers = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+                Ok(Self::Host { mean: numbers(mean)?, square: numbers(square)? })
+            }
+            Self::Device { mean: old, .. } => {
+                let place = |x: &Tensor| x.to_dtype(old.dtype())?.to_device(old.device())?.copy();
+                Ok(Self::Device { mean: place(mean)?, square: place(square)? })
+            }
+        }
+    }
+
+    /// Mean and mean square in the processor's memory, with the shape of `value`.
+    fn tensors(&self, value: &Tensor) -> Result<[Tensor; 2]> {
+        match self {
+            Self::Host { mean, square } => {
+                let tensor = |x: &Vec<f32>| Tensor::from_vec(x.clone(), value.shape(), &Device::Cpu);
+                Ok([tensor(mean)?, tensor(square)?])
+            }
+            Self::Device { mean, square } => {
+                Ok([mean.to_device(&Device::Cpu)?.copy()?, square.to_device(&Device::Cpu)?.copy()?])
+            }
+        }
+    }
 }
 
 /// The optimizer of a fixed list of f32 parameters. Its state is named after them and can be saved.
@@ -53,17 +98,17 @@ pub struct Adam {
 
 /// The numbers of one step that do not depend on the parameter.
 #[derive(Clone, Copy)]
-struct Step {
+pub(crate) struct Step {
     /// `1 - beta1` and `1 - beta2`, subtracted in f64.
-    fresh: f32,
-    fresh_square: f32,
+    pub(crate) fresh: f32,
+    pub(crate) fresh_square: f32,
     /// `lr / (1 - beta1^t)`.
-    rate: f32,
+    pub(crate) rate: f32,
     /// `1 / sqrt(1 - beta2^t)`.
-    root_correction: f32,
-    eps: f32,
+    pub(crate) root_correction: f32,
+    pub(crate) eps: f32,
     /// `1 - lr * weight_decay`.
-    keep: f32,
+    pub(crate) keep: f32,
 }
 
 multiversion! {
@@ -107,8 +152,7 @@ impl Adam {
             if value.dtype() != candle_core::DType::F32 {
                 bail!("Adam: expected f32 parameters, {} is {:?}", param.name(), value.dtype());
             }
-            let zeros = vec![0.0; value.elem_count()];
-            slots.push(Slot { param: param.clone(), mean: zeros.clone(), mean_square: zeros, decays: true });
+            slots.push(Slot { param: param.clone(), moments: Moments::zeros(&value)?, decays: true });
         }
         Ok(Self { config, slots, num_steps: 0 })
     }
@@ -165,9 +209,8 @@ impl Adam {
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = vec![("num_steps".to_owned(), Tensor::new(self.num_steps as i64, &Device::Cpu)?)];
         for slot in &self.slots {
-            let value = slot.param.value();
-            for (suffix, data) in [("exp_avg", &slot.mean), ("exp_avg_sq", &slot.mean_square)] {
-                let tensor = Tensor::from_vec(data.clone(), value.shape(), value.device())?;
+            let moments = slot.moments.tensors(&slot.param.value())?;
+            for (suffix, tensor) in ["exp_avg", "exp_avg_sq"].into_iter().zip(moments) {
                 state.push((format!("{}.{suffix}", slot.param.name()), tensor));
             }
         }
@@ -193,14 +236,15 @@ impl Adam {
             if tensor.dims() != value.dims() {
                 bail!("optimizer state: {name}: expected {:?}, got {:?}", value.dims(), tensor.dims());
             }
-            tensor.flatten_all()?.to_vec1::<f32>()
+            Ok(tensor)
         };
         let mut moments = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
-            moments.push((read(&slot.param, "exp_avg")?, read(&slot.param, "exp_avg_sq")?));
+            let (mean, square) = (read(&slot.param, "exp_avg")?, read(&slot.param, "exp_avg_sq")?);
+            moments.push(slot.moments.taken_from(mean, square)?);
         }
         for (slot, moments) in self.slots.iter_mut().zip(moments) {
-            (slot.mean, slot.mean_square) = moments;
+            slot.moments = moments;
         }
         self.num_steps = num_steps;
         Ok(())
@@ -214,7 +258,15 @@ impl Slot {
             bail!("Adam: {} is {:?}, its gradient {:?}", self.param.name(), value.dims(), gradient.dims());
         }
         let (value, gradient) = (value.contiguous()?, gradient.contiguous()?);
-        let (mean, square) = (&mut self.mean, &mut self.mean_square);
+        let (mean, square) = match &mut self.moments {
+            Moments::Host { mean, square } => (mean, square),
+            Moments::Device { mean, square } => {
+                let (updated, new_mean, new_square) =
+                    portable::optim::adam(step, &value, &gradient, mean, square)?;
+                (*mean, *square) = (new_mean, new_square);
+                return self.param.set(updated);
+            }
+        };
         let updated = cpu::with_slice::<f32, _>(&value, |p| {
             cpu::with_slice::<f32, _>(&gradient, |g| {
                 let mut out = cpu::uninit(p.len());
@@ -245,7 +297,10 @@ pub fn ema_update(pairs: &[(Param, Param)], beta: f64) -> Result<()> {
         if old.dims() != new.dims() {
             bail!("ema_update: {} is {:?}, its source {:?}", average.name(), old.dims(), new.dims());
         }
-        let value = map::binary::<f32>(&old, &new, |old, new, out| lerp_slice(old, new, weight, out))?;
+        let value = match portable::takes(&old) {
+            true => portable::optim::lerp(&old, &new, weight)?,
+            false => map::binary::<f32>(&old, &new, |old, new, out| lerp_slice(old, new, weight, out))?,
+        };
         average.set(value)?;
     }
     Ok(())
@@ -259,21 +314,32 @@ pub fn ema_update(pairs: &[(Param, Param)], beta: f64) -> Result<()> {
 /// # Errors
 /// When a gradient is not f32.
 pub fn clip_grad_norm(gradients: &mut Gradients, params: &[Param], max_norm: f64) -> Result<f64> {
-    let mut total = 0.0;
-    for gradient in params.iter().filter_map(|param| gradients.param(param)) {
-        total += cpu::with_slice::<f32, _>(&gradient.contiguous()?, |g| {
-            let parts: Vec<f32> = g.par_chunks(CHUNK).map(sum_squares).collect();
-            Ok(parts.iter().map(|part| f64::from(*part)).sum::<f64>())
-        })?;
-    }
-    let norm = total.sqrt();
+    let all: Vec<&Tensor> = params.iter().filter_map(|param| gradients.param(param)).collect();
+    let norm = match all.first() {
+        Some(first) if portable::takes(first) => portable::optim::sum_squares(&all)?.sqrt(),
+        _ => sum_of_squares(&all)?.sqrt(),
+    };
     if norm.is_finite() && norm > max_norm {
         let factor = (max_norm / norm) as f32;
         for param in params {
             let Some(gradient) = gradients.param(param) else { continue };
-            let scaled = map::unary::<f32>(gradient, |g, out| scale_slice(g, factor, out))?;
+            let scaled = match portable::takes(gradient) {
+                true => gradient.affine(factor.into(), 0.0)?,
+                false => map::unary::<f32>(gradient, |g, out| scale_slice(g, factor, out))?,
+            };
             gradients.set_param(param, scaled);
         }
     }
     Ok(norm)
+}
+
+fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
+    let mut total = 0.0;
+    for tensor in tensors {
+        total += cpu::with_slice::<f32, _>(&tensor.contiguous()?, |g| {
+            let parts: Vec<f32> = g.par_chunks(CHUNK).map(sum_squares).collect();
+            Ok(parts.iter().map(|part| f64::from(*part)).sum::<f64>())
+        })?;
+    }
+    Ok(total)
 }

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{self, Element, by_dtype};
+use crate::portable;
 use crate::reduce::column_sums;
 use crate::simd::multiversion;
 use crate::{Var, scale};
@@ -59,11 +60,14 @@ pub fn avg_pool2(x: &Var) -> Result<Var> {
 /// `factor` times the nearest-neighbour enlargement.
 fn spread(x: &Var, factor: f64) -> Result<Var> {
     let [b, h, w, c] = image_dims("upsample_nearest2", x)?;
-    let value = by_dtype!("upsample_nearest2", x, T => {
-        on_image::<T>(x.value(), &[b, 2 * h, 2 * w, c], 4 * w * c, |row, x, out| {
-            spread_row(&x[row * w * c..(row + 1) * w * c], c, T::lit(factor), out);
-        })
-    })?;
+    let value = match portable::takes(x.value()) {
+        true => portable::pool::enlarge2(x.value(), factor)?,
+        false => by_dtype!("upsample_nearest2", x, T => {
+            on_image::<T>(x.value(), &[b, 2 * h, 2 * w, c], 4 * w * c, |row, x, out| {
+                spread_row(&x[row * w * c..(row + 1) * w * c], c, T::lit(factor), out);
+            })
+        })?,
+    };
     Ok(Var::record("upsample_nearest2", value, &[x], move |grad, _| Ok(vec![Some(sum_squares(grad, factor)?)])))
 }
 
@@ -73,12 +77,15 @@ fn sum_squares(x: &Var, factor: f64) -> Result<Var> {
     if h % 2 != 0 || w % 2 != 0 {
         bail!("avg_pool2: expected an even height and width, got {:?}", x.dims());
     }
-    let value = by_dtype!("avg_pool2", x, T => {
-        on_image::<T>(x.value(), &[b, h / 2, w / 2, c], w / 2 * c, |row, x, out| {
-            let (top, bottom) = x[2 * row * w * c..2 * (row + 1) * w * c].split_at(w * c);
-            sum_row(top, bottom, c, T::lit(factor), out);
-        })
-    })?;
+    let value = match portable::takes(x.value()) {
+        true => portable::pool::sum_squares2(x.value(), factor)?,
+        false => by_dtype!("avg_pool2", x, T => {
+            on_image::<T>(x.value(), &[b, h / 2, w / 2, c], w / 2 * c, |row, x, out| {
+                let (top, bottom) = x[2 * row * w * c..2 * (row + 1) * w * c].split_at(w * c);
+                sum_row(top, bottom, c, T::lit(factor), out);
+            })
+        })?,
+    };
     Ok(Var::record("avg_pool2", value, &[x], move |grad, _| Ok(vec![Some(spread(grad, factor)?)])))
 }
 
@@ -108,7 +115,10 @@ pub fn sum_middle(x: &Var) -> Result<Var> {
     let (&[batch, ..], Some(&c)) = (x.dims(), x.dims().get(1..).and_then(<[usize]>::last)) else {
         bail!("sum_middle: expected [B, .., C], got {:?}", x.dims())
     };
-    let value = by_dtype!("sum_middle", x, T => sum_middle_value::<T>(x.value(), batch, c))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::reduce::sum_middle(x.value(), batch, c)?,
+        false => by_dtype!("sum_middle", x, T => sum_middle_value::<T>(x.value(), batch, c))?,
+    };
     let dims = x.dims().to_vec();
     Ok(Var::record("sum_middle", value, &[x], move |grad, _| Ok(vec![Some(repeat_middle(grad, &dims)?)])))
 }
@@ -133,15 +143,18 @@ fn sum_middle_value<T: Element>(x: &Tensor, batch: usize, c: usize) -> Result<Te
 
 /// `[B, C] -> dims = [B, .., C]`: repeats each sample's vector at every position.
 fn repeat_middle(x: &Var, dims: &[usize]) -> Result<Var> {
-    let value = by_dtype!("repeat_middle", x, T => {
-        let (batch, c) = x.value().dims2()?;
-        let each = dims.iter().product::<usize>() / batch.max(1);
-        on_image::<T>(x.value(), dims, each, |sample, x, out| {
-            for out in out.chunks_exact_mut(c) {
-                out.copy_from_slice(&x[sample * c..(sample + 1) * c]);
-            }
-        })
-    })?;
+    let value = match portable::takes(x.value()) {
+        true => portable::reduce::repeat_middle(x.value(), dims)?,
+        false => by_dtype!("repeat_middle", x, T => {
+            let (batch, c) = x.value().dims2()?;
+            let each = dims.iter().product::<usize>() / batch.max(1);
+            on_image::<T>(x.value(), dims, each, |sample, x, out| {
+                for out in out.chunks_exact_mut(c) {
+                    out.copy_from_slice(&x[sample * c..(sample + 1) * c]);
+                }
+            })
+        })?,
+    };
     Ok(Var::record("repeat_middle", value, &[x], |grad, _| Ok(vec![Some(sum_middle(grad)?)])))
 }
 

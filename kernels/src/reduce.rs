@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
+use crate::portable;
 use crate::simd::multiversion;
 
 /// Independent running sums: enough to hide the latency of an addition at full vector width.
@@ -135,7 +136,10 @@ pub(crate) fn sum_leading(x: &Var, suffix: &[usize]) -> Result<Var> {
     if x.dims() == suffix {
         return Ok(x.clone());
     }
-    let value = by_dtype!("sum_leading", x, T => sum_leading_value::<T>(x.value(), suffix))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::reduce::sum_leading(x.value(), suffix)?,
+        false => by_dtype!("sum_leading", x, T => sum_leading_value::<T>(x.value(), suffix))?,
+    };
     let dims = x.dims().to_vec();
     Ok(Var::record("sum_leading", value, &[x], move |grad, _| Ok(vec![Some(broadcast_leading(grad, &dims)?)])))
 }
@@ -159,7 +163,10 @@ pub(crate) fn broadcast_leading(x: &Var, dims: &[usize]) -> Result<Var> {
     if x.dims() == dims {
         return Ok(x.clone());
     }
-    let value = by_dtype!("broadcast_leading", x, T => broadcast_leading_value::<T>(x.value(), dims))?;
+    let value = match portable::takes(x.value()) {
+        true => x.value().broadcast_as(dims)?.contiguous()?,
+        false => by_dtype!("broadcast_leading", x, T => broadcast_leading_value::<T>(x.value(), dims))?,
+    };
     let suffix = x.dims().to_vec();
     Ok(Var::record("broadcast_leading", value, &[x], move |grad, _| {
         Ok(vec![Some(sum_leading(grad, &suffix)?)])
@@ -193,7 +200,10 @@ pub fn sum_per_sample(x: &Var) -> Result<Var> {
     if x.dims().len() == 1 {
         return Ok(x.clone());
     }
-    let value = by_dtype!("sum_per_sample", x, T => sum_rows::<T>(x.value(), batch))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::reduce::sum_per_sample(x.value(), batch)?,
+        false => by_dtype!("sum_per_sample", x, T => sum_rows::<T>(x.value(), batch))?,
+    };
     let dims = x.dims().to_vec();
     Ok(Var::record("sum_per_sample", value, &[x], move |grad, _| {
         Ok(vec![Some(repeat_per_sample(grad, &dims)?)])
@@ -210,7 +220,10 @@ fn sum_rows<T: Element>(x: &Tensor, batch: usize) -> Result<Tensor> {
 
 /// `[B] -> dims = [B, ..]`: repeats each sample's number over its elements.
 fn repeat_per_sample(x: &Var, dims: &[usize]) -> Result<Var> {
-    let value = by_dtype!("repeat_per_sample", x, T => repeat_rows::<T>(x.value(), dims))?;
+    let value = match portable::takes(x.value()) {
+        true => portable::reduce::repeat_per_sample(x.value(), dims)?,
+        false => by_dtype!("repeat_per_sample", x, T => repeat_rows::<T>(x.value(), dims))?,
+    };
     Ok(Var::record("repeat_per_sample", value, &[x], |grad, _| Ok(vec![Some(sum_per_sample(grad)?)])))
 }
 

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
+use crate::portable;
 use crate::simd::multiversion;
 
 /// `[B, T, N, 4C] -> [B, 4T, N, C]`: [`deblockify`](crate::deblockify), [`pixel_shuffle2`](crate::pixel_shuffle2) and
@@ -27,9 +28,13 @@ pub fn deaggregate(x: &Var, block_size: usize) -> Result<Var> {
         );
     }
     let grid = Grid { side, block_size, channels: channels / 4 };
-    let value = by_dtype!("deaggregate", x, T => {
-        grid.each_band::<T>(x.value(), &[batch, 4 * blocks, tokens, channels / 4], |x, out| spread(grid, x, out))
-    })?;
+    let value = match portable::takes(x.value()) {
+        true => portable::layout::deaggregate(x.value(), side, block_size)?,
+        false => by_dtype!("deaggregate", x, T => {
+            let dims = [batch, 4 * blocks, tokens, channels / 4];
+            grid.each_band::<T>(x.value(), &dims, |x, out| spread(grid, x, out))
+        })?,
+    };
     Ok(Var::record("deaggregate", value, &[x], move |grad, _| Ok(vec![Some(aggregate(grad, grid)?)])))
 }
 
@@ -38,9 +43,13 @@ fn aggregate(x: &Var, grid: Grid) -> Result<Var> {
     let &[batch, blocks, tokens, channels] = x.dims() else {
         bail!("aggregate: expected [B, 4T, N, C], got {:?}", x.dims())
     };
-    let value = by_dtype!("aggregate", x, T => {
-        grid.each_band::<T>(x.value(), &[batch, blocks / 4, tokens, 4 * channels], |x, out| collect(grid, x, out))
-    })?;
+    let value = match portable::takes(x.value()) {
+        true => portable::layout::aggregate(x.value(), grid.side, grid.block_size)?,
+        false => by_dtype!("aggregate", x, T => {
+            let dims = [batch, blocks / 4, tokens, 4 * channels];
+            grid.each_band::<T>(x.value(), &dims, |x, out| collect(grid, x, out))
+        })?,
+    };
     Ok(Var::record("aggregate", value, &[x], move |grad, _| {
         Ok(vec![Some(deaggregate(grad, grid.block_size)?)])
     }))

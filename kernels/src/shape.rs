@@ -47,13 +47,15 @@ pub fn narrow(x: &Var, dim: usize, start: usize, len: usize) -> Result<Var> {
     };
     let value = x.value().narrow(dim, start, len)?.contiguous()?;
     Ok(Var::record("narrow", value, &[x], move |grad, _| {
-        let zeros = |len: usize| -> Result<Var> {
+        let zeros = |len: usize| -> Result<Option<Var>> {
             let mut dims = grad.dims().to_vec();
             dims[dim] = len;
-            Ok(Var::constant(candle_core::Tensor::zeros(dims, grad.dtype(), grad.device())?))
+            let zeros = || candle_core::Tensor::zeros(dims, grad.dtype(), grad.device()).map(Var::constant);
+            (len > 0).then(zeros).transpose()
         };
         let (before, after) = (zeros(start)?, zeros(size - start - len)?);
-        Ok(vec![Some(cat(&[&before, grad, &after], dim)?)])
+        let parts: Vec<&Var> = before.iter().chain([grad]).chain(&after).collect();
+        Ok(vec![Some(cat(&parts, dim)?)])
     }))
 }
 

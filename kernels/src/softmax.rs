@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, by_dtype};
 use crate::map::CHUNK;
+use crate::portable;
 use crate::simd::multiversion;
 use crate::vmath::Math;
 use crate::{Var, rows};
@@ -177,18 +178,24 @@ fn each_row_twice<T: Math>(
 /// When the last dimension is missing or empty, or the element type has no kernel.
 pub fn softmax(x: &Var) -> Result<Var> {
     let width = last_dim("softmax", x)?;
-    let p = by_dtype!("softmax", x, T => each_row::<T>(x.value(), width, softmax_rows))?;
+    let p = match portable::takes(x.value()) {
+        true => portable::softmax::softmax(x.value())?,
+        false => by_dtype!("softmax", x, T => each_row::<T>(x.value(), width, softmax_rows))?,
+    };
     let (probabilities, scores) = (p.clone(), x.clone());
     Ok(Var::record("softmax", p, &[x], move |grad, _| {
-        let p = probabilities.clone();
-        let dx = by_dtype!("softmax", p, T => each_row2::<T>(&p, grad.value(), width, softmax_backward_rows))?;
-        let g = grad.value().clone();
-        let dx = Var::record_once(
-            "softmax_backward",
-            dx,
-            &[grad, &scores],
-            move |h, _| by_dtype!("softmax", p, T => each_row_twice::<T>(&p, &g, h, width, softmax_twice_rows)),
-        );
+        let (p, g) = (probabilities.clone(), grad.value().clone());
+        let dx = match portable::takes(&p) {
+            true => portable::softmax::softmax_backward(&p, &g)?,
+            false => by_dtype!("softmax", p, T => each_row2::<T>(&p, &g, width, softmax_backward_rows))?,
+        };
+        let dx = Var::record_once("softmax_backward", dx, &[grad, &scores], move |h, _| {
+            if portable::takes(&p) {
+                let (dg, dx) = portable::softmax::softmax_twice(&p, &g, h)?;
+                return Ok(vec![Some(dg), Some(dx)]);
+            }
+            by_dtype!("softmax", p, T => each_row_twice::<T>(&p, &g, h, width, softmax_twice_rows))
+        });
         Ok(vec![Some(dx)])
     }))
 }
@@ -199,20 +206,26 @@ pub fn softmax(x: &Var) -> Result<Var> {
 /// When the last dimension is missing or empty, or the element type has no kernel.
 pub fn log_softmax(x: &Var) -> Result<Var> {
     let width = last_dim("log_softmax", x)?;
-    let y = by_dtype!("log_softmax", x, T => each_row::<T>(x.value(), width, log_softmax_rows))?;
+    let y = match portable::takes(x.value()) {
+        true => portable::softmax::log_softmax(x.value())?,
+        false => by_dtype!("log_softmax", x, T => each_row::<T>(x.value(), width, log_softmax_rows))?,
+    };
     let (logs, scores) = (y.clone(), x.clone());
     Ok(Var::record("log_softmax", y, &[x], move |grad, _| {
-        let y = logs.clone();
-        let kernel =
-            |g| by_dtype!("log_softmax", y, T => each_row2::<T>(&y, g, width, log_softmax_backward_rows));
-        let dx = kernel(grad.value())?;
-        let g = grad.value().clone();
-        let dx = Var::record_once(
-            "log_softmax_backward",
-            dx,
-            &[grad, &scores],
-            move |h, _| by_dtype!("log_softmax", y, T => each_row_twice::<T>(&y, &g, h, width, log_softmax_twice_rows)),
-        );
+        let (y, g) = (logs.clone(), grad.value().clone());
+        let dx = match portable::takes(&y) {
+            true => portable::softmax::log_softmax_backward(&y, &g)?,
+            false => {
+                by_dtype!("log_softmax", y, T => each_row2::<T>(&y, &g, width, log_softmax_backward_rows))?
+            }
+        };
+        let dx = Var::record_once("log_softmax_backward", dx, &[grad, &scores], move |h, _| {
+            if portable::takes(&y) {
+                let (dg, dx) = portable::softmax::log_softmax_twice(&y, &g, h)?;
+                return Ok(vec![Some(dg), Some(dx)]);
+            }
+            by_dtype!("log_softmax", y, T => each_row_twice::<T>(&y, &g, h, width, log_softmax_twice_rows))
+        });
         Ok(vec![Some(dx)])
     }))
 }
@@ -240,9 +253,12 @@ pub fn cross_entropy(logits: &Var, targets: &Tensor) -> Result<Var> {
         );
     }
     let targets = targets.contiguous()?;
-    let (loss, slope) = by_dtype!("cross_entropy", targets, T => {
-        cross_entropy_value::<T>(logits.value(), &targets, batch, classes)
-    })?;
+    let (loss, slope) = match portable::takes(logits.value()) {
+        true => portable::softmax::cross_entropy(logits.value(), &targets)?,
+        false => by_dtype!("cross_entropy", targets, T => {
+            cross_entropy_value::<T>(logits.value(), &targets, batch, classes)
+        })?,
+    };
     Ok(Var::record_once("cross_entropy", loss, &[logits], move |grad, _| {
         Ok(vec![Some(slope.broadcast_mul(grad)?)])
     }))

@@ -1,5 +1,7 @@
 //! Outputs and gradients against PyTorch's, from `fixtures/image_ops.py`, at every instruction set.
 
+mod again;
+
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -146,4 +148,9 @@ fn the_discriminator_can_be_differentiated_twice() -> Result<()> {
     // Scaled so that activations and their gradients stay of size 1.
     let inputs: Vec<Tensor> = inputs.iter().map(|x| x * 0.3).collect::<Result<_>>()?;
     k::gradcheck::check_second_order(|v| discriminator(&v[0], &v[1..]), &inputs)
+}
+
+#[test]
+fn the_portable_path_passes_the_same_tests() {
+    again::on_the_portable_path();
 }

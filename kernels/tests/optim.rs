@@ -1,5 +1,7 @@
 //! Adam, AdamW and moving averages against PyTorch's (`fixtures/optim.py`), and saving of their state.
 
+mod again;
+
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -148,4 +150,9 @@ fn clipping_scales_the_joint_norm() -> Result<()> {
     let norm = clip_grad_norm(&mut gradients, &params, 1.0)?;
     assert!((norm - 1.0).abs() < 1e-6, "{norm}");
     Ok(())
+}
+
+#[test]
+fn the_portable_path_passes_the_same_tests() {
+    again::on_the_portable_path();
 }

@@ -1,5 +1,7 @@
 //! Outputs and gradients against PyTorch's, from `fixtures/token_ops.py`, at every instruction set.
 
+mod again;
+
 use std::collections::HashMap;
 
 use candle_core::{Device, Result, Tensor};
@@ -70,4 +72,9 @@ fn every_operation_agrees_with_pytorch_at_every_instruction_set() -> Result<()> 
         fixture.check("deaggregate.4", &["x"], |x| k::deaggregate(&x[0], 4))?;
     }
     Ok(())
+}
+
+#[test]
+fn the_portable_path_passes_the_same_tests() {
+    again::on_the_portable_path();
 }

@@ -132,9 +132,10 @@ impl Classifier {
     }
 
     fn run(&self, images: &Var, drop: Option<&mut Rng>, watched: bool) -> Result<Features> {
+        let images = self.params().bring(images)?;
         match self {
-            Self::Nest(model) => model.forward(images, drop, watched),
-            Self::Vit(model) => model.forward(images, drop, watched),
+            Self::Nest(model) => model.forward(&images, drop, watched),
+            Self::Vit(model) => model.forward(&images, drop, watched),
         }
     }
 

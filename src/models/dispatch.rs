@@ -81,9 +81,10 @@ impl Generator {
     /// z `[B, z_dim]` -> images `[B, H, W, 3]`, nominally in -1..1. `train` uses and moves the statistics of
     /// batch norm and spectral norm where the architecture has them.
     pub fn forward(&self, z: &Var, train: bool) -> Result<Var> {
+        let z = self.params().bring(z)?;
         match self {
-            Self::TransposedNest(generator) => generator.forward(z),
-            Self::Sagan(generator) => generator.forward(z, train),
+            Self::TransposedNest(generator) => generator.forward(&z),
+            Self::Sagan(generator) => generator.forward(&z, train),
         }
     }
 
@@ -173,9 +174,10 @@ impl Discriminator {
 
     /// Images `[B, H, W, 3]` -> logits `[B]`, positive for "real". In training, spectral norm's estimates move.
     pub fn forward(&self, images: &Var, train: bool) -> Result<Var> {
+        let images = self.params().bring(images)?;
         match self {
-            Self::Residual(discriminator) => discriminator.forward(images, train),
-            Self::Sagan(discriminator) => discriminator.forward(images, train),
+            Self::Residual(discriminator) => discriminator.forward(&images, train),
+            Self::Sagan(discriminator) => discriminator.forward(&images, train),
         }
     }
 

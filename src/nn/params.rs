@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use nestgen_kernels::Param;
+use nestgen_kernels::{Param, Var};
 
 use super::Init;
 use crate::rng::Rng;
@@ -43,6 +43,30 @@ impl ParamSet {
     /// Whether gradients are computed for the parameters from here on.
     pub fn set_trainable(&self, trainable: bool) {
         self.params.iter().for_each(|p| p.set_trainable(trainable));
+    }
+
+    /// Where its tensors are; a set without any is in the processor's memory.
+    pub fn device(&self) -> Device {
+        self.all().next().map_or(Device::Cpu, |param| param.value().device().clone())
+    }
+
+    /// An input of the model, on its device: latents and images are made in the processor's memory.
+    ///
+    /// # Errors
+    /// When the input is elsewhere and has a history, which would be lost, or cannot be copied.
+    pub fn bring(&self, input: &Var) -> Result<Var> {
+        let device = self.device();
+        if input.device().same_device(&device) {
+            return Ok(input.clone());
+        }
+        if input.is_tracked() {
+            bail!(
+                "a differentiated input is on {:?}, the model on {:?}",
+                input.device().location(),
+                device.location()
+            );
+        }
+        Ok(Var::constant(input.value().to_device(&device)?))
     }
 
     fn all(&self) -> impl Iterator<Item = &Param> {

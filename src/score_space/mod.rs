@@ -202,7 +202,7 @@ fn penultimate(network: &Classifier, images: &Var) -> candle_core::Result<Tensor
 /// The first tensor with a NaN or an infinity.
 fn not_finite(tensors: &BTreeMap<String, Tensor>) -> candle_core::Result<Option<&String>> {
     for (name, tensor) in tensors {
-        let finite = k::cpu::with_slice::<f32, _>(tensor, |data| Ok(data.iter().all(|x| x.is_finite())))?;
+        let finite = k::cpu::with_downloaded::<f32, _>(tensor, |data| Ok(data.iter().all(|x| x.is_finite())))?;
         if !finite {
             return Ok(Some(name));
         }

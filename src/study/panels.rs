@@ -2,7 +2,7 @@
 //! samples are nearest to.
 
 use candle_core::Tensor;
-use nestgen_kernels::cpu::with_slice;
+use nestgen_kernels::cpu::with_downloaded;
 use rayon::prelude::*;
 
 use crate::data::ImageData;
@@ -43,7 +43,7 @@ pub fn interpolations(generator: &Generator) -> Result<Picture> {
 pub fn nearest(generator: &Generator, data: &ImageData, mirror: bool) -> Result<Picture> {
     let seeds: Vec<u64> = (0..SAMPLES as u64).collect();
     let images = generate(generator, &seed_latents(&seeds, generator.z_dim(), None)?, BATCH)?;
-    let samples: Vec<Vec<u8>> = with_slice::<f32, _>(&images.contiguous()?, |values| {
+    let samples: Vec<Vec<u8>> = with_downloaded::<f32, _>(&images, |values| {
         let bytes = values.chunks_exact((values.len() / SAMPLES).max(1));
         Ok(bytes.map(|image| image.iter().map(|&value| to_byte(value)).collect()).collect())
     })?;

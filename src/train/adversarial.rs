@@ -153,7 +153,8 @@ impl<'a> Training<'a> {
             // Discriminator.
             let mut real = None;
             for _ in 0..config.d_steps {
-                let images = self.session.real_images.batch(self.position.cur_nimg)?;
+                let device = self.networks.discriminator.params().device();
+                let images = self.session.real_images.batch(self.position.cur_nimg)?.to_device(&device)?;
                 self.progress.discriminator_loss = self.discriminator_step(&images)?;
                 self.position.d_steps += 1;
                 self.position.cur_nimg += config.batch as u64;

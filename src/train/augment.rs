@@ -13,9 +13,12 @@
 //! three kinds has its own coin, as in the second paper; the adaptive pipeline has these kinds and a mirror, not
 //! its rotations and filters.
 
+mod on_device;
+
 use candle_core::{Result, Tensor, bail};
 use nestgen_kernels::Var;
 use nestgen_kernels::cpu::with_slice;
+use nestgen_kernels::portable;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -178,10 +181,21 @@ enum Direction {
 
 /// The map of every image's [`Change`], in one of its directions.
 fn affine(images: &Var, changes: std::rc::Rc<[Change]>, direction: Direction) -> Result<Var> {
-    let &[batch, height, width, channels] = images.dims() else { bail!("augment: not [B, H, W, 3]") };
+    let out = match portable::takes(images.value()) {
+        true => on_device::affine(images.value(), &changes, direction)?,
+        false => on_slices(images.value(), &changes, direction)?,
+    };
+    let back = if direction == Direction::Transposed { Direction::Linear } else { Direction::Transposed };
+    Ok(Var::record("augment", out, &[images], move |grad, _| {
+        Ok(vec![Some(affine(grad, changes.clone(), back)?)])
+    }))
+}
+
+fn on_slices(images: &Tensor, changes: &[Change], direction: Direction) -> Result<Tensor> {
+    let (batch, height, width, channels) = images.dims4()?;
     let len = height * width * channels;
     let mut out = vec![0f32; batch * len];
-    with_slice::<f32, _>(&images.value().contiguous()?, |x| {
+    with_slice::<f32, _>(&images.contiguous()?, |x| {
         let pairs = out.par_chunks_mut(len).zip(x.par_chunks(len));
         pairs.zip(changes.par_iter()).for_each(|((y, x), change)| match direction {
             Direction::Forward => change.forward(x, y, width, change.brightness),
@@ -190,11 +204,7 @@ fn affine(images: &Var, changes: std::rc::Rc<[Change]>, direction: Direction) ->
         });
         Ok(())
     })?;
-    let out = Tensor::from_vec(out, images.dims(), images.device())?;
-    let back = if direction == Direction::Transposed { Direction::Linear } else { Direction::Transposed };
-    Ok(Var::record("augment", out, &[images], move |grad, _| {
-        Ok(vec![Some(affine(grad, changes.clone(), back)?)])
-    }))
+    Tensor::from_vec(out, images.dims(), images.device())
 }
 
 impl Change {

@@ -17,14 +17,15 @@ pub fn seed_latent(seed: u64, z_dim: usize) -> Vec<f32> {
     Rng::new(seed).split("z").normals(z_dim)
 }
 
-/// Images `[N, H, W, 3]`, about -1..1, of latents `[N, z_dim]`, drawn `batch` at a time without gradients.
+/// Images `[N, H, W, 3]`, about -1..1, of latents `[N, z_dim]`, drawn `batch` at a time without gradients. They are in the
+/// processor's memory, wherever they were drawn.
 pub fn generate(generator: &Generator, latents: &Tensor, batch: usize) -> Result<Tensor> {
     let count = latents.dim(0)?;
     let parts: Vec<Tensor> = (0..count)
         .step_by(batch.max(1))
         .map(|start| {
             let z = Var::constant(latents.narrow(0, start, batch.max(1).min(count - start))?.contiguous()?);
-            Ok(no_grad(|| generator.forward(&z, false))?.into_value())
+            no_grad(|| generator.forward(&z, false))?.into_value().to_device(&Device::Cpu)
         })
         .collect::<Result<_>>()?;
     Tensor::cat(&parts, 0)

@@ -1,7 +1,7 @@
 //! Pictures of many images at once, and how much those images differ.
 
 use candle_core::{Result, Tensor};
-use nestgen_kernels::cpu::with_slice;
+use nestgen_kernels::cpu::with_downloaded;
 
 /// An RGB picture: `pixels` holds `height * width * 3` bytes, rows from the top.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl Picture {
         let rows = count.div_ceil(columns);
         let row_len = columns * width * 3;
         let mut pixels = vec![255u8; rows * height * row_len];
-        with_slice::<f32, _>(&images.contiguous()?, |data| {
+        with_downloaded::<f32, _>(images, |data| {
             for (i, line) in data.chunks_exact(width * 3).enumerate() {
                 let (image, y) = (i / height, i % height);
                 let start = (image / columns * height + y) * row_len + image % columns * width * 3;
@@ -58,7 +58,7 @@ impl Picture {
 pub fn diversity(images: &Tensor) -> Result<f64> {
     let count = images.dim(0)?;
     let len = images.elem_count() / count.max(1);
-    with_slice::<f32, _>(&images.contiguous()?, |data| {
+    with_downloaded::<f32, _>(images, |data| {
         let (mut sum, mut square_sum) = (vec![0f64; len], vec![0f64; len]);
         for image in data.chunks_exact(len.max(1)) {
             for ((sum, square_sum), &x) in sum.iter_mut().zip(&mut square_sum).zip(image) {

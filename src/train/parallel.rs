@@ -7,7 +7,7 @@
 //! The gradients are averaged after the backward pass, in buckets, not while it goes on.
 
 use candle_core::Tensor;
-use nestgen_kernels::cpu::with_slice;
+use nestgen_kernels::cpu::with_downloaded;
 use nestgen_kernels::{Gradients, Param};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +64,7 @@ pub(super) fn average(ranks: &Ranks, gradients: &mut Gradients, params: &[Param]
     let (mut bucket, mut members) = (Vec::new(), Vec::new());
     for param in params {
         let Some(gradient) = gradients.param(param) else { continue };
-        with_slice::<f32, _>(&gradient.contiguous()?, |numbers| {
+        with_downloaded::<f32, _>(gradient, |numbers| {
             bucket.extend_from_slice(numbers);
             Ok(())
         })?;
@@ -153,7 +153,7 @@ impl Training<'_> {
 fn digest(params: &ParamSet) -> Result<u64> {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for param in params.params().iter().chain(params.buffers()) {
-        with_slice::<f32, _>(&param.value().contiguous()?, |numbers| {
+        with_downloaded::<f32, _>(&param.value(), |numbers| {
             for number in numbers {
                 hash = (hash ^ u64::from(number.to_bits())).wrapping_mul(0x0100_0000_01b3);
             }

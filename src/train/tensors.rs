@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use nestgen_kernels::cpu::with_slice;
+use nestgen_kernels::cpu::with_downloaded;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
@@ -131,11 +131,11 @@ fn with_bytes(tensor: &Tensor, mut f: impl FnMut(&[u8]) -> io::Result<()>) -> io
         }
         match tensor.dtype() {
             DType::I64 => failed = pieces!(tensor.flatten_all()?.to_vec1::<i64>()?),
-            DType::F64 => with_slice::<f64, _>(&tensor, |data| {
+            DType::F64 => with_downloaded::<f64, _>(&tensor, |data| {
                 failed = pieces!(data);
                 Ok(())
             })?,
-            _ => with_slice::<f32, _>(&tensor, |data| {
+            _ => with_downloaded::<f32, _>(&tensor, |data| {
                 failed = pieces!(data);
                 Ok(())
             })?,

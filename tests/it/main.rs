@@ -15,6 +15,7 @@ mod model_gradients;
 mod models;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod portable;
 mod score_space;
 mod study;
 mod train;

@@ -54,7 +54,8 @@ pub fn evaluate(
         let logits = no_grad(|| classifier.forward(&Var::constant(batch), None))?;
         let one_hot =
             labels.iter().flat_map(|&label| (0..classes as u32).map(move |k| f32::from(u8::from(k == label))));
-        let targets = Tensor::from_vec(one_hot.collect::<Vec<f32>>(), (labels.len(), classes), &Device::Cpu)?;
+        let targets =
+            Tensor::from_vec(one_hot.collect::<Vec<f32>>(), (labels.len(), classes), logits.device())?;
         let mean = f64::from(cross_entropy(&logits, &targets)?.value().to_scalar::<f32>()?);
         loss += mean * labels.len() as f64;
         for (row, &label) in logits.value().to_vec2::<f32>()?.iter().zip(&labels) {

@@ -222,7 +222,7 @@ impl<'a> Training<'a> {
 
         let mut dropped = streams.split("drop-path").at(self.position.steps);
         let logits = self.classifier.forward(&Var::constant(images), Some(&mut dropped))?;
-        let loss = cross_entropy(&logits, &targets)?;
+        let loss = cross_entropy(&logits, &targets.to_device(logits.device())?)?;
         let value = f64::from(loss.value().to_scalar::<f32>()?);
         drop(logits);
         let mut grads = backward(loss)?;

@@ -1,0 +1,86 @@
+//! Layer and batch normalisation.
+
+use candle_core::{D, Result, Tensor};
+
+use super::reduce::column_sums;
+use crate::Var;
+
+const LAST: D = D::Minus1;
+
+/// [`crate::layer_norm`] of checked operands. Can be differentiated once.
+pub(crate) fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
+    let (input, gain) = (x.value().contiguous()?, w.value().clone());
+    let mean = input.mean_keepdim(LAST)?;
+    let centred = input.broadcast_sub(&mean)?;
+    let rstd = centred.sqr()?.mean_keepdim(LAST)?.affine(1.0, eps)?.sqrt()?.recip()?;
+    let value = centred.broadcast_mul(&rstd)?.broadcast_mul(&gain)?.broadcast_add(b.value())?;
+    Ok(Var::record_once("layer_norm", value, &[x, w, b], move |grad, wants| {
+        let normal = input.broadcast_sub(&mean)?.broadcast_mul(&rstd)?;
+        let width = gain.elem_count();
+        let rows = |x: Tensor| x.contiguous()?.reshape((x.elem_count() / width, width));
+        let mut grads = vec![None, None, None];
+        if wants[0] {
+            let scaled = grad.broadcast_mul(&gain)?;
+            let inner = (&scaled * &normal)?.mean_keepdim(LAST)?;
+            let dx = (scaled.broadcast_sub(&scaled.mean_keepdim(LAST)?)? - normal.broadcast_mul(&inner)?)?;
+            grads[0] = Some(dx.broadcast_mul(&rstd)?);
+        }
+        if wants[1] {
+            grads[1] = Some(column_sums(&rows((grad * &normal)?)?)?);
+        }
+        if wants[2] {
+            grads[2] = Some(column_sums(&rows(grad.clone())?)?);
+        }
+        Ok(grads)
+    }))
+}
+
+/// [`crate::batch_norm`] of checked operands: the result, and the mean and the biased variance of the batch.
+pub(crate) fn batch_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<(Var, Tensor, Tensor)> {
+    let channels = w.value().elem_count();
+    let rows = x.value().elem_count() / channels;
+    let matrix = x.value().contiguous()?.reshape((rows, channels))?;
+    let average = |x: &Tensor| column_sums(x)?.affine(1.0 / rows as f64, 0.0);
+    // What rounding left of the mean is found in the centred numbers, which are small.
+    let mean = average(&matrix)?;
+    let mean = (&mean + average(&matrix.broadcast_sub(&mean)?)?)?;
+    let var = average(&matrix.broadcast_sub(&mean)?.sqr()?)?;
+    let y = normalise(x, w, b, &mean, &var, eps, true)?;
+    Ok((y, mean, var))
+}
+
+/// [`crate::batch_norm_eval`] of checked operands; with `of_batch` the statistics are functions of `x`.
+pub(crate) fn normalise(
+    x: &Var,
+    w: &Var,
+    b: &Var,
+    mean: &Tensor,
+    var: &Tensor,
+    eps: f64,
+    of_batch: bool,
+) -> Result<Var> {
+    let rstd = var.affine(1.0, eps)?.sqrt()?.recip()?;
+    let scale = (w.value() * &rstd)?;
+    let value = x.value().broadcast_sub(mean)?.broadcast_mul(&scale)?.broadcast_add(b.value())?;
+    let (input, mean) = (x.value().clone(), mean.clone());
+    let name = if of_batch { "batch_norm" } else { "batch_norm_eval" };
+    Ok(Var::record_once(name, value, &[x, w, b], move |grad, wants| {
+        let channels = rstd.elem_count();
+        let rows = grad.elem_count() / channels.max(1);
+        let normal = input.broadcast_sub(&mean)?.broadcast_mul(&rstd)?;
+        let matrix = |x: &Tensor| x.contiguous()?.reshape((rows, channels));
+        let dw = column_sums(&matrix(&(grad * &normal)?)?)?;
+        let db = column_sums(&matrix(grad)?)?;
+        let mut dx = None;
+        if wants[0] {
+            let mut inner = grad.clone();
+            if of_batch {
+                let share = 1.0 / rows as f64;
+                inner = inner.broadcast_sub(&db.affine(share, 0.0)?)?;
+                inner = (inner - normal.broadcast_mul(&dw.affine(share, 0.0)?)?)?;
+            }
+            dx = Some(inner.broadcast_mul(&scale)?);
+        }
+        Ok(vec![dx, Some(dw), Some(db)])
+    }))
+}

@@ -1,0 +1,106 @@
+//! Resampling by 2, and maximum over windows.
+
+use candle_core::{Result, Tensor};
+
+use super::conv2d::{Windows, pad_or_crop, spread};
+use crate::Var;
+
+/// `factor` times the nearest-neighbour enlargement by 2.
+pub(crate) fn enlarge2(x: &Tensor, factor: f64) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let x = x.affine(factor, 0.0)?.reshape(vec![b, h, 1, w, 1, c])?;
+    x.broadcast_as(vec![b, h, 2, w, 2, c])?.contiguous()?.reshape((b, 2 * h, 2 * w, c))
+}
+
+/// `factor` times the sum of every 2x2 square.
+pub(crate) fn sum_squares2(x: &Tensor, factor: f64) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let x = x.contiguous()?.reshape(vec![b, h / 2, 2, w / 2, 2, c])?;
+    let corner = |y: usize, left: usize| x.narrow(2, y, 1)?.narrow(4, left, 1);
+    let top = (corner(0, 0)? + corner(0, 1)?)?;
+    let bottom = (corner(1, 0)? + corner(1, 1)?)?;
+    (top + bottom)?.affine(factor, 0.0)?.reshape((b, h / 2, w / 2, c))
+}
+
+/// Square windows on an image `[B, H, W, C]` of `size` pixels.
+#[derive(Clone, Copy)]
+pub(crate) struct MaxPool {
+    pub(crate) size: (usize, usize),
+    pub(crate) outputs: (usize, usize),
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    /// Padding above and to the left.
+    pub(crate) before: (usize, usize),
+}
+
+impl MaxPool {
+    fn windows(&self) -> Windows {
+        Windows {
+            kernel: (self.kernel, self.kernel),
+            stride: (self.stride, self.stride),
+            before: self.before,
+            outputs: self.outputs,
+        }
+    }
+
+    /// The maximum of every window. Can be differentiated twice.
+    pub(crate) fn apply(self, x: &Var) -> Result<Var> {
+        let mut views = self.windows().views(x.value(), f64::NEG_INFINITY)?.into_iter();
+        let Some(first) = views.next() else { candle_core::bail!("max_pool: a window without pixels") };
+        let mut best = first.contiguous()?;
+        let mut winner = best.zeros_like()?;
+        for (i, view) in views.enumerate() {
+            let view = view.contiguous()?;
+            // A NaN wins and stays; it is larger than nothing, so both conditions are never true at once.
+            let wins = (view.gt(&best)? + view.ne(&view)?)?;
+            let number = winner.zeros_like()?.affine(1.0, (i + 1) as f64)?;
+            best = wins.where_cond(&view, &best)?;
+            winner = wins.where_cond(&number, &winner)?;
+        }
+        Ok(Var::record("max_pool", best, &[x], move |grad, _| Ok(vec![Some(self.scatter(grad, &winner)?)])))
+    }
+
+    /// 1 where tap `i` of the window won, else 0.
+    fn mask(winner: &Tensor, i: usize) -> Result<Tensor> {
+        // Numbers of taps are whole: max(0, 1 - |winner - i|) is 1 at i and 0 at all others.
+        winner.affine(1.0, -(i as f64))?.abs()?.affine(-1.0, 1.0)?.relu()
+    }
+
+    /// Sends each number to the pixel that won its window.
+    fn scatter(self, grad: &Var, winner: &Tensor) -> Result<Var> {
+        let mut sum: Option<Tensor> = None;
+        for i in 0..self.kernel * self.kernel {
+            let part = (grad.value() * Self::mask(winner, i)?)?;
+            let part = self.place(&part, 1, (i / self.kernel, self.before.0), self.size.0)?;
+            let part = self.place(&part, 2, (i % self.kernel, self.before.1), self.size.1)?;
+            sum = Some(sum.map_or(Ok(part.clone()), |sum| sum + &part)?);
+        }
+        let Some(value) = sum else { candle_core::bail!("max_pool: a window without pixels") };
+        let winner = winner.clone();
+        Ok(Var::record("max_pool_scatter", value, &[grad], move |outer, _| {
+            Ok(vec![Some(self.gather(outer, &winner)?)])
+        }))
+    }
+
+    /// Along dimension `dim`: window `i` to pixel `i * stride + tap - before` of `size`.
+    fn place(self, x: &Tensor, dim: usize, (tap, before): (usize, usize), size: usize) -> Result<Tensor> {
+        let x = spread(x, dim, self.stride)?;
+        let first = tap as isize - before as isize;
+        let after = size as isize - first - x.dim(dim)? as isize;
+        pad_or_crop(&x, dim, first, after)
+    }
+
+    /// The pixel that won each window.
+    fn gather(self, x: &Var, winner: &Tensor) -> Result<Var> {
+        let mut sum: Option<Tensor> = None;
+        for (i, view) in self.windows().views(x.value(), 0.0)?.iter().enumerate() {
+            let part = (view * Self::mask(winner, i)?)?;
+            sum = Some(sum.map_or(Ok(part.clone()), |sum| sum + &part)?);
+        }
+        let Some(value) = sum else { candle_core::bail!("max_pool: a window without pixels") };
+        let winner = winner.clone();
+        Ok(Var::record("max_pool_gather", value, &[x], move |outer, _| {
+            Ok(vec![Some(self.scatter(outer, &winner)?)])
+        }))
+    }
+}
