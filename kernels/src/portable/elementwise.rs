@@ -4,9 +4,10 @@ use candle_core::{Result, Tensor};
 
 use crate::Activation;
 
-/// `1 / (1 + exp(-x))`; 0 where the exponential overflows.
+/// `1 / (1 + exp(-x))` as `exp(min(x, 0)) / (1 + exp(-|x|))`: nothing overflows, small results are kept.
 pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    x.neg()?.exp()?.affine(1.0, 1.0)?.recip()
+    let below = x.neg()?.relu()?.neg()?.exp()?;
+    below / x.abs()?.neg()?.exp()?.affine(1.0, 1.0)?
 }
 
 /// `log(1 + exp(x))` without overflow or loss of small results.
