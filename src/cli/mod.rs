@@ -65,6 +65,9 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
+    if !matches!(verb, Verb::Train(_)) {
+        nestgen::ranks::refuse_several()?;
+    }
     match verb {
         Verb::Train(args) => train::run(args),
         Verb::Sample(args) => sample::run(args),

@@ -47,6 +47,26 @@ struct Told<T> {
     value: T,
 }
 
+/// How many processes a launcher says that it started; 1 where there was none.
+fn launched() -> usize {
+    let size = |name| std::env::var(name).ok()?.parse().ok();
+    SIZE_VARIABLES.into_iter().find_map(size).unwrap_or(1)
+}
+
+/// For work that is one process's: several of them would each do all of it.
+///
+/// # Errors
+/// When a launcher started several.
+pub fn refuse_several() -> Result<()> {
+    match launched() {
+        0 | 1 => Ok(()),
+        size => Err(Error::Usage {
+            message: format!("{size} processes were launched, but of all verbs only `train` runs on several ranks"),
+            hint: Some("start it without mpirun or srun; one process uses all cores of its machine".into()),
+        }),
+    }
+}
+
 impl Ranks {
     /// A process on its own.
     pub fn alone() -> Self {
@@ -71,9 +91,8 @@ impl Ranks {
         }
         #[cfg(not(feature = "mpi"))]
         let _ = (patience, on_lost);
-        let size = |name| std::env::var(name).ok()?.parse::<usize>().ok();
-        match SIZE_VARIABLES.into_iter().find_map(size) {
-            Some(size) if size > 1 && !cfg!(feature = "mpi") => Err(Error::Usage {
+        match launched() {
+            size if size > 1 && !cfg!(feature = "mpi") => Err(Error::Usage {
                 message: format!("{size} processes were launched, but this program was built without MPI"),
                 hint: Some("build it with `cargo build --release --features mpi`".into()),
             }),
