@@ -145,7 +145,7 @@ fn smooth<T: Math>(x: &Var, forward: fn(&[T], &mut [T]), backward: fn(&[T], &[T]
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     use super::*;
     use crate::gradcheck::{check_gradients, check_second_order, pattern};
@@ -179,7 +179,7 @@ mod tests {
         let x: Vec<f64> = (-2000..2000).map(|i| f64::from(i) * 0.01).collect();
         for activation in ALL {
             let run = |dtype: DType| -> Result<Vec<f64>> {
-                let leaf = Var::leaf(Tensor::new(x.as_slice(), &Device::Cpu)?.to_dtype(dtype)?);
+                let leaf = Var::leaf(Tensor::new(x.as_slice(), &crate::gradcheck::device())?.to_dtype(dtype)?);
                 let y = activate(&leaf, activation)?;
                 let value = y.value().to_dtype(DType::F64)?.to_vec1()?;
                 let gradients = crate::backward(crate::sum_all(&y)?)?;
@@ -197,13 +197,13 @@ mod tests {
     }
 
     fn x_zeros(x: &[f64]) -> Result<Tensor> {
-        Tensor::zeros(x.len(), DType::F64, &Device::Cpu)
+        Tensor::zeros(x.len(), DType::F64, &crate::gradcheck::device())
     }
 
     #[test]
     fn derivative_at_zero_is_the_one_from_the_left() -> Result<()> {
         for (activation, want) in [(Activation::Relu, 0.0), (Activation::LeakyRelu(0.25), 0.25)] {
-            let leaf = Var::leaf(Tensor::zeros(1, DType::F32, &Device::Cpu)?);
+            let leaf = Var::leaf(Tensor::zeros(1, DType::F32, &crate::gradcheck::device())?);
             let gradients = crate::backward(activate(&leaf, activation)?)?;
             let Some(slope) = gradients.leaf(&leaf) else { panic!("no gradient") };
             assert_eq!(slope.to_vec1::<f32>()?, [want]);

@@ -370,13 +370,13 @@ fn sweep(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
+    use candle_core::Tensor;
 
     use super::*;
     use crate::{add, mul, square, sum_all};
 
     fn leaf(values: &[f64]) -> Var {
-        Var::leaf(Tensor::new(values, &Device::Cpu).unwrap())
+        Var::leaf(Tensor::new(values, &crate::gradcheck::device()).unwrap())
     }
 
     fn values(tensor: &Tensor) -> Vec<f64> {
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn frozen_parameters_and_no_grad_leave_no_history() {
-        let param = Param::new("w", Tensor::new(&[3.0f64], &Device::Cpu).unwrap());
+        let param = Param::new("w", Tensor::new(&[3.0f64], &crate::gradcheck::device()).unwrap());
         assert!(square(&param.var()).unwrap().is_tracked());
         assert!(!no_grad(|| square(&param.var()).unwrap()).is_tracked());
         param.set_trainable(false);
@@ -449,7 +449,7 @@ mod tests {
     fn mistakes_are_errors() {
         let x = leaf(&[1.0, 2.0]);
         assert!(backward(x.clone()).unwrap_err().to_string().contains("single number"));
-        let constant = Var::constant(Tensor::new(1.0f64, &Device::Cpu).unwrap());
+        let constant = Var::constant(Tensor::new(1.0f64, &crate::gradcheck::device()).unwrap());
         assert!(backward(constant).unwrap_err().to_string().contains("does not depend"));
         let other = leaf(&[1.0]);
         assert!(grad(&sum_all(&x).unwrap(), &[&other], false).is_err());

@@ -4,7 +4,7 @@
 //! [`check_gradients`] compares the backward pass with differences of the value; [`check_second_order`]
 //! compares the backward pass of the backward pass with differences of first gradients.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 use crate::{Var, add, backward, grad, mul, no_grad, sum_all};
 
@@ -12,6 +12,27 @@ use crate::{Var, add, backward, grad, mul, no_grad, sum_all};
 const STEP: f64 = 1e-5;
 /// Largest accepted error, relative to the largest derivative (or 1): 100 times what rounding explains.
 const TOLERANCE: f64 = 1e-7;
+
+/// The environment variable that moves the tests of operations to the GPU when it is `cuda`.
+pub const DEVICE_VARIABLE: &str = "NESTGEN_TEST_DEVICE";
+
+/// Where tests put their tensors: the processor, or the first GPU if [`DEVICE_VARIABLE`] says so.
+#[cfg(feature = "cuda")]
+pub fn device() -> Device {
+    static DEVICE: std::sync::OnceLock<Device> = std::sync::OnceLock::new();
+    let open = || match std::env::var(DEVICE_VARIABLE).as_deref() {
+        #[expect(clippy::expect_used, reason = "tests were told that there is a GPU")]
+        Ok("cuda") => crate::cuda::open(0).expect("a GPU"),
+        _ => Device::Cpu,
+    };
+    DEVICE.get_or_init(open).clone()
+}
+
+/// Where tests put their tensors: the processor, in a build without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn device() -> Device {
+    Device::Cpu
+}
 
 /// Fixed numbers of both signs between 0.5 and 1.5 in size: test inputs and weights without a generator.
 pub fn pattern(dims: &[usize], seed: u64) -> Result<Tensor> {
@@ -23,7 +44,7 @@ pub fn pattern(dims: &[usize], seed: u64) -> Result<Tensor> {
         let sign = if state >> 63 == 1 { 1.0 } else { -1.0 };
         data.push(sign * (0.5 + ((state >> 20) & 0xFFFF_FFFF) as f64 / (1u64 << 32) as f64));
     }
-    Tensor::from_vec(data, dims, &candle_core::Device::Cpu)
+    Tensor::from_vec(data, dims, &device())
 }
 
 /// The weighted sum of an output.

@@ -8,6 +8,10 @@
 //!
 //! One file an operation: what it computes, its backward rule, its CPU kernel, its tests.
 
+// Code that tests inside and outside share knows this crate by one name.
+#[cfg(test)]
+extern crate self as nestgen_kernels;
+
 mod activation;
 pub mod alloc;
 mod attention;
@@ -17,6 +21,8 @@ mod blocks;
 mod conv2d;
 mod conv2d_f32;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod direct;
 mod elementwise;
 mod fused;

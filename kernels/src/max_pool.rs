@@ -207,7 +207,7 @@ mod tests {
     fn padding_is_where_the_frameworks_put_it() -> Result<()> {
         let row = |n: usize, padding| -> Result<Vec<f32>> {
             let x: Vec<f32> = (0..n * n).map(|i| (i % n) as f32).collect();
-            let x = Tensor::from_vec(x, (1, n, n, 1), &candle_core::Device::Cpu)?;
+            let x = Tensor::from_vec(x, (1, n, n, 1), &crate::gradcheck::device())?;
             let y = max_pool3s2(&Var::constant(x), padding)?.into_value();
             y.get(0)?.get(0)?.flatten_all()?.to_vec1()
         };
@@ -222,11 +222,11 @@ mod tests {
 
     #[test]
     fn ties_go_to_the_first_and_nan_is_not_hidden() -> Result<()> {
-        let x = Var::leaf(Tensor::zeros((1, 2, 2, 1), candle_core::DType::F32, &candle_core::Device::Cpu)?);
+        let x = Var::leaf(Tensor::zeros((1, 2, 2, 1), candle_core::DType::F32, &crate::gradcheck::device())?);
         let gradients = crate::backward(crate::sum_all(&max_pool2(&x)?)?)?;
         let dx = gradients.leaf(&x).map(|g| g.flatten_all()?.to_vec1::<f32>()).transpose()?;
         assert_eq!(dx, Some(vec![1.0, 0.0, 0.0, 0.0]));
-        let nan = Tensor::new(&[[[[1f32], [f32::NAN]], [[2.0], [3.0]]]], &candle_core::Device::Cpu)?;
+        let nan = Tensor::new(&[[[[1f32], [f32::NAN]], [[2.0], [3.0]]]], &crate::gradcheck::device())?;
         let y = max_pool2(&Var::constant(nan))?.into_value().flatten_all()?.to_vec1::<f32>()?;
         assert!(y[0].is_nan());
         Ok(())

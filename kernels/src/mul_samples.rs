@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn scales_each_sample_and_its_gradient() -> Result<()> {
-        let factors = Tensor::new(&[0.0, 1.25, 2.0], &candle_core::Device::Cpu)?;
+        let factors = Tensor::new(&[0.0, 1.25, 2.0], &crate::gradcheck::device())?;
         let x = Var::constant(pattern(&[3, 2, 2], 1)?);
         let want = x.value().broadcast_mul(&factors.reshape((3, 1, 1))?)?;
         let worst = (mul_samples(&x, &factors)?.value() - want)?.abs()?.max_all()?.to_scalar::<f64>()?;

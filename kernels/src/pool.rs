@@ -179,7 +179,7 @@ mod tests {
     fn values_are_what_the_names_say() -> Result<()> {
         let x = Var::constant(Tensor::new(
             &[[[[1f32, 10.0], [2.0, 20.0]], [[3.0, 30.0], [6.0, 60.0]]]],
-            &candle_core::Device::Cpu,
+            &crate::gradcheck::device(),
         )?);
         assert_eq!(avg_pool2(&x)?.value().flatten_all()?.to_vec1::<f32>()?, [3.0, 30.0]);
         assert_eq!(sum_middle(&x)?.value().to_vec2::<f32>()?, [[12.0, 120.0]]);

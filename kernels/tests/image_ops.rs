@@ -4,7 +4,7 @@ mod again;
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use nestgen_kernels as k;
 use nestgen_kernels::{Activation, Conv2d, PoolPadding, Var};
 
@@ -21,7 +21,7 @@ struct Fixture(HashMap<String, Tensor>);
 impl Fixture {
     fn load() -> Result<Self> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image_ops.safetensors");
-        Ok(Self(candle_core::safetensors::load(path, &Device::Cpu)?))
+        Ok(Self(candle_core::safetensors::load(path, &nestgen_kernels::gradcheck::device())?))
     }
 
     fn get(&self, name: &str) -> Result<&Tensor> {
@@ -153,4 +153,9 @@ fn the_discriminator_can_be_differentiated_twice() -> Result<()> {
 #[test]
 fn the_portable_path_passes_the_same_tests() {
     again::on_the_portable_path();
+}
+
+#[test]
+fn a_gpu_passes_the_same_tests() {
+    again::on_the_gpu();
 }

@@ -4,7 +4,7 @@ mod again;
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use nestgen_kernels::{
     Adam, AdamConfig, Gradients, Param, Var, backward, clip_grad_norm, ema_update, mul, square, sum_all,
 };
@@ -16,7 +16,7 @@ const NAMES: [&str; 2] = ["a", "b"];
 
 fn fixture() -> Result<HashMap<String, Tensor>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/optim.safetensors");
-    candle_core::safetensors::load(path, &Device::Cpu)
+    candle_core::safetensors::load(path, &nestgen_kernels::gradcheck::device())
 }
 
 /// Gradients equal to the given tensors: those of the sum of their products with the parameters.
@@ -66,7 +66,11 @@ fn twenty_steps_agree_with_pytorch() -> Result<()> {
 /// A parameter of several chunks, and its gradient at every step.
 fn long_run(steps: std::ops::Range<usize>, adam: &mut Adam, param: &Param) -> Result<()> {
     for step in steps {
-        let target = Var::constant(Tensor::full(step as f32, param.value().shape(), &Device::Cpu)?);
+        let target = Var::constant(Tensor::full(
+            step as f32,
+            param.value().shape(),
+            &nestgen_kernels::gradcheck::device(),
+        )?);
         let gradients = backward(sum_all(&square(&nestgen_kernels::sub(&param.var(), &target)?)?)?)?;
         adam.step(&gradients, 0.01)?;
     }
@@ -79,7 +83,7 @@ fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
 
 #[test]
 fn a_saved_and_loaded_optimizer_continues_bit_for_bit() -> Result<()> {
-    let start = Tensor::arange(0f32, 70_001.0, &Device::Cpu)?;
+    let start = Tensor::arange(0f32, 70_001.0, &nestgen_kernels::gradcheck::device())?;
     let straight = Param::new("w", start.clone());
     let mut adam = Adam::new(std::slice::from_ref(&straight), AdamConfig::default())?;
     long_run(0..6, &mut adam, &straight)?;
@@ -91,7 +95,7 @@ fn a_saved_and_loaded_optimizer_continues_bit_for_bit() -> Result<()> {
     candle_core::safetensors::save(&adam.state()?.into_iter().collect(), &path)?;
     let second = Param::new("w", first.value());
     let mut adam = Adam::new(std::slice::from_ref(&second), AdamConfig::default())?;
-    let state = candle_core::safetensors::load(&path, &Device::Cpu);
+    let state = candle_core::safetensors::load(&path, &nestgen_kernels::gradcheck::device());
     std::fs::remove_file(&path).ok();
     adam.load_state(&state?)?;
     assert_eq!(adam.num_steps(), 3);
@@ -102,7 +106,7 @@ fn a_saved_and_loaded_optimizer_continues_bit_for_bit() -> Result<()> {
 
 #[test]
 fn a_step_leaves_copies_of_the_old_value_alone() -> Result<()> {
-    let param = Param::new("w", Tensor::ones(3, DType::F32, &Device::Cpu)?);
+    let param = Param::new("w", Tensor::ones(3, DType::F32, &nestgen_kernels::gradcheck::device())?);
     let (copy, shared) = (param.value(), Param::new("average", param.value()));
     let mut adam = Adam::new(std::slice::from_ref(&param), AdamConfig::default())?;
     adam.step(&gradients_of(std::slice::from_ref(&param), std::slice::from_ref(&copy))?, 0.1)?;
@@ -114,11 +118,11 @@ fn a_step_leaves_copies_of_the_old_value_alone() -> Result<()> {
 
 #[test]
 fn states_that_do_not_fit_are_errors_and_change_nothing() -> Result<()> {
-    let param = Param::new("w", Tensor::ones(3, DType::F32, &Device::Cpu)?);
+    let param = Param::new("w", Tensor::ones(3, DType::F32, &nestgen_kernels::gradcheck::device())?);
     let mut adam = Adam::new(std::slice::from_ref(&param), AdamConfig::default())?;
     let mut state: HashMap<String, Tensor> = adam.state()?.into_iter().collect();
-    state.insert("num_steps".into(), Tensor::new(7i64, &Device::Cpu)?);
-    state.insert("w.exp_avg_sq".into(), Tensor::ones(4, DType::F32, &Device::Cpu)?);
+    state.insert("num_steps".into(), Tensor::new(7i64, &nestgen_kernels::gradcheck::device())?);
+    state.insert("w.exp_avg_sq".into(), Tensor::ones(4, DType::F32, &nestgen_kernels::gradcheck::device())?);
     assert!(adam.load_state(&state).is_err());
     state.remove("w.exp_avg_sq");
     assert!(adam.load_state(&state).is_err_and(|e| e.to_string().contains("w.exp_avg_sq")));
@@ -129,7 +133,7 @@ fn states_that_do_not_fit_are_errors_and_change_nothing() -> Result<()> {
 
 #[test]
 fn exempt_parameters_do_not_decay() -> Result<()> {
-    let value = Tensor::ones(3, DType::F32, &Device::Cpu)?;
+    let value = Tensor::ones(3, DType::F32, &nestgen_kernels::gradcheck::device())?;
     let params = [Param::new("w", value.clone()), Param::new("pos_embed", value.clone())];
     let config = AdamConfig { weight_decay: 0.5, ..AdamConfig::default() };
     let mut adam = Adam::new(&params, config)?.without_decay(|name| name.ends_with("pos_embed"));
@@ -141,9 +145,12 @@ fn exempt_parameters_do_not_decay() -> Result<()> {
 
 #[test]
 fn clipping_scales_the_joint_norm() -> Result<()> {
-    let zeros = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
+    let zeros = Tensor::zeros(2, DType::F32, &nestgen_kernels::gradcheck::device())?;
     let params = [Param::new("a", zeros.clone()), Param::new("b", zeros)];
-    let wanted = [Tensor::new(&[3f32, 0.0], &Device::Cpu)?, Tensor::new(&[0f32, 4.0], &Device::Cpu)?];
+    let wanted = [
+        Tensor::new(&[3f32, 0.0], &nestgen_kernels::gradcheck::device())?,
+        Tensor::new(&[0f32, 4.0], &nestgen_kernels::gradcheck::device())?,
+    ];
     let mut gradients = gradients_of(&params, &wanted)?;
     assert_eq!(clip_grad_norm(&mut gradients, &params, 10.0)?, 5.0);
     assert_eq!(clip_grad_norm(&mut gradients, &params, 1.0)?, 5.0);
@@ -155,4 +162,9 @@ fn clipping_scales_the_joint_norm() -> Result<()> {
 #[test]
 fn the_portable_path_passes_the_same_tests() {
     again::on_the_portable_path();
+}
+
+#[test]
+fn a_gpu_passes_the_same_tests() {
+    again::on_the_gpu();
 }

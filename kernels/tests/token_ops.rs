@@ -4,7 +4,7 @@ mod again;
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use nestgen_kernels as k;
 use nestgen_kernels::{Activation, Var};
 
@@ -16,7 +16,7 @@ struct Fixture(HashMap<String, Tensor>);
 impl Fixture {
     fn load() -> Result<Self> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/token_ops.safetensors");
-        Ok(Self(candle_core::safetensors::load(path, &Device::Cpu)?))
+        Ok(Self(candle_core::safetensors::load(path, &nestgen_kernels::gradcheck::device())?))
     }
 
     fn get(&self, name: &str) -> Result<&Tensor> {
@@ -77,4 +77,9 @@ fn every_operation_agrees_with_pytorch_at_every_instruction_set() -> Result<()> 
 #[test]
 fn the_portable_path_passes_the_same_tests() {
     again::on_the_portable_path();
+}
+
+#[test]
+fn a_gpu_passes_the_same_tests() {
+    again::on_the_gpu();
 }

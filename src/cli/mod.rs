@@ -5,6 +5,7 @@
 mod classify;
 mod compare;
 mod data;
+mod device;
 mod dry_run;
 mod fid;
 mod interrupt;

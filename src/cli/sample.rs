@@ -18,6 +18,7 @@ use nestgen::train::files::{Pending, write_atomic};
 use nestgen::train::grid::Picture;
 use rayon::prelude::*;
 
+use super::device::DeviceArgs;
 use super::ui;
 
 /// How long finished images may wait for the sync that gives them their names.
@@ -35,6 +36,8 @@ pub(super) struct Network {
     /// A snapshot file, instead of a run
     #[arg(long, value_name = "FILE")]
     network: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Draw images from a trained generator
@@ -216,6 +219,7 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
     let generator = Generator::build(&config.model, &builder).map_err(|error| unusable(error.to_string()))?;
     let tensors = tensors.into_iter().collect();
     generator.params().load(&tensors).map_err(|error| unusable(error.to_string()))?;
+    generator.params().move_to(&which.device.open()?)?;
     Ok((generator, path))
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use candle_core::Device;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use nestgen::config::{Launch, Override, RunConfig, Source, Start, launch, load, preset_names};
@@ -14,6 +15,7 @@ use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
 use nestgen::train::folder::{ResumePoint, resume_point};
 
+use super::device::DeviceArgs;
 use super::{dry_run, interrupt, memory, report, ui};
 
 /// The preset of a CPU, whatever the resolution.
@@ -73,9 +75,8 @@ pub(super) struct TrainArgs {
     /// The root of every random stream
     #[arg(long)]
     seed: Option<i64>,
-    /// Where to compute: auto or cpu
-    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Where run folders are made
     #[arg(long, value_name = "DIR", default_value = "runs")]
     outdir: PathBuf,
@@ -127,7 +128,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         return if ranks.is_first() { dry_run::print(&config) } else { Ok(ExitCode::SUCCESS) };
     }
     memory::refuse_what_cannot_fit(&config, ranks.size())?;
-    train(&config, &name, &args.outdir, start, ranks)
+    train(&config, &name, &args.outdir, start, ranks, &args.device.open()?)
 }
 
 /// The configuration that the flags ask for, and its name.
@@ -214,6 +215,7 @@ fn train(
     outdir: &Path,
     start: Start,
     ranks: &Ranks,
+    device: &Device,
 ) -> anyhow::Result<ExitCode> {
     let res = config.model.resolution();
     let bar = ui::progress_bar("reading images", 0);
@@ -240,6 +242,7 @@ fn train(
     let launched = launch(Launch {
         config,
         data,
+        device,
         outdir,
         name,
         start,

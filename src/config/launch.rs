@@ -31,6 +31,8 @@ pub struct Launch<'a> {
     pub config: &'a RunConfig,
     /// The images, from [`super::DataConfig::open`].
     pub data: Arc<ImageData>,
+    /// Where to compute.
+    pub device: &'a Device,
     /// The folder that run folders are made in.
     pub outdir: &'a Path,
     /// The name of the preset or file, for the name of the run folder.
@@ -65,6 +67,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let config = launch.config;
     let config_text = config.to_toml();
     let networks = build_networks(config)?;
+    networks.move_to(launch.device)?;
     let ranks = launch.ranks;
     let share = share_out(&config.train, &networks, ranks)?;
     let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
@@ -88,7 +91,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     };
     (launch.on_start)(folder.path());
     if ranks.is_first() {
-        let record = provenance(config, &networks, &launch.data);
+        let record = provenance(config, &networks, &launch.data, launch.device);
         folder.write(provenance::FILE, record.to_json().as_bytes())?;
     }
     let train = &config.train;
@@ -155,7 +158,7 @@ fn read_state(ranks: &Ranks, states: &[PathBuf]) -> Result<(PathBuf, SavedState)
 }
 
 /// Where the run comes from and what it costs.
-fn provenance(config: &RunConfig, networks: &Networks, data: &ImageData) -> Provenance {
+fn provenance(config: &RunConfig, networks: &Networks, data: &ImageData, device: &Device) -> Provenance {
     let network = |parameters: usize, flops| Network { parameters: parameters as u64, flops };
     let generator = network(networks.generator.params().count(), networks.generator.flops());
     let discriminator = network(networks.discriminator.params().count(), networks.discriminator.flops());
@@ -165,7 +168,7 @@ fn provenance(config: &RunConfig, networks: &Networks, data: &ImageData) -> Prov
         flops_per_step: flops_per_step(&config.train, generator.flops, discriminator.flops),
         generator,
         discriminator,
-        ..Provenance::of_process()
+        ..Provenance::of_process(device)
     }
 }
 
@@ -209,7 +212,7 @@ pub fn build_generator(config: &RunConfig) -> Result<Generator> {
     Ok(Generator::new(&config.model, &rng, DType::F32, &Device::Cpu)?)
 }
 
-/// The networks of a run with the initial weights of the configuration's seed.
+/// The networks of a run with the initial weights of the configuration's seed, in the processor's memory.
 ///
 /// # Errors
 /// When memory runs out.

@@ -50,6 +50,15 @@ impl ParamSet {
         self.all().next().map_or(Device::Cpu, |param| param.value().device().clone())
     }
 
+    /// Moves every parameter and buffer to a device. Before an optimizer is made: its moments are where its
+    /// parameters were then.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn move_to(&self, device: &Device) -> Result<()> {
+        self.all().try_for_each(|param| param.set(param.value().to_device(device)?))
+    }
+
     /// An input of the model, on its device: latents and images are made in the processor's memory.
     ///
     /// # Errors

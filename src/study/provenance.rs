@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::device::describe;
 use crate::error::{Error, Result};
 use crate::train::settings::TrainConfig;
 
@@ -20,7 +22,7 @@ pub struct Provenance {
     pub version: String,
     /// The git commit that the program was built from, with `-dirty` if the tree had changes; empty if unknown.
     pub commit: String,
-    /// What computed: `cpu, 2 threads`.
+    /// What computed: `cpu, 2 threads` or `cuda:0, NVIDIA H100`.
     pub device: String,
     /// SHA-256 of the data set.
     pub data_digest: String,
@@ -47,15 +49,15 @@ pub struct Network {
 }
 
 impl Provenance {
-    /// What this process knows of itself: its command line, version, commit and device.
-    pub fn of_process() -> Self {
+    /// What this process knows of itself: its command line, version and commit, beside the device it computes on.
+    pub fn of_process(device: &Device) -> Self {
         let command: Vec<String> =
             std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
         Self {
             command: command.join(" "),
             version: env!("CARGO_PKG_VERSION").into(),
             commit: env!("NESTGEN_COMMIT").into(),
-            device: format!("cpu, {} threads", rayon::current_num_threads()),
+            device: describe(device),
             ..Self::default()
         }
     }

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use nestgen_kernels::{
     Adam, AdamConfig, Gradients, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
 };
@@ -42,6 +42,18 @@ pub struct Networks {
     pub generator_ema: Generator,
     /// Tells real from fake; trained.
     pub discriminator: Discriminator,
+}
+
+impl Networks {
+    /// Moves all three to a device.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn move_to(&self, device: &Device) -> Result<()> {
+        let Self { generator, generator_ema, discriminator } = self;
+        let all = [generator.params(), generator_ema.params(), discriminator.params()];
+        Ok(all.into_iter().try_for_each(|params| params.move_to(device))?)
+    }
 }
 
 /// What a run is given, beside its networks.

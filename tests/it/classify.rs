@@ -48,6 +48,7 @@ fn train(
     launch(Launch {
         config,
         data: &config.data.open(config.model.resolution(), &|_, _| true)?,
+        device: &candle_core::Device::Cpu,
         outdir,
         name: "tiny",
         resume: resume.map(|what| resume_point(outdir, what)).transpose()?,

@@ -30,3 +30,17 @@ fn verbs_of_one_process_refuse_to_be_launched_as_several() {
     assert_eq!(out.status.code(), Some(1));
     assert!(stderr.starts_with("error: 2 processes were launched") && stderr.contains("hint: "), "{stderr}");
 }
+
+#[test]
+#[cfg(not(feature = "cuda"))]
+fn a_gpu_is_refused_by_a_program_without_cuda() {
+    for verb in
+        [&["train", "--kimg", "1"][..], &["classify", "train"], &["study", "convergence", "--kimg", "1"]]
+    {
+        let refused = nestgen(&[verb, &["--device", "cuda", "--outdir", "nowhere"]].concat());
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains("built without CUDA") && said.contains("hint: "), "{said}");
+        assert!(!std::path::Path::new("nowhere").join("00000").exists());
+    }
+}

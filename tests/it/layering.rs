@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up. Modules on one line of the slice may not import each other except as listed.
 const ORDER: &[&str] = &[
     "error",
+    "device",
     "ranks",
     "rng",
     "nn",

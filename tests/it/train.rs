@@ -51,6 +51,7 @@ fn train(
     launch(Launch {
         config,
         data: config.data.open(config.model.resolution(), &|_, _| true)?,
+        device: &candle_core::Device::Cpu,
         outdir,
         name: "tiny",
         start: resume.map_or(Ok(Start::New), |what| resume_point(outdir, what).map(Start::Resume))?,

@@ -60,26 +60,27 @@ pub fn takes(x: &Tensor) -> bool {
 }
 
 #[cfg(test)]
+#[path = "../../tests/again/mod.rs"]
+mod again;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs every test of this file's binary again, in a process of its own that forces the portable path.
     #[test]
     fn every_test_of_this_crate_passes_on_the_portable_path() {
-        if forced() {
-            return;
-        }
-        let program = std::env::current_exe().unwrap();
-        let run = std::process::Command::new(program).arg("--quiet").env(VARIABLE, "1").output().unwrap();
-        let said = String::from_utf8_lossy(&run.stdout);
-        assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
-        assert!(said.contains("test result: ok"), "{said}");
+        again::on_the_portable_path();
+    }
+
+    #[test]
+    fn every_test_of_this_crate_passes_on_a_gpu() {
+        again::on_the_gpu();
     }
 
     #[test]
     fn slices_are_refused_while_the_path_is_forced() {
         if forced() {
-            let x = Tensor::new(&[1f32], &candle_core::Device::Cpu).unwrap();
+            let x = Tensor::new(&[1f32], &crate::gradcheck::device()).unwrap();
             let error = crate::cpu::with_slice::<f32, _>(&x, |_| Ok(())).unwrap_err().to_string();
             assert!(error.contains("portable"), "{error}");
             assert_eq!(crate::cpu::with_downloaded::<f32, _>(&x, |x| Ok(x[0])).unwrap(), 1.0);

@@ -7,6 +7,7 @@ use nestgen::error::Error;
 use nestgen::train::classify::evaluate::{Evaluation, evaluate};
 
 use super::{Network, open_data};
+use crate::cli::device::DeviceArgs;
 use crate::cli::ui;
 
 /// Test a trained classifier
@@ -14,6 +15,8 @@ use crate::cli::ui;
 pub(in crate::cli) struct EvalArgs {
     #[command(flatten)]
     network: Network,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Labelled images; a source with a test split is tested on that, any other as it was held out in training
     /// [default: what the classifier was trained on]
     #[arg(long, value_name = "PATH")]
@@ -29,6 +32,7 @@ pub(in crate::cli) struct EvalArgs {
 /// Runs the verb.
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let (trained, path) = args.network.load()?;
+    trained.classifier.params().move_to(&args.device.open()?)?;
     let mut config = trained.config.data.clone();
     if let Some(data) = &args.data {
         config.path.clone_from(data);

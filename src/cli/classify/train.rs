@@ -14,6 +14,7 @@ use nestgen::train::classify::training::{Event, Outcome, Progress};
 use nestgen::train::folder::resume_point;
 
 use super::open_data;
+use crate::cli::device::DeviceArgs;
 use crate::cli::train::progress_line;
 use crate::cli::{interrupt, ui};
 
@@ -53,9 +54,8 @@ pub(in crate::cli) struct TrainArgs {
     /// The root of every random stream
     #[arg(long)]
     seed: Option<i64>,
-    /// Where to compute: auto or cpu
-    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Where run folders are made
     #[arg(long, value_name = "DIR", default_value = super::RUNS)]
     outdir: PathBuf,
@@ -91,7 +91,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return dry_run(&config);
     }
-    let started = launch_and_show(&config, &data, &args.outdir, &name, resume)?;
+    let started = launch_and_show(&config, &data, &args.device.open()?, &args.outdir, &name, resume)?;
     conclude(&started.0, &started.1)
 }
 
@@ -129,6 +129,7 @@ fn dry_run(config: &ClassifyRunConfig) -> anyhow::Result<ExitCode> {
 fn launch_and_show(
     config: &ClassifyRunConfig,
     data: &ClassData,
+    device: &Device,
     outdir: &Path,
     name: &str,
     resume: Option<nestgen::train::folder::ResumePoint>,
@@ -152,6 +153,7 @@ fn launch_and_show(
     let launched = launch(Launch {
         config,
         data,
+        device,
         outdir,
         name,
         resume,

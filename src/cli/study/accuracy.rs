@@ -15,6 +15,7 @@ use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
 use nestgen::train::classify::training::{Event, Outcome};
 
 use super::{conclude, describe, usage};
+use crate::cli::device::DeviceArgs;
 use crate::cli::{classify, interrupt, train, ui};
 
 /// Train classifiers on the same images in the same order, and compare their accuracy
@@ -50,6 +51,8 @@ pub(in crate::cli) struct Accuracy {
     /// Go on although arms differ in more than their classifiers, or these in size; the page says so
     #[arg(long)]
     allow_unfair: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print the plan; train nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -73,11 +76,12 @@ pub(super) fn run(args: &Accuracy) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let device = args.device.open()?;
     plan.open(&args.outdir)?;
     let stop = interrupt::flag()?;
     for task in plan.tasks(&args.outdir) {
         let (name, config) = &arms[task.arm];
-        if !train_task(&task, name, config, &data, &stop)? {
+        if !train_task(&task, name, config, &data, &device, &stop)? {
             conclude(&args.outdir, args.x, &plan)?;
             ui::result_line("stopped; the same command goes on with the study")?;
             return Ok(ExitCode::SUCCESS);
@@ -160,6 +164,7 @@ fn train_task(
     name: &str,
     config: &ClassifyRunConfig,
     data: &ClassData,
+    device: &Device,
     stop: &AtomicBool,
 ) -> anyhow::Result<bool> {
     let resume = match task.status()? {
@@ -182,6 +187,7 @@ fn train_task(
     let launched = launch(Launch {
         config: &config,
         data,
+        device,
         outdir: &task.outdir,
         name,
         resume,

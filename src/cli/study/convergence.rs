@@ -21,6 +21,7 @@ use nestgen::study::panels;
 use nestgen::train::event::{Event, Outcome};
 
 use super::{conclude, describe, usage};
+use crate::cli::device::DeviceArgs;
 use crate::cli::{interrupt, train, ui};
 
 /// Scores of a run whose length is given in images and which does not say how often to score.
@@ -75,6 +76,8 @@ pub(in crate::cli) struct Convergence {
     /// alone
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     parallel: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print the plan; train nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -98,11 +101,13 @@ pub(super) fn run(args: &Convergence) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let device = args.device.open()?;
     plan.open(&args.outdir)?;
     let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;
     let data = open_data(first)?;
     let stop = interrupt::flag()?;
-    let all = train_all(plan.tasks(&args.outdir), &configs, &data, &stop, args.parallel as usize)?;
+    let tasks = plan.tasks(&args.outdir);
+    let all = train_all(tasks, &configs, &data, &device, &stop, args.parallel as usize)?;
     conclude(&args.outdir, args.x, &plan)?;
     if !all {
         ui::result_line("stopped; the same command goes on with the study")?;
@@ -213,13 +218,14 @@ fn train_all(
     tasks: Vec<Task>,
     configs: &[(String, RunConfig)],
     data: &Arc<ImageData>,
+    device: &Device,
     stop: &AtomicBool,
     parallel: usize,
 ) -> anyhow::Result<bool> {
     let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
     let train = |task: &Task| {
         let (name, config) = &configs[task.arm];
-        train_task(task, name, config, data, stop, &lines)
+        train_task(task, name, config, data, device, stop, &lines)
     };
     if parallel == 1 {
         for task in &tasks {
@@ -260,6 +266,7 @@ fn train_task(
     name: &str,
     config: &RunConfig,
     data: &Arc<ImageData>,
+    device: &Device,
     stop: &AtomicBool,
     lines: &MultiProgress,
 ) -> anyhow::Result<bool> {
@@ -282,6 +289,7 @@ fn train_task(
     let launched = launch(Launch {
         config: &config,
         data: data.clone(),
+        device,
         outdir: &task.outdir,
         name,
         start,
@@ -296,7 +304,7 @@ fn train_task(
     match outcome {
         Outcome::Interrupted { .. } => return Ok(false),
         Outcome::Finished { snapshot } => {
-            draw_panels(&config, data, &folder, &snapshot)?;
+            draw_panels(&config, data, device, &folder, &snapshot)?;
             task.end(&Ended { run, diverged: None })?;
         }
         Outcome::Diverged { trouble, .. } => task.end(&Ended { run, diverged: Some(trouble.to_string()) })?,
@@ -305,11 +313,18 @@ fn train_task(
 }
 
 /// Writes the pictures of a finished run that the page shows beside its samples.
-fn draw_panels(config: &RunConfig, data: &ImageData, folder: &Path, snapshot: &Path) -> Result<()> {
+fn draw_panels(
+    config: &RunConfig,
+    data: &ImageData,
+    device: &Device,
+    folder: &Path,
+    snapshot: &Path,
+) -> Result<()> {
     let read = read_snapshot(snapshot)?;
     let saved = parse(&snapshot.display().to_string(), &read.config)?;
     let generator = Generator::new(&saved.model, &Rng::new(0), DType::F32, &Device::Cpu)?;
     generator.params().load(&read.tensors.into_iter().collect())?;
+    generator.params().move_to(device)?;
     let pictures = [
         ("interpolation.png", panels::interpolations(&generator)?),
         ("nearest.png", panels::nearest(&generator, data, config.data.mirror)?),

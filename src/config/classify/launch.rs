@@ -24,6 +24,8 @@ pub struct Launch<'a> {
     pub config: &'a ClassifyRunConfig,
     /// The images, from [`super::ClassDataConfig::open`].
     pub data: &'a ClassData,
+    /// Where to compute.
+    pub device: &'a Device,
     /// The folder that run folders are made in.
     pub outdir: &'a Path,
     /// The name of the model or file, for the name of the run folder.
@@ -72,7 +74,11 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let build = || Classifier::new(&config.model, &rng, DType::F32, &Device::Cpu);
     let classifier = build()?;
     let ema = averaged.then(build).transpose()?;
-    folder.write(provenance::FILE, provenance(config, &classifier, &train).to_json().as_bytes())?;
+    for network in [Some(&classifier), ema.as_ref()].into_iter().flatten() {
+        network.params().move_to(launch.device)?;
+    }
+    folder
+        .write(provenance::FILE, provenance(config, &classifier, &train, launch.device).to_json().as_bytes())?;
     let session = Session {
         config: &config.train,
         config_text: &config_text,
@@ -113,13 +119,18 @@ fn refuse_misfits(config: &ClassifyRunConfig, train: &LabelledImages) -> Result<
 }
 
 /// Where the run comes from and what it costs: a backward pass is counted as two forward passes.
-fn provenance(config: &ClassifyRunConfig, classifier: &Classifier, train: &LabelledImages) -> Provenance {
+fn provenance(
+    config: &ClassifyRunConfig,
+    classifier: &Classifier,
+    train: &LabelledImages,
+    device: &Device,
+) -> Provenance {
     let flops = classifier.flops();
     Provenance {
         data_digest: train.data().digest().to_owned(),
         data_images: train.len() as u64,
         classifier: Network { parameters: classifier.params().count() as u64, flops },
         flops_per_step: 3.0 * flops as f64 * config.train.batch as f64,
-        ..Provenance::of_process()
+        ..Provenance::of_process(device)
     }
 }

@@ -1,0 +1,123 @@
+//! Where to compute: the processor, or a GPU in a program that was built for one (`docs/cuda.md`).
+
+use std::str::FromStr;
+
+use candle_core::Device;
+
+use crate::error::{Error, Result};
+
+/// What `--device` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if the program can use one and there is one, else the processor.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            other => match other.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(number)) => Ok(Self::Cuda(number)),
+                _ => Err("expected auto, cpu, cuda or cuda:N".into()),
+            },
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The device, ready for use.
+    ///
+    /// # Errors
+    /// When a GPU is asked for and this program was built without CUDA, or there is none of that number.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => auto(),
+            Self::Cuda(number) => cuda(number),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn auto() -> Result<Device> {
+    if nestgen_kernels::cuda::count() > 0 { cuda(0) } else { Ok(Device::Cpu) }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(number: usize) -> Result<Device> {
+    let count = nestgen_kernels::cuda::count();
+    if number < count {
+        return Ok(nestgen_kernels::cuda::open(number)?);
+    }
+    let there_are = match count {
+        0 => "no GPU can be used here".to_owned(),
+        1 => "there is one GPU, cuda:0".to_owned(),
+        _ => format!("there are {count} GPUs, cuda:0 to cuda:{}", count - 1),
+    };
+    Err(Error::Usage {
+        message: format!("--device cuda:{number}: {there_are}"),
+        hint: Some("look at `nvidia-smi`, or choose --device auto".into()),
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn auto() -> Result<Device> {
+    Ok(Device::Cpu)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(number: usize) -> Result<Device> {
+    Err(Error::Usage {
+        message: format!("--device cuda:{number}: this program was built without CUDA"),
+        hint: Some("build it with scripts/build-cuda.sh (docs/cuda.md), or choose --device cpu".into()),
+    })
+}
+
+/// A device in words, for the record of a run: `cpu, 2 threads`, `cuda:0, NVIDIA H100`.
+pub fn describe(device: &Device) -> String {
+    #[cfg(feature = "cuda")]
+    if let Some(text) = nestgen_kernels::cuda::describe(device) {
+        return text;
+    }
+    let _ = device;
+    format!("cpu, {} threads", rayon::current_num_threads())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_read() {
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ] {
+            assert_eq!(text.parse(), Ok(choice));
+        }
+        for text in ["gpu", "cuda:", "cuda:-1", "cuda0", "CPU", ""] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn a_program_without_cuda_says_so() {
+        assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+        let error = DeviceChoice::Cuda(1).open().unwrap_err();
+        assert!(
+            error.to_string().contains("built without CUDA") && error.hint().unwrap().contains("build-cuda")
+        );
+    }
+}
