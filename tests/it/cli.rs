@@ -34,9 +34,11 @@ fn verbs_of_one_process_refuse_to_be_launched_as_several() {
 #[test]
 #[cfg(not(feature = "cuda"))]
 fn a_gpu_is_refused_by_a_program_without_cuda() {
-    for verb in
-        [&["train", "--kimg", "1"][..], &["classify", "train"], &["study", "convergence", "--kimg", "1"]]
-    {
+    for verb in [
+        &["train", "--kimg", "1"][..],
+        &["classify", "train"],
+        &["study", "convergence", "--kimg", "1", "--allow-unfair"],
+    ] {
         let refused = nestgen(&[verb, &["--device", "cuda", "--outdir", "nowhere"]].concat());
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{said}");
