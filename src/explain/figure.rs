@@ -103,7 +103,7 @@ fn the_way(canvas: &mut Canvas, shown: &Shown, explanation: &Explanation, left: 
     let traversal = &explanation.traversal;
     let title = format!("{} {:.1}%", name_of(shown, explanation.class), 100.0 * explanation.probability);
     canvas.text(left, 8, &fitting(&title, SIDE, 2), INK, 2);
-    let values = traversal.nodes.iter().map(|node| format!("{:+.3}", node.values[node.chosen]));
+    let values = traversal.nodes.iter().map(|node| format!("{:.3}", node.values[node.chosen]));
     let text = format!("GradCAT  {}", values.collect::<Vec<_>>().join(" > "));
     canvas.text(left, 10 + 2 * LINE, &fitting(&text, SIDE, 1), FAINT, 1);
     canvas.image(panel, shown.bytes, shown.res);

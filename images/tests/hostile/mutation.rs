@@ -50,6 +50,7 @@ impl Target<'_> {
     /// Reads damaged files.
     pub(crate) fn survives(&self, effort: Effort, read: impl Fn(&Path)) {
         let _alone = alone();
+        self.leave_seeds();
         let start = Instant::now();
         let long = std::env::var("NESTGEN_HOSTILE_SECONDS").ok().and_then(|text| text.parse().ok());
         let long = Duration::from_secs(long.unwrap_or(600));
@@ -70,6 +71,15 @@ impl Target<'_> {
             case += 1;
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// Writes the valid files into the folder that `NESTGEN_SEEDS` names: where the fuzz targets begin.
+    fn leave_seeds(&self) {
+        let Some(folder) = std::env::var_os("NESTGEN_SEEDS").map(PathBuf::from) else { return };
+        std::fs::create_dir_all(&folder).unwrap();
+        for (i, bytes) in self.valid.iter().enumerate() {
+            std::fs::write(folder.join(format!("{}-{i}", self.name)), bytes).unwrap();
+        }
     }
 
     fn survives_one(&self, case: u64, path: &Path, read: &impl Fn(&Path)) {
