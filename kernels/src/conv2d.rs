@@ -46,7 +46,7 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    fn of(x: &[usize], w: &[usize], conv: Conv2d) -> Result<Self> {
+    pub(crate) fn of(x: &[usize], w: &[usize], conv: Conv2d) -> Result<Self> {
         let (&[batch, h, width, c_in], &[c_out, kh, kw, channels]) = (x, w) else {
             bail!("conv2d: expected x [B, H, W, C_in] and w [C_out, kh, kw, C_in], got {x:?} and {w:?}")
         };

@@ -21,7 +21,6 @@ mod blocks;
 mod conv2d;
 mod conv2d_f32;
 pub mod cpu;
-#[cfg(feature = "cuda")]
 pub mod cuda;
 mod direct;
 mod elementwise;

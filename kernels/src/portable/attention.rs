@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::softmax::{softmax, softmax_backward};
 use crate::Var;
+use crate::cuda::fused;
 
 /// `[B, T, N, heads * hd] -> [B T, heads, N, hd]`, of `heads` heads that start at channel `first`.
 fn heads(x: &Tensor, first: usize, heads: usize, head_dim: usize) -> Result<Tensor> {
@@ -40,7 +41,12 @@ impl Stacks {
     }
 
     fn probabilities(&self) -> Result<Tensor> {
-        softmax(&self.q.matmul(&self.k.t()?)?.affine(self.scale, 0.0)?)
+        let scores = self.q.matmul(&self.k.t()?)?;
+        if fused::takes(&scores) {
+            fused::softmax(&scores, self.scale)
+        } else {
+            softmax(&scores.affine(self.scale, 0.0)?)
+        }
     }
 
     fn forward(&self) -> Result<Tensor> {
@@ -52,7 +58,10 @@ impl Stacks {
         let p = self.probabilities()?;
         let dv = p.t()?.matmul(grad)?;
         let dp = grad.matmul(&self.v.t()?)?;
-        let ds = softmax_backward(&p, &dp)?.affine(self.scale, 0.0)?;
+        let ds = match fused::takes(&p) {
+            true => fused::softmax_backward(&p, &dp, self.scale)?,
+            false => softmax_backward(&p, &dp)?.affine(self.scale, 0.0)?,
+        };
         Ok([ds.matmul(&self.k)?, ds.t()?.matmul(&self.q)?, dv])
     }
 }

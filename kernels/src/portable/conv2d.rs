@@ -7,6 +7,7 @@ use candle_core::{Result, Tensor};
 use super::linear::epilogue;
 use super::reduce::sum_all;
 use crate::conv2d::Geometry;
+use crate::cuda::fused;
 
 /// Elements of the columns of one group of images: 1 GiB of f32, and far below where candle counts in 32 bits.
 const COLUMNS: usize = 1 << 28;
@@ -87,7 +88,10 @@ fn groups(g: &Geometry) -> impl Iterator<Item = (usize, usize)> + use<> {
 }
 
 /// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output sees.
-fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
+pub(crate) fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) {
+        return fused::columns(g, x);
+    }
     let rows = x.dim(0)? * g.oh * g.ow;
     let windows =
         Windows { kernel: (g.kh, g.kw), stride: g.conv.stride, before: g.conv.padding, outputs: (g.oh, g.ow) };

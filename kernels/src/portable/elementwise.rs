@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::Activation;
+use crate::cuda::fused;
 
 /// `1 / (1 + exp(-x))` as `exp(min(x, 0)) / (1 + exp(-|x|))`: nothing overflows, small results are kept.
 pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
@@ -27,11 +28,17 @@ fn leak_factor(x: &Tensor, slope: f32) -> Result<Tensor> {
 
 /// `x` where positive, `slope * x` elsewhere.
 pub(crate) fn leak(x: &Tensor, slope: f32) -> Result<Tensor> {
+    if fused::takes(x) && slope != 1.0 {
+        return fused::bias_leak(x, None, slope);
+    }
     if slope == 1.0 { Ok(x.clone()) } else { x * leak_factor(x, slope)? }
 }
 
 /// `grad` where `output` is positive, `slope * grad` elsewhere.
 pub(crate) fn leak_backward(grad: &Tensor, output: &Tensor, slope: f32) -> Result<Tensor> {
+    if fused::takes(grad) {
+        return fused::leak_backward(grad, output, slope);
+    }
     grad * leak_factor(output, slope)?
 }
 
@@ -46,6 +53,9 @@ fn gelu_tanh_gate(x: &Tensor) -> Result<(Tensor, Tensor)> {
 
 /// The value of a smooth activation.
 pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if let (true, Some(kind)) = (fused::takes(x), fused::smooth_kind(activation)) {
+        return fused::activate(x, kind);
+    }
     match activation {
         Activation::None => Ok(x.clone()),
         Activation::Relu => leak(x, 0.0),
@@ -59,6 +69,9 @@ pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
 
 /// `grad` times the derivative of a smooth activation at `x`.
 pub(crate) fn activate_backward(x: &Tensor, grad: &Tensor, activation: Activation) -> Result<Tensor> {
+    if let (true, Some(kind)) = (fused::takes(x), fused::smooth_kind(activation)) {
+        return fused::activate_backward(x, grad, kind);
+    }
     match activation {
         Activation::None => Ok(grad.clone()),
         Activation::Relu => leak_backward(grad, x, 0.0),

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::elementwise::leak;
+use crate::cuda::fused;
 
 /// A product over the last two dimensions of contiguous tensors, `dims` its shape; candle and cuBLAS take a
 /// transposed operand as it lies.
@@ -35,6 +36,9 @@ pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>, slope: f32) -> 
 
 /// Bias `[c_out]` over the last dimension, then an activation of the relu family.
 pub(crate) fn epilogue(y: Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
+    if fused::takes(&y) {
+        return if b.is_none() && slope == 1.0 { Ok(y) } else { fused::bias_leak(&y, b, slope) };
+    }
     let y = b.map_or(Ok(y.clone()), |b| y.broadcast_add(b))?;
     leak(&y, slope)
 }

@@ -2,13 +2,17 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::reduce::column_sums;
+use super::reduce::{column_sums, weighted_column_sums};
 use crate::Var;
+use crate::cuda::fused;
 
 const LAST: D = D::Minus1;
 
 /// [`crate::layer_norm`] of checked operands. Can be differentiated once.
 pub(crate) fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
+    if fused::takes(x.value()) {
+        return layer_norm_fused(x, w, b, eps);
+    }
     let (input, gain) = (x.value().contiguous()?, w.value().clone());
     let mean = input.mean_keepdim(LAST)?;
     let centred = input.broadcast_sub(&mean)?;
@@ -32,6 +36,20 @@ pub(crate) fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
             grads[2] = Some(column_sums(&rows(grad.clone())?)?);
         }
         Ok(grads)
+    }))
+}
+
+/// [`layer_norm`] by kernels of our own, which keep the normalised rows in place of the input.
+fn layer_norm_fused(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
+    let gain = w.value().clone();
+    let [value, normal, rstd] = fused::layer_norm(x.value(), &gain, b.value(), eps)?;
+    Ok(Var::record_once("layer_norm", value, &[x, w, b], move |grad, wants| {
+        let width = gain.elem_count();
+        let rows = |x: &Tensor| x.contiguous()?.reshape((x.elem_count() / width, width));
+        let dx = if wants[0] { Some(fused::layer_norm_backward(grad, &normal, &gain, &rstd)?) } else { None };
+        let dw = if wants[1] { Some(weighted_column_sums(&rows(grad)?, &rows(&normal)?)?) } else { None };
+        let db = if wants[2] { Some(column_sums(&rows(grad)?)?) } else { None };
+        Ok(vec![dx, dw, db])
     }))
 }
 
@@ -69,7 +87,7 @@ pub(crate) fn normalise(
         let rows = grad.elem_count() / channels.max(1);
         let normal = input.broadcast_sub(&mean)?.broadcast_mul(&rstd)?;
         let matrix = |x: &Tensor| x.contiguous()?.reshape((rows, channels));
-        let dw = column_sums(&matrix(&(grad * &normal)?)?)?;
+        let dw = weighted_column_sums(&matrix(grad)?, &matrix(&normal)?)?;
         let db = column_sums(&matrix(grad)?)?;
         let mut dx = None;
         if wants[0] {

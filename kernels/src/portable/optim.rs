@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::reduce::sum_all;
+use crate::cuda::fused;
 use crate::optim::Step;
 
 /// One step of Adam: the new parameter, mean and mean square.
@@ -13,6 +14,10 @@ pub(crate) fn adam(
     mean: &Tensor,
     square: &Tensor,
 ) -> Result<(Tensor, Tensor, Tensor)> {
+    if fused::takes(p) {
+        let [p, mean, square] = fused::adam(step, [p, g, mean, square])?;
+        return Ok((p, mean, square));
+    }
     let mean = lerp(mean, g, step.fresh)?;
     let square = lerp(square, &g.sqr()?, step.fresh_square)?;
     let root = square.sqrt()?.affine(step.root_correction.into(), step.eps.into())?;
@@ -22,6 +27,9 @@ pub(crate) fn adam(
 
 /// `from + weight * (to - from)`.
 pub(crate) fn lerp(from: &Tensor, to: &Tensor, weight: f32) -> Result<Tensor> {
+    if fused::takes(from) {
+        return fused::lerp(from, to, weight);
+    }
     from + (to - from)?.affine(weight.into(), 0.0)?
 }
 

@@ -6,6 +6,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::cuda::fused;
+
 /// Elements that one block of threads adds up.
 const RUN: usize = 1024;
 /// A divisor shorter than this is not worth a step of its own.
@@ -44,7 +46,15 @@ pub(crate) fn column_sums(x: &Tensor) -> Result<Tensor> {
     if rows == 0 || width == 0 {
         return Tensor::zeros(width, x.dtype(), x.device());
     }
+    if fused::takes(x) {
+        return fused::column_sums(x, None);
+    }
     Tensor::ones((1, rows), x.dtype(), x.device())?.matmul(&x.contiguous()?)?.reshape(width)
+}
+
+/// The column sums of `x * y`.
+pub(crate) fn weighted_column_sums(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) { fused::column_sums(x, Some(y)) } else { column_sums(&(x * y)?) }
 }
 
 /// Sums over the leading dimensions; `suffix` are those that stay.

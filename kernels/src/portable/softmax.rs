@@ -3,11 +3,15 @@
 use candle_core::{D, Result, Tensor};
 
 use super::reduce::{sum_all, sum_per_sample};
+use crate::cuda::fused;
 
 const LAST: D = D::Minus1;
 
 /// Probabilities.
 pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) {
+        return fused::softmax(x, 1.0);
+    }
     let x = x.contiguous()?;
     let powers = x.broadcast_sub(&x.max_keepdim(LAST)?)?.exp()?;
     powers.broadcast_mul(&powers.sum_keepdim(LAST)?.recip()?)
@@ -15,6 +19,9 @@ pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
 
 /// `p * (g - <g, p>)`.
 pub(crate) fn softmax_backward(p: &Tensor, g: &Tensor) -> Result<Tensor> {
+    if fused::takes(p) {
+        return fused::softmax_backward(p, g, 1.0);
+    }
     let inner = (g * p)?.sum_keepdim(LAST)?;
     p * g.broadcast_sub(&inner)?
 }

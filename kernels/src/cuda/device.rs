@@ -1,0 +1,53 @@
+//! Finding, opening and naming GPUs.
+//!
+//! One stream does everything, so nothing need be tracked between streams; freed memory stays in the driver's pool, so
+//! that a step allocates without asking the system.
+
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
+use candle_core::{Device, DeviceLocation, Result};
+
+/// How many GPUs there are; 0 where the driver is missing or refuses.
+pub fn count() -> usize {
+    CudaContext::device_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
+}
+
+/// GPU number `ordinal`, ready for use.
+///
+/// # Errors
+/// When there is none, or it cannot be set up.
+pub fn open(ordinal: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    if let Device::Cuda(cuda) = &device {
+        // SAFETY: tracking orders work between streams; this device's tensors are only ever used on the one stream that
+        // was made with it.
+        unsafe { cuda.disable_event_tracking() };
+    }
+    keep_pool(ordinal).map_err(candle_core::Error::wrap)?;
+    Ok(device)
+}
+
+/// Keeps freed memory in the driver's pool instead of giving it back whenever the processor waits for the GPU.
+fn keep_pool(ordinal: usize) -> std::result::Result<(), result::DriverError> {
+    let device = result::device::get(i32::try_from(ordinal).unwrap_or(i32::MAX))?;
+    let mut threshold = u64::MAX;
+    // SAFETY: the device exists (it was opened), and the attribute takes a pointer to a u64, read before the call returns.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(device)?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
+    }
+}
+
+/// Whether f32 matrix products may round their inputs to TF32.
+pub fn allow_tf32(allow: bool) {
+    candle_core::cuda::set_gemm_reduced_precision_f32(allow);
+}
+
+/// A GPU in words: `cuda:0, NVIDIA H100`; `None` for the processor.
+pub fn describe(device: &Device) -> Option<String> {
+    let (Device::Cuda(cuda), DeviceLocation::Cuda { gpu_id }) = (device, device.location()) else {
+        return None;
+    };
+    let name = cuda.cuda_stream().context().name().unwrap_or_else(|_| "unknown".into());
+    Some(format!("cuda:{gpu_id}, {name}"))
+}

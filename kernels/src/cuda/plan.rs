@@ -1,0 +1,97 @@
+//! How each kernel of `cuda/kernels.cu` is launched: grid, block, and what its parameter holds.
+
+// A build without CUDA makes plans that only tests launch.
+#![cfg_attr(not(any(test, feature = "cuda")), allow(dead_code))]
+
+/// Threads of a block.
+const BLOCK: u32 = 256;
+/// Blocks of an elementwise kernel at most: enough for every GPU; each thread takes several elements then.
+const BLOCKS: u64 = 4096;
+/// Rows that a block of row kernels works on: one for each of its warps.
+const ROWS: u64 = BLOCK as u64 / 32;
+/// Chunks of rows that column sums are cut into at most; the second launch sums what they leave.
+const CHUNKS: u64 = 512;
+/// Rows of a chunk at least.
+const SHORTEST_CHUNK: u64 = 64;
+
+/// One launch.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) kernel: &'static str,
+    /// Blocks: x and y.
+    pub(super) grid: (u32, u32),
+    pub(super) block: u32,
+    pub(super) sizes: Vec<u64>,
+    pub(super) numbers: Vec<f32>,
+    /// Shapes of the outputs.
+    pub(super) outputs: Vec<Vec<usize>>,
+}
+
+/// The parameter of every kernel, as C lays it out: pointers that are not used are null.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Args {
+    pub(super) inputs: [u64; 6],
+    pub(super) outputs: [u64; 4],
+    pub(super) sizes: [u64; 12],
+    pub(super) numbers: [f32; 8],
+}
+
+impl Plan {
+    /// A kernel of one thread an element, and its outputs of one shape.
+    pub(super) fn elements(kernel: &'static str, outputs: usize, dims: &[usize]) -> Self {
+        let count: usize = dims.iter().product();
+        let blocks = (count as u64).div_ceil(u64::from(BLOCK)).clamp(1, BLOCKS);
+        Self {
+            kernel,
+            grid: (blocks as u32, 1),
+            block: BLOCK,
+            sizes: vec![count as u64],
+            numbers: Vec::new(),
+            outputs: vec![dims.to_vec(); outputs],
+        }
+    }
+
+    /// A kernel of one warp a row, for `rows` rows of `width` elements.
+    pub(super) fn rows(kernel: &'static str, rows: usize, width: usize, outputs: Vec<Vec<usize>>) -> Self {
+        let blocks = (rows as u64).div_ceil(ROWS).max(1);
+        let sizes = vec![rows as u64, width as u64];
+        Self { kernel, grid: (blocks as u32, 1), block: BLOCK, sizes, numbers: Vec::new(), outputs }
+    }
+
+    /// Sums of columns within chunks of rows: `[chunks, width]`.
+    pub(super) fn columns(kernel: &'static str, rows: usize, width: usize) -> Self {
+        let chunk = (rows as u64).div_ceil(CHUNKS).max(SHORTEST_CHUNK);
+        let chunks = (rows as u64).div_ceil(chunk).max(1);
+        Self {
+            kernel,
+            grid: ((width as u64).div_ceil(32) as u32, chunks as u32),
+            block: BLOCK,
+            sizes: vec![rows as u64, width as u64, chunk],
+            numbers: Vec::new(),
+            outputs: vec![vec![chunks as usize, width]],
+        }
+    }
+
+    /// The same with further sizes.
+    pub(super) fn with_sizes(mut self, sizes: &[usize]) -> Self {
+        self.sizes.extend(sizes.iter().map(|&size| size as u64));
+        self
+    }
+
+    /// The same with numbers.
+    pub(super) fn with_numbers(mut self, numbers: &[f32]) -> Self {
+        self.numbers.extend_from_slice(numbers);
+        self
+    }
+
+    /// The parameter for operands at these addresses.
+    pub(super) fn args(&self, inputs: &[u64], outputs: &[u64]) -> Args {
+        let mut args = Args::default();
+        args.inputs[..inputs.len()].copy_from_slice(inputs);
+        args.outputs[..outputs.len()].copy_from_slice(outputs);
+        args.sizes[..self.sizes.len()].copy_from_slice(&self.sizes);
+        args.numbers[..self.numbers.len()].copy_from_slice(&self.numbers);
+        args
+    }
+}
