@@ -61,7 +61,9 @@ pub fn refuse_several() -> Result<()> {
     match launched() {
         0 | 1 => Ok(()),
         size => Err(Error::Usage {
-            message: format!("{size} processes were launched, but of all verbs only `train` runs on several ranks"),
+            message: format!(
+                "{size} processes were launched, but of all verbs only `train` runs on several ranks"
+            ),
             hint: Some("start it without mpirun or srun; one process uses all cores of its machine".into()),
         }),
     }
