@@ -127,8 +127,12 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return if ranks.is_first() { dry_run::print(&config) } else { Ok(ExitCode::SUCCESS) };
     }
-    memory::refuse_what_cannot_fit(&config, ranks.size())?;
-    train(&config, &name, &args.outdir, start, ranks, &args.device.open()?)
+    let device = args.device.open()?;
+    // What is counted is the processor's memory.
+    if device.is_cpu() {
+        memory::refuse_what_cannot_fit(&config, ranks.size())?;
+    }
+    train(&config, &name, &args.outdir, start, ranks, &device)
 }
 
 /// The configuration that the flags ask for, and its name.
