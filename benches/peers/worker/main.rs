@@ -26,6 +26,10 @@ use serde_json::{Value, json};
 
 use case::{Case, Tensors, config, load, make, prepare, save};
 
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: nestgen_kernels::alloc::Counting = nestgen_kernels::alloc::Counting;
+
 fn main() -> Result<()> {
     nestgen_kernels::alloc::keep_pages();
     nestgen_kernels::threads::join_pool();
