@@ -3,13 +3,15 @@
 //! Only the input is kept for the backward pass, which computes the derivative again: cheaper than writing and
 //! reading one more tensor.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
 use crate::Var;
-use crate::cpu::by_dtype;
+use crate::cpu::{self, by_dtype};
 use crate::fused::activation_backward;
 use crate::map::{binary, unary};
 use crate::portable;
+use crate::reduce::accumulate_rows;
 use crate::simd::multiversion;
 use crate::vmath::Math;
 
@@ -104,12 +106,10 @@ pub fn activate(x: &Var, activation: Activation) -> Result<Var> {
         Activation::Relu => leak(x, 0.0),
         Activation::LeakyRelu(slope) => leak(x, slope),
         _ if portable::takes(x.value()) => smooth_portable(x, activation),
-        Activation::GeluErf => by_dtype!("gelu", x, T => smooth::<T>(x, gelu_erf_forward, gelu_erf_backward)),
-        Activation::GeluTanh => {
-            by_dtype!("gelu", x, T => smooth::<T>(x, gelu_tanh_forward, gelu_tanh_backward))
-        }
-        Activation::Silu => by_dtype!("silu", x, T => smooth::<T>(x, silu_forward, silu_backward)),
-        Activation::Tanh => by_dtype!("tanh", x, T => smooth::<T>(x, tanh_forward, tanh_backward)),
+        _ => by_dtype!("activate", x, T => match Smooth::<T>::of(activation) {
+            Some(smooth) => smooth.apply(x),
+            None => bail!("activate: {activation:?} is not smooth"),
+        }),
     }
 }
 
@@ -135,12 +135,69 @@ fn smooth_portable(x: &Var, activation: Activation) -> Result<Var> {
     }))
 }
 
-fn smooth<T: Math>(x: &Var, forward: fn(&[T], &mut [T]), backward: fn(&[T], &[T], &mut [T])) -> Result<Var> {
-    let input = x.value().clone();
-    let value = unary::<T>(&input, forward)?;
-    Ok(Var::record_once("activate", value, &[x], move |grad: &Tensor, _| {
-        Ok(vec![Some(binary::<T>(&input, grad, backward)?)])
-    }))
+/// Elements of one task of [`Smooth::backward_with_sums`].
+const TASK: usize = 64 * 1024;
+
+/// The loops of an activation whose derivative needs its input.
+#[derive(Clone, Copy)]
+pub(crate) struct Smooth<T> {
+    /// Writes the activation of the first argument.
+    pub(crate) forward: fn(&[T], &mut [T]),
+    /// From input and gradient of the output to the gradient of the input.
+    backward: fn(&[T], &[T], &mut [T]),
+}
+
+impl<T: Math> Smooth<T> {
+    /// `None` for the relu family.
+    pub(crate) fn of(activation: Activation) -> Option<Self> {
+        let (forward, backward): (fn(&[T], &mut [T]), fn(&[T], &[T], &mut [T])) = match activation {
+            Activation::None | Activation::Relu | Activation::LeakyRelu(_) => return None,
+            Activation::GeluErf => (gelu_erf_forward, gelu_erf_backward),
+            Activation::GeluTanh => (gelu_tanh_forward, gelu_tanh_backward),
+            Activation::Silu => (silu_forward, silu_backward),
+            Activation::Tanh => (tanh_forward, tanh_backward),
+        };
+        Some(Self { forward, backward })
+    }
+
+    fn apply(self, x: &Var) -> Result<Var> {
+        let input = x.value().clone();
+        let value = unary::<T>(&input, self.forward)?;
+        Ok(Var::record_once("activate", value, &[x], move |grad: &Tensor, _| {
+            Ok(vec![Some(binary::<T>(&input, grad, self.backward)?)])
+        }))
+    }
+
+    /// The gradient of the input, and its sums over all but the last dimension, of `width`: those of a bias.
+    pub(crate) fn backward_with_sums(
+        self,
+        input: &Tensor,
+        grad: &Tensor,
+        width: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        let grad = grad.contiguous()?;
+        let task = (TASK / width.max(1)).max(1) * width.max(1);
+        let (out, sums) = cpu::with_slice::<T, _>(input, |input| {
+            cpu::with_slice::<T, _>(&grad, |grad| {
+                let mut out = cpu::uninit(input.len());
+                let each = |((out, x), grad): ((&mut [T], &[T]), &[T])| {
+                    (self.backward)(x, grad, out);
+                    let mut sums = vec![T::zero(); width];
+                    accumulate_rows(out, &mut sums);
+                    sums
+                };
+                let inputs = out.par_chunks_mut(task).zip(input.par_chunks(task)).zip(grad.par_chunks(task));
+                let parts: Vec<Vec<T>> = inputs.map(each).collect();
+                let mut total = vec![0.0; width];
+                for part in &parts {
+                    total.iter_mut().zip(part).for_each(|(total, x)| *total += x.to_f64());
+                }
+                Ok((out, total.into_iter().map(T::lit).collect::<Vec<T>>()))
+            })
+        })?;
+        let device = input.device();
+        Ok((Tensor::from_vec(out, input.shape(), device)?, Tensor::from_vec(sums, width, device)?))
+    }
 }
 
 #[cfg(test)]

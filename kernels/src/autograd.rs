@@ -70,6 +70,11 @@ pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
     with_recording(false, f)
 }
 
+/// Whether an operation on these inputs would be recorded: whether anything must be kept for its backward pass.
+pub(crate) fn is_recorded(inputs: &[&Var]) -> bool {
+    RECORDING.with(Cell::get) && inputs.iter().any(|input| input.is_tracked())
+}
+
 impl Var {
     /// A tensor that nobody differentiates with respect to.
     pub fn constant(value: Tensor) -> Self {
@@ -142,7 +147,7 @@ impl Var {
     }
 
     fn with_op(name: &'static str, value: Tensor, inputs: &[&Var], rule: Rule, twice: bool) -> Self {
-        if !RECORDING.with(Cell::get) || !inputs.iter().any(|v| v.is_tracked()) {
+        if !is_recorded(inputs) {
             return Self::constant(value);
         }
         let inputs = inputs.iter().map(|&v| v.clone()).collect();

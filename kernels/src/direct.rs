@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::conv2d::Geometry;
 use crate::cpu;
 use crate::gemm::Shared;
-use crate::micro::{self, Depth, Epilogue, Panels};
+use crate::micro::{self, Added, Ahead, Depth, Epilogue, Panels};
 use crate::scratch::scratch;
 use crate::{im2col, product};
 
@@ -32,7 +32,7 @@ pub(crate) fn pack_flipped(g: &Geometry, w: &[f32]) -> Panels {
         for tap in (0..taps).rev() {
             for (co, to) in (0..g.c_out).zip(&mut rows) {
                 let start = (co * taps + tap) * g.c_in;
-                to[..columns.len()].copy_from_slice(&w[start + columns.start..start + columns.end]);
+                micro::pack_rows(&w[start..start + g.c_in], g.c_in, columns.clone(), to);
             }
         }
     })
@@ -84,7 +84,7 @@ pub(crate) fn forward(g: Geometry, x: &[f32], w: &Panels, epilogue: Epilogue<'_>
     let mut out = cpu::uninit(g.batch * g.oh * g.ow * g.c_out);
     let shared = Shared::new(&mut out);
     if im2col::is_pointwise(&g) {
-        product::rows(g.batch * g.oh * g.ow, x, w, epilogue, shared);
+        product::rows(g.batch * g.oh * g.ow, x, w, epilogue, Added::Nothing, shared, |_| {});
         return out;
     }
     let split = Split::of(&g);
@@ -136,7 +136,19 @@ fn convolve_part(
             // task alone, and `to` + columns stays inside `out`.
             unsafe {
                 let c = out.start().add(columns.start);
-                micro::multiply(tiles, from, depth, w.panel(p), epilogue, c, to, columns.len());
+                let added = Added::Nothing;
+                micro::multiply(
+                    tiles,
+                    from,
+                    depth,
+                    w.panel(p),
+                    epilogue,
+                    added,
+                    Ahead::NOTHING,
+                    c,
+                    to,
+                    columns.len(),
+                );
             }
         }
     });

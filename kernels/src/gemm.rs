@@ -113,6 +113,15 @@ impl<T> Shared<T> {
         Self(data.as_mut_ptr(), data.len())
     }
 
+    /// The same as a pointer to f32: for kernels that take nothing else, of a `T` that is f32.
+    pub(crate) fn of_f32(&self) -> Shared<f32>
+    where
+        T: 'static,
+    {
+        assert!(std::any::TypeId::of::<T>() == std::any::TypeId::of::<f32>(), "elements are not f32");
+        Shared(self.0.cast(), self.1)
+    }
+
     /// The first element.
     pub(crate) fn start(&self) -> *mut T {
         self.0

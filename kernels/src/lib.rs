@@ -30,7 +30,9 @@ pub mod gradcheck;
 mod im2col;
 mod layer_norm;
 mod linear;
+mod linear_value;
 mod map;
+mod matmul;
 mod max_pool;
 mod micro;
 mod mul_samples;
@@ -63,7 +65,8 @@ pub use elementwise::{
     sub,
 };
 pub use layer_norm::layer_norm;
-pub use linear::{linear, matmul};
+pub use linear::{linear, linear_residual};
+pub use matmul::matmul;
 pub use max_pool::{PoolPadding, max_pool2, max_pool3s2};
 pub use mul_samples::mul_samples;
 pub use optim::{Adam, AdamConfig, clip_grad_norm, ema_update};

@@ -15,14 +15,12 @@ use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
+use crate::small_gemm::transpose;
+
 /// Columns of a panel: two vectors.
 pub(crate) const PANEL: usize = 32;
 /// Most rows of a block: 24 accumulators, leaving registers for two weights and a broadcast.
 pub(crate) const ROWS: usize = 12;
-
-/// Elements of a row that packing moves at a time: long enough for the processor to fetch ahead, and the panel rows they
-/// go to stay in the level-1 cache.
-const STRIP: usize = 128;
 
 /// Whether the kernels of this file can work on a tensor: an f32 one, on a processor with AVX-512 (and no
 /// [`crate::simd::force`] against it).
@@ -39,7 +37,7 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Packs `n` columns; `fill(columns, panel)` writes the panel of a range of columns.
+    /// Packs `n` columns; `fill(columns, panel)` writes the panel of a range of columns, zeros beyond them included.
     pub(crate) fn pack(
         depth: usize,
         n: usize,
@@ -47,11 +45,7 @@ impl Panels {
     ) -> Self {
         let mut data = crate::cpu::uninit(n.div_ceil(PANEL) * PANEL * depth);
         data.par_chunks_mut((depth * PANEL).max(1)).enumerate().for_each(|(p, panel)| {
-            let columns = p * PANEL..n.min((p + 1) * PANEL);
-            if columns.len() < PANEL {
-                panel.fill(0.0);
-            }
-            fill(columns, panel);
+            fill(p * PANEL..n.min((p + 1) * PANEL), panel);
         });
         Self { data, depth, n }
     }
@@ -59,25 +53,13 @@ impl Panels {
     /// From the rows of the transpose: `w [n, depth]`, the layout of layer weights.
     pub(crate) fn from_transposed(w: &[f32], n: usize, depth: usize) -> Self {
         Self::pack(depth, n, |columns, panel| {
-            for k0 in (0..depth).step_by(STRIP) {
-                let part = STRIP.min(depth - k0);
-                for (j, n) in columns.clone().enumerate() {
-                    let to = panel[k0 * PANEL..].iter_mut().skip(j).step_by(PANEL);
-                    for (to, value) in to.zip(&w[n * depth + k0..][..part]) {
-                        *to = *value;
-                    }
-                }
-            }
+            transpose((columns.len(), depth), &w[columns.start * depth..], depth, panel, PANEL);
         })
     }
 
     /// From a row-major `[depth, n]` matrix.
     pub(crate) fn from_rows(w: &[f32], depth: usize, n: usize) -> Self {
-        Self::pack(depth, n, |columns, panel| {
-            for (row, to) in w.chunks_exact(n).zip(panel.chunks_exact_mut(PANEL)) {
-                to[..columns.len()].copy_from_slice(&row[columns.clone()]);
-            }
-        })
+        Self::pack(depth, n, |columns, panel| pack_rows(w, n, columns, panel))
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -93,16 +75,7 @@ impl Panels {
     pub(crate) fn to_transposed(&self) -> Vec<f32> {
         let mut w = crate::cpu::uninit(self.n * self.depth);
         w.par_chunks_mut((PANEL * self.depth).max(1)).enumerate().for_each(|(p, rows)| {
-            let panel = self.panel(p);
-            for k0 in (0..self.depth).step_by(STRIP) {
-                let part = STRIP.min(self.depth - k0);
-                for (j, row) in rows.chunks_exact_mut(self.depth).enumerate() {
-                    let from = panel[k0 * PANEL..].iter().skip(j).step_by(PANEL);
-                    for (value, from) in row[k0..k0 + part].iter_mut().zip(from) {
-                        *value = *from;
-                    }
-                }
-            }
+            transpose((self.depth, rows.len() / self.depth), self.panel(p), PANEL, rows, self.depth);
         });
         w
     }
@@ -110,6 +83,20 @@ impl Panels {
     /// The columns of panel `p`.
     pub(crate) fn columns(&self, p: usize) -> std::ops::Range<usize> {
         p * PANEL..self.n.min((p + 1) * PANEL)
+    }
+}
+
+/// Packs some columns of the rows of a `[depth, n]` matrix into a panel, as many rows as it has.
+pub(crate) fn pack_rows(w: &[f32], n: usize, columns: std::ops::Range<usize>, panel: &mut [f32]) {
+    for (row, to) in w.chunks_exact(n).zip(panel.chunks_exact_mut(PANEL)) {
+        match <&[f32; PANEL]>::try_from(&row[columns.clone()]) {
+            Ok(row) => to.copy_from_slice(row),
+            Err(_) => {
+                let (to, rest) = to.split_at_mut(columns.len());
+                to.copy_from_slice(&row[columns.clone()]);
+                rest.fill(0.0);
+            }
+        }
     }
 }
 
@@ -147,18 +134,65 @@ impl Epilogue<'_> {
     }
 }
 
+/// What is added to a block after its [`Epilogue`].
+#[derive(Clone, Copy)]
+pub(crate) enum Added<'a> {
+    /// Nothing.
+    Nothing,
+    /// What the result holds: the block is one part of a sum.
+    Result,
+    /// A tensor in the layout of the result.
+    Tensor(&'a [f32]),
+}
+
+impl Added<'_> {
+    /// The part that starts at a column.
+    pub(crate) fn from_column(&self, column: usize) -> Self {
+        match *self {
+            Self::Tensor(tensor) => Self::Tensor(&tensor[column..]),
+            other => other,
+        }
+    }
+
+    /// Where the addends lie, at the offsets of the results; null for none.
+    fn start(&self, result: *const f32) -> *const f32 {
+        match self {
+            Self::Nothing => std::ptr::null(),
+            Self::Result => result,
+            Self::Tensor(tensor) => tensor.as_ptr(),
+        }
+    }
+}
+
+/// What will be read next: it is brought into the level-2 cache bit by bit while a product is under way, since the
+/// processor does not foresee a dozen rows at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<'a> {
+    /// From here on.
+    pub(crate) from: &'a [f32],
+    /// Elements for every step along the inner dimension; every 16th starts a cache line.
+    pub(crate) step: usize,
+}
+
+impl Ahead<'_> {
+    pub(crate) const NOTHING: Ahead<'static> = Ahead { from: &[], step: 0 };
+}
+
 /// Multiplies rows of `a` by a panel: row `i` starts at `a[a_rows[i]]`, and its result goes to
 /// `c + c_rows[i]`, `width` columns of it. The bias holds `width` numbers.
 ///
 /// # Safety
 /// AVX-512 F is there ([`takes`]); the rows, at the given offsets and depth, lie inside `a`; `width` elements at each
-/// offset of `c_rows` may be written through `c`, and nobody else does.
+/// offset of `c_rows` may be written through `c`, and nobody else does; `width` elements at each of them lie inside an
+/// added tensor.
 pub(crate) unsafe fn multiply(
     a: &[f32],
     a_rows: &[usize],
     depth: Depth,
     panel: &[f32],
     epilogue: Epilogue<'_>,
+    added: Added<'_>,
+    ahead: Ahead<'_>,
     c: *mut f32,
     c_rows: &[usize],
     width: usize,
@@ -173,9 +207,12 @@ pub(crate) unsafe fn multiply(
         // Blocks of nearly equal height: 64 rows are 4 of 11 and 2 of 10, not 5 of 12 and one of 4.
         let rows = (a_rows.len() - done).div_ceil(blocks - block);
         let (ar, cr) = (&a_rows[done..done + rows], &c_rows[done..done + rows]);
+        let start = if ahead.step == 0 { a.as_ptr() } else { ahead.from.as_ptr() };
+        let soon = start.wrapping_add(block * depth.segments * depth.len * ahead.step);
         // SAFETY: passed on from the caller.
         unsafe {
-            let args = (a.as_ptr(), depth, panel.as_ptr(), epilogue, c, width);
+            let args =
+                (a.as_ptr(), depth, panel.as_ptr(), epilogue, added.start(c), (soon, ahead.step), c, width);
             match rows {
                 1 => block_of::<1>(args, ar, cr),
                 2 => block_of::<2>(args, ar, cr),
@@ -195,14 +232,14 @@ pub(crate) unsafe fn multiply(
     }
 }
 
-type Args<'a> = (*const f32, Depth, *const f32, Epilogue<'a>, *mut f32, usize);
+type Args<'a> = (*const f32, Depth, *const f32, Epilogue<'a>, *const f32, (*const f32, usize), *mut f32, usize);
 
 /// Picks one or two vectors of columns.
 #[target_feature(enable = "avx512f")]
 unsafe fn block_of<const R: usize>(args: Args<'_>, a_rows: &[usize], c_rows: &[usize]) {
     // SAFETY: passed on from the caller.
     unsafe {
-        if args.5 > 16 {
+        if args.7 > 16 {
             block::<R, 2>(args, a_rows, c_rows);
         } else {
             block::<R, 1>(args, a_rows, c_rows);
@@ -213,11 +250,17 @@ unsafe fn block_of<const R: usize>(args: Args<'_>, a_rows: &[usize], c_rows: &[u
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn block<const R: usize, const V: usize>(args: Args<'_>, a_rows: &[usize], c_rows: &[usize]) {
-    let (a, depth, panel, epilogue, c, width) = args;
+    let (a, depth, panel, epilogue, added, (mut soon, soon_step), c, width) = args;
     let mask = |v: usize| -> __mmask16 { ((1u32 << width.saturating_sub(v * 16).min(16)) - 1) as __mmask16 };
     // SAFETY: the caller vouches for every offset; masks keep loads and stores inside `width` columns.
     unsafe {
         let mut sum = [[_mm512_setzero_ps(); V]; R];
+        // A store waits until its line is in the cache; asked for now, it is there when the sums are.
+        for &row in c_rows.iter().take(R) {
+            for v in 0..V {
+                _mm_prefetch::<_MM_HINT_ET0>(c.wrapping_add(row + v * 16).cast());
+            }
+        }
         let mut b = panel;
         for segment in 0..depth.segments {
             let start = a.add(segment * depth.stride);
@@ -226,6 +269,8 @@ unsafe fn block<const R: usize, const V: usize>(args: Args<'_>, a_rows: &[usize]
                 rows[i] = start.add(*a_rows.get_unchecked(i));
             }
             for k in 0..depth.len {
+                _mm_prefetch::<_MM_HINT_T1>(soon.cast());
+                soon = soon.wrapping_add(soon_step);
                 let mut weights = [_mm512_setzero_ps(); V];
                 for v in 0..V {
                     weights[v] = _mm512_loadu_ps(b.add(v * 16));
@@ -246,14 +291,17 @@ unsafe fn block<const R: usize, const V: usize>(args: Args<'_>, a_rows: &[usize]
                 None => _mm512_setzero_ps(),
             };
             for i in 0..R {
-                let to = c.add(*c_rows.get_unchecked(i) + v * 16);
+                let at = *c_rows.get_unchecked(i) + v * 16;
                 let mut y = _mm512_add_ps(sum[i][v], bias);
                 if epilogue.slope != 1.0 {
                     // Where y > 0 keep it; NaN goes the other way and stays NaN.
                     let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps());
                     y = _mm512_mask_mov_ps(_mm512_mul_ps(y, leak), positive, y);
                 }
-                _mm512_mask_storeu_ps(to, mask(v), y);
+                if !added.is_null() {
+                    y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask(v), added.add(at)));
+                }
+                _mm512_mask_storeu_ps(c.add(at), mask(v), y);
             }
         }
     }

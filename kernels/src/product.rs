@@ -2,40 +2,169 @@
 
 #![cfg(target_arch = "x86_64")]
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::cpu;
-use crate::gemm::Shared;
-use crate::micro::{self, Depth, Epilogue, Panels, ROWS};
+use crate::gemm::{Shared, add_assign};
+use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels, ROWS};
+use crate::scratch::scratch;
 
 /// Rows of one task: 8 blocks, so that a panel of weights is read from far away once for many rows.
 const TASK_ROWS: usize = 8 * ROWS;
 
-/// `x [rows, depth]` times packed weights, into `out [rows, n]`.
-pub(crate) fn rows(rows: usize, x: &[f32], w: &Panels, epilogue: Epilogue<'_>, out: Shared<f32>) {
+/// `x [rows, depth]` times packed weights, into `out [rows, n]`. `finish` is called with each task's rows when they are
+/// complete and still in its cache.
+pub(crate) fn rows(
+    rows: usize,
+    x: &[f32],
+    w: &Panels,
+    epilogue: Epilogue<'_>,
+    added: Added<'_>,
+    out: Shared<f32>,
+    finish: impl Fn(Range<usize>) + Sync,
+) {
     let each = TASK_ROWS.min(rows.div_ceil(2)).max(1);
     (0..rows.div_ceil(each)).into_par_iter().for_each(|task| {
         let mine = task * each..((task + 1) * each).min(rows);
         let from: Vec<usize> = mine.clone().map(|r| r * w.depth).collect();
-        let to: Vec<usize> = mine.map(|r| r * w.n).collect();
+        let to: Vec<usize> = mine.clone().map(|r| r * w.n).collect();
         for p in 0..w.count() {
             let columns = w.columns(p);
-            let epilogue = epilogue.columns(columns.clone());
+            let (epilogue, added) = (epilogue.columns(columns.clone()), added.from_column(columns.start));
+            // The first panel meets rows that nobody has read yet.
+            let next = x.get((mine.start + ROWS) * w.depth..).unwrap_or_default();
+            let ahead = if p == 0 { Ahead { from: next, step: ROWS } } else { Ahead::NOTHING };
             // SAFETY: AVX-512 is there (callers check `micro::takes`); each row is written by one task alone, and
-            // `to` + columns stays inside `out`.
+            // `to` + columns stays inside `out` and what is added to it.
             unsafe {
                 let c = out.start().add(columns.start);
-                micro::multiply(x, &from, Depth::flat(w.depth), w.panel(p), epilogue, c, &to, columns.len());
+                let depth = Depth::flat(w.depth);
+                micro::multiply(x, &from, depth, w.panel(p), epilogue, added, ahead, c, &to, columns.len());
             }
         }
+        finish(mine);
     });
 }
 
-/// `a op(b)` for `a [m, k]`. (A transposed `a`, as in weight gradients, is left to the `gemm` crate: reading its columns
-/// with this kernel measured slower.)
-pub(crate) fn matmul((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32], trans_b: bool) -> Vec<f32> {
+/// `op(a) op(b)` for `op(a) [m, k]`.
+pub(crate) fn matmul(
+    (m, n, k): (usize, usize, usize),
+    a: &[f32],
+    b: &[f32],
+    trans_a: bool,
+    trans_b: bool,
+) -> Vec<f32> {
+    if trans_a && !trans_b {
+        return transposed_left((m, n, k), a, b);
+    }
     let panels = if trans_b { Panels::from_transposed(b, n, k) } else { Panels::from_rows(b, k, n) };
     let mut out = cpu::uninit(m * n);
-    rows(m, a, &panels, Epilogue::NONE, Shared::new(&mut out));
+    rows(m, a, &panels, Epilogue::NONE, Added::Nothing, Shared::new(&mut out), |_| {});
     out
+}
+
+/// Rows of both operands that a task works on at a time: a panel of `b` is 32 KiB then, and waits in the level-1 cache while
+/// the strip of `a` (192 KiB, in the level-2 cache) goes by.
+const CHUNK_ROWS: usize = 256;
+/// Most rows of the result, columns of `a`, of one task.
+const STRIP: usize = 24 * ROWS;
+/// Tasks that are enough for a good many threads.
+const ENOUGH_TASKS: usize = 16;
+/// Shortest part of the inner dimension worth a task: its result is written and added up.
+const MIN_DEPTH: usize = 1024;
+
+/// `a^T b` for `a [k, m]` and `b [k, n]`: the gradient of a layer's weights. Both are packed in chunks of rows, which for
+/// row-major operands are copies of runs of a row; nothing is turned.
+fn transposed_left((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> Vec<f32> {
+    // How work is split depends on the sizes alone, so that results do not depend on the number of threads.
+    let strips = m.div_ceil(STRIP);
+    let parts = ENOUGH_TASKS.div_ceil(strips.max(1)).min(k / MIN_DEPTH).max(1);
+    let (mut out, mut others): (Vec<f32>, Vec<f32>) = (cpu::uninit(m * n), cpu::uninit(m * n * (parts - 1)));
+    let (first, rest) = (Shared::new(&mut out), Shared::new(&mut others));
+    (0..strips * parts).into_par_iter().for_each(|task| {
+        let (part, strip) = (task / strips, task % strips);
+        let columns = strip * m / strips..(strip + 1) * m / strips;
+        let depth = part * k / parts..(part + 1) * k / parts;
+        let (shared, row) = match part.checked_sub(1) {
+            None => (first, columns.start),
+            Some(part) => (rest, part * m + columns.start),
+        };
+        // SAFETY: in bounds; every task has its own part or rows.
+        let to = unsafe { shared.start().add(row * n) };
+        strip_of_product((m, n), a, b, columns, depth, to);
+    });
+    for part in others.chunks_exact((m * n).max(1)) {
+        add_assign(&mut out, part);
+    }
+    out
+}
+
+/// Some columns of `a [k, m]`, transposed, times `b [k, n]`, over a part of the inner dimension, into `out [columns, n]`.
+fn strip_of_product(
+    (m, n): (usize, usize),
+    a: &[f32],
+    b: &[f32],
+    columns: Range<usize>,
+    depth: Range<usize>,
+    out: *mut f32,
+) {
+    let width = columns.len();
+    let in_place = width == m;
+    let (from, to): (Vec<usize>, Vec<usize>) = (0..width).map(|row| (row, row * n)).unzip();
+    scratch(CHUNK_ROWS * (width + PANEL), |packed: &mut [f32]| {
+        let (strip, panel) = packed.split_at_mut(CHUNK_ROWS * width);
+        let chunks = depth.len().div_ceil(CHUNK_ROWS);
+        for chunk in 0..chunks {
+            let start = depth.start + chunk * depth.len() / chunks;
+            let len = depth.start + (chunk + 1) * depth.len() / chunks - start;
+            let rows = &a[start * m..(start + len) * m];
+            let strip = if in_place {
+                rows
+            } else {
+                for (row, to) in rows.chunks_exact(m).zip(strip.chunks_exact_mut(width)) {
+                    to.copy_from_slice(&row[columns.clone()]);
+                }
+                &*strip
+            };
+            let added = if chunk == 0 { Added::Nothing } else { Added::Result };
+            let panels = n.div_ceil(PANEL);
+            // Of the next chunk, the wider operand's rows; a narrow strip of a wide one is not one run of memory.
+            let (source, step) = if n > m { (b, n) } else { (a, m) };
+            let next = source.get((start + len) * step..).unwrap_or_default();
+            let steps = panels * width.div_ceil(ROWS);
+            let each = Depth { segments: 1, stride: 0, len, step: width };
+            for p in 0..panels {
+                let columns = p * PANEL..n.min((p + 1) * PANEL);
+                let rows = &b[start * n..(start + len) * n];
+                micro::pack_rows(rows, n, columns.clone(), panel);
+                let ahead = if in_place || n > m {
+                    Ahead {
+                        from: next.get(len * step * p / panels..).unwrap_or_default(),
+                        step: step.div_ceil(steps),
+                    }
+                } else {
+                    Ahead::NOTHING
+                };
+                // SAFETY: AVX-512 is there (callers check `micro::takes`); `from` and the depth stay inside the packed
+                // strip; the caller gives each task its own `out`, of `width` rows.
+                unsafe {
+                    let c = out.add(columns.start);
+                    micro::multiply(
+                        strip,
+                        &from,
+                        each,
+                        panel,
+                        Epilogue::NONE,
+                        added,
+                        ahead,
+                        c,
+                        &to,
+                        columns.len(),
+                    );
+                }
+            }
+        }
+    });
 }

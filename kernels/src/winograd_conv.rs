@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::conv2d::Geometry;
 use crate::cpu;
 use crate::gemm::Shared;
-use crate::micro::{self, Depth, Epilogue, PANEL, Panels};
+use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels};
 use crate::scratch::scratch;
 use crate::winograd::{self, LANES, OUT, POINTS, PRODUCTS};
 
@@ -279,7 +279,18 @@ fn multiply_block(
         let weights = &weights[point * weight_stride(c_in)..];
         // SAFETY: AVX-512 is there; `from` and the depth stay inside one point's transforms, `to` inside `products`.
         unsafe {
-            micro::multiply(inputs, &from, depth, weights, Epilogue::NONE, products.as_mut_ptr(), &to, PANEL)
+            micro::multiply(
+                inputs,
+                &from,
+                depth,
+                weights,
+                Epilogue::NONE,
+                Added::Nothing,
+                Ahead::NOTHING,
+                products.as_mut_ptr(),
+                &to,
+                PANEL,
+            )
         };
     }
 }

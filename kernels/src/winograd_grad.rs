@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::conv2d::Geometry;
 use crate::gemm::Shared;
-use crate::micro::{self, Depth, Epilogue, PANEL, Panels, ROWS};
+use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels, ROWS};
 use crate::scratch::scratch;
 use crate::winograd::{self, LANES, OUT, PRODUCTS};
 use crate::winograd_conv::{Group, transform_inputs};
@@ -138,6 +138,20 @@ fn sum_products(
         let inputs = &inputs[point * group.stride(g.c_in)..];
         let grads = &grads[point * gradient_stride(group, g.c_out.div_ceil(PANEL)) + panel * tiles * PANEL..];
         // SAFETY: AVX-512 is there; `from` and the depth stay inside one point's transforms, `to` inside `sums`.
-        unsafe { micro::multiply(inputs, &from, depth, grads, Epilogue::NONE, sums.as_mut_ptr(), &to, width) };
+        unsafe {
+            let (sums, added) = (sums.as_mut_ptr(), Added::Nothing);
+            micro::multiply(
+                inputs,
+                &from,
+                depth,
+                grads,
+                Epilogue::NONE,
+                added,
+                Ahead::NOTHING,
+                sums,
+                &to,
+                width,
+            );
+        }
     }
 }

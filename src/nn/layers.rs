@@ -66,6 +66,12 @@ impl Linear {
         k::linear(x, &self.weight.var(train)?, bias.as_ref(), activation)
     }
 
+    /// `residual + x W^T + b`: `[.., inputs]` -> `[.., outputs]`, as the residual.
+    pub fn forward_onto(&self, x: &Var, residual: &Var, train: bool) -> Result<Var> {
+        let bias = self.bias.as_ref().map(Param::var);
+        k::linear_residual(x, &self.weight.var(train)?, bias.as_ref(), residual)
+    }
+
     /// Channels of the result.
     pub fn outputs(&self) -> usize {
         self.outputs

@@ -108,30 +108,32 @@ impl TransformerLayer {
     /// `[B, T, N, C]` -> `[B, T, N, C]`. `drop` is the stream of drop-path decisions in training, `None` in
     /// evaluation and for models without drop-path.
     pub fn forward(&self, x: &Var, mut drop: Option<&mut Rng>) -> Result<Var> {
-        let attended = self.attend(&self.norm1.forward(x)?)?;
-        let x = self.residual(x, attended, drop.as_deref_mut())?;
+        let mixed = self.attend(&self.norm1.forward(x)?)?;
+        let x = self.onto(&self.proj, &mixed, x, drop.as_deref_mut())?;
         let hidden = self.fc1.forward(&self.norm2.forward(&x)?, self.shape.gelu.into(), false)?;
-        let mixed = self.fc2.forward(&hidden, Activation::None, false)?;
-        self.residual(&x, mixed, drop)
+        self.onto(&self.fc2, &hidden, &x, drop)
     }
 
-    fn residual(&self, x: &Var, branch: Var, drop: Option<&mut Rng>) -> Result<Var> {
+    /// `residual + last(branch)`, where a branch's last layer may be dropped for a sample.
+    fn onto(&self, last: &Linear, branch: &Var, residual: &Var, drop: Option<&mut Rng>) -> Result<Var> {
         match drop {
-            Some(rng) if self.drop > 0.0 => k::add(x, &drop_path(&branch, self.drop, rng)?),
-            _ => k::add(x, &branch),
+            Some(rng) if self.drop > 0.0 => {
+                k::add(residual, &drop_path(&last.forward(branch, Activation::None, false)?, self.drop, rng)?)
+            }
+            _ => last.forward_onto(branch, residual, false),
         }
     }
 
+    /// Attention before its projection.
     fn attend(&self, x: &Var) -> Result<Var> {
         let heads = self.shape.heads;
-        let mixed = match &self.attention {
-            Attention::MultiHead { qkv } => k::attention(&qkv.forward(x, Activation::None, false)?, heads)?,
+        match &self.attention {
+            Attention::MultiHead { qkv } => k::attention(&qkv.forward(x, Activation::None, false)?, heads),
             Attention::MultiQuery { q, kv } => {
                 let (q, kv) = (q.forward(x, Activation::None, false)?, kv.forward(x, Activation::None, false)?);
-                k::multi_query_attention(&q, &kv, heads)?
+                k::multi_query_attention(&q, &kv, heads)
             }
-        };
-        self.proj.forward(&mixed, Activation::None, false)
+        }
     }
 
     /// Multiply-adds for `blocks` blocks of `tokens` tokens.

@@ -34,18 +34,29 @@ impl Fixture {
         self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))
     }
 
+    /// An input in the element type of the model.
+    fn input(&self, name: &str, dtype: DType) -> Result<Tensor> {
+        self.get(name).to_dtype(dtype)
+    }
+
     fn group(&self, prefix: &str) -> BTreeMap<String, Tensor> {
         let part = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()));
         self.tensors.iter().filter_map(part).collect()
     }
 
     /// Loads the weights, runs `forward` in training and in evaluation, compares all there is.
-    fn check(&self, params: &ParamSet, forward: impl Fn(&Var, bool) -> Result<Var>) -> Result<()> {
-        params.load_torch(&self.group("before.")).expect("the fixture fits the model");
-        let x = Var::leaf(self.get("in.x").clone());
+    fn check(
+        &self,
+        params: &ParamSet,
+        dtype: DType,
+        forward: impl Fn(&Var, bool) -> Result<Var>,
+    ) -> Result<()> {
+        let weights = self.group("before.").into_iter().map(|(name, t)| Ok((name, t.to_dtype(dtype)?)));
+        params.load_torch(&weights.collect::<Result<_>>()?).expect("the fixture fits the model");
+        let x = Var::leaf(self.input("in.x", dtype)?);
         let y = forward(&x, true)?;
         assert_close("out.y", y.value(), self.get("out.y"), 0.0)?;
-        let grads = backward(sum_all(&mul(&y, &Var::constant(self.get("in.weights").clone()))?)?)?;
+        let grads = backward(sum_all(&mul(&y, &Var::constant(self.input("in.weights", dtype)?))?)?)?;
         let expected = self.group("grad.");
         let largest =
             expected.values().map(max_abs).collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max);
@@ -72,31 +83,31 @@ fn max_abs(t: &Tensor) -> Result<f64> {
 
 fn assert_close(what: &str, got: &Tensor, expected: &Tensor, noise: f64) -> Result<()> {
     assert_eq!(got.dims(), expected.dims(), "{what}");
-    let difference = max_abs(&(got.contiguous()? - expected)?)?;
+    let difference = max_abs(&(got.contiguous()? - expected.to_dtype(got.dtype())?)?)?;
     let allowed = TOLERANCE * max_abs(expected)? + noise;
     assert!(difference <= allowed, "{what}: off by {difference:.3e}, allowed {allowed:.3e}");
     Ok(())
 }
 
-fn check_generator(name: &str) -> Result<()> {
+fn check_generator(name: &str, dtype: DType) -> Result<()> {
     let fixture = Fixture::open(name);
     let config = serde_json::from_str(&fixture.config).expect("a generator's configuration");
-    let model = Generator::new(&config, &Rng::new(0), DType::F32, &Device::Cpu)?;
-    fixture.check(model.params(), |z, train| model.forward(z, train))
+    let model = Generator::new(&config, &Rng::new(0), dtype, &Device::Cpu)?;
+    fixture.check(model.params(), dtype, |z, train| model.forward(z, train))
 }
 
 fn check_discriminator(name: &str) -> Result<()> {
     let fixture = Fixture::open(name);
     let config = serde_json::from_str(&fixture.config).expect("a discriminator's configuration");
     let model = Discriminator::new(&config, &Builder::new(&Rng::new(0), DType::F32, &Device::Cpu))?;
-    fixture.check(model.params(), |images, train| model.forward(images, train))
+    fixture.check(model.params(), DType::F32, |images, train| model.forward(images, train))
 }
 
 fn check_classifier(name: &str) -> Result<()> {
     let fixture = Fixture::open(name);
     let config = serde_json::from_str(&fixture.config).expect("a classifier's configuration");
     let model = Classifier::new(&config, &Rng::new(0), DType::F32, &Device::Cpu)?;
-    fixture.check(model.params(), |images, _| model.forward(images, None))
+    fixture.check(model.params(), DType::F32, |images, _| model.forward(images, None))
 }
 
 /// timm's own model: its names and shapes load, its logits come out, and saving gives its tensors back.
@@ -148,17 +159,17 @@ fn timm_weights_of_another_variant_are_refused_by_name() -> Result<()> {
 
 #[test]
 fn transposed_nest_with_pixel_shuffle() -> Result<()> {
-    check_generator("nest_shuffle")
+    check_generator("nest_shuffle", DType::F32)
 }
 
 #[test]
 fn transposed_nest_with_pixel_shuffle_and_convolution_and_multi_query() -> Result<()> {
-    check_generator("nest_shuffle_conv")
+    check_generator("nest_shuffle_conv", DType::F32)
 }
 
 #[test]
 fn transposed_nest_with_nearest_upsampling() -> Result<()> {
-    check_generator("nest_nearest")
+    check_generator("nest_nearest", DType::F32)
 }
 
 #[test]
@@ -173,7 +184,9 @@ fn discriminator_with_minibatch_stddev() -> Result<()> {
 
 #[test]
 fn sagan_generator() -> Result<()> {
-    check_generator("sagan_generator")
+    // One ReLU of this fixture gets an input that is zero but for f32's rounding, and with the order of a sum its
+    // gradient comes and goes: in f64 it agrees to 2e-6.
+    check_generator("sagan_generator", DType::F64)
 }
 
 #[test]

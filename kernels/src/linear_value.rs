@@ -1,0 +1,127 @@
+//! The values of [`crate::linear`]: a product whose rows are finished while they are in the cache.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use crate::Var;
+use crate::cpu::{self, Element};
+use crate::fused;
+use crate::gemm::{self, Mat, Shared};
+
+/// What happens to rows of the product and its bias while they are in the cache.
+pub(crate) enum Then<'a, T> {
+    /// An activation of the relu family (slope 1: none).
+    Leak(f32),
+    /// A contiguous tensor in the layout of the result is added.
+    Add(&'a Tensor),
+    /// An activation; with `keep`, what it was applied to is a second result.
+    Smooth {
+        /// Writes the activation of its first argument to the second.
+        forward: fn(&[T], &mut [T]),
+        /// Whether the input of the activation will be needed.
+        keep: bool,
+    },
+}
+
+/// Rows of `x` that one task multiplies on processors without a kernel of our own.
+const ROWS: usize = 128;
+
+/// `then(x w^T + b)`, and the activation's input if it is to be kept.
+pub(crate) fn value<T: Element>(
+    x: &Var,
+    w: &Var,
+    b: Option<&Var>,
+    then: &Then<'_, T>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let (c_out, c_in) = w.value().dims2()?;
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    dims.push(c_out);
+    let (x, w) = (x.value().contiguous()?, w.value().contiguous()?);
+    let rows = x.elem_count() / c_in.max(1);
+    let bias: Option<Vec<T>> = b.map(|b| b.value().to_vec1()).transpose()?;
+    let keep = matches!(then, Then::Smooth { keep: true, .. });
+    let mut product = cpu::uninit(rows * c_out);
+    let mut activated = cpu::uninit(if keep { rows * c_out } else { 0 });
+    let (to, to_activated) = (Shared::new(&mut product), Shared::new(&mut activated));
+    let finish = |rows: Range<usize>| {
+        let Then::Smooth { forward, .. } = then else { return };
+        let (start, len) = (rows.start * c_out, rows.len() * c_out);
+        // SAFETY: each task has its own rows.
+        let product = unsafe { to.range(start, len) };
+        if keep {
+            // SAFETY: as above.
+            forward(product, unsafe { to_activated.range(start, len) });
+        } else {
+            in_place(*forward, product);
+        }
+    };
+    multiply(&x, &w, bias.as_deref(), then, to, finish)?;
+    if keep {
+        let activated = Tensor::from_vec(activated, dims.as_slice(), x.device())?;
+        return Ok((activated, Some(Tensor::from_vec(product, dims, x.device())?)));
+    }
+    Ok((Tensor::from_vec(product, dims, x.device())?, None))
+}
+
+/// Applies a function of two slices to one.
+fn in_place<T: Element>(f: fn(&[T], &mut [T]), values: &mut [T]) {
+    let mut copy = [T::default(); 512];
+    for values in values.chunks_mut(copy.len()) {
+        let copy = &mut copy[..values.len()];
+        copy.copy_from_slice(values);
+        f(copy, values);
+    }
+}
+
+/// The product with its bias, and what of `then` is no activation; `finish` is called with each task's rows.
+fn multiply<T: Element>(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&[T]>,
+    then: &Then<'_, T>,
+    to: Shared<T>,
+    finish: impl Fn(Range<usize>) + Sync,
+) -> Result<()> {
+    let (c_out, c_in) = w.dims2()?;
+    let rows = x.elem_count() / c_in.max(1);
+    let slope = if let Then::Leak(slope) = then { *slope } else { 1.0 };
+    let nothing = Tensor::zeros(0, x.dtype(), x.device())?;
+    let added = if let Then::Add(added) = then { added } else { &nothing };
+    #[cfg(target_arch = "x86_64")]
+    if crate::micro::takes(x) && c_in > 0 && c_out > 0 {
+        use crate::micro::{Added, Epilogue, Panels};
+        let bias: Option<Vec<f32>> = bias.map(|bias| bias.iter().map(|b| b.to_f64() as f32).collect());
+        let epilogue = Epilogue { bias: bias.as_deref(), slope };
+        let panels = cpu::with_slice::<f32, _>(w, |w| Ok(Panels::from_transposed(w, c_out, c_in)))?;
+        return cpu::with_slice::<f32, _>(added, |added| {
+            let added = if added.is_empty() { Added::Nothing } else { Added::Tensor(added) };
+            cpu::with_slice::<f32, _>(x, |x| {
+                crate::product::rows(rows, x, &panels, epilogue, added, to.of_f32(), finish);
+                Ok(())
+            })
+        });
+    }
+    cpu::with_slice::<T, _>(added, |added| {
+        cpu::with_slice::<T, _>(x, |x| {
+            cpu::with_slice::<T, _>(w, |w| {
+                (0..rows.div_ceil(ROWS)).into_par_iter().for_each(|task| {
+                    let mine = task * ROWS..rows.min((task + 1) * ROWS);
+                    let (start, len) = (mine.start * c_out, mine.len() * c_out);
+                    // SAFETY: each task has its own rows.
+                    let out = unsafe { to.range(start, len) };
+                    let x = Mat::rows(&x[mine.start * c_in..], c_in);
+                    gemm::gemm((mine.len(), c_out, c_in), x, Mat::rows(w, c_in).t(), out, c_out, false);
+                    fused::epilogue(out, bias, slope, c_out);
+                    if !added.is_empty() {
+                        crate::rows::add_assign(out, &added[start..start + len]);
+                    }
+                    finish(mine);
+                });
+                Ok(())
+            })
+        })
+    })
+}
