@@ -4,14 +4,12 @@
 //! reading one more tensor.
 
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
 use crate::Var;
-use crate::cpu::{self, by_dtype};
+use crate::cpu::by_dtype;
 use crate::fused::activation_backward;
 use crate::map::{binary, unary};
 use crate::portable;
-use crate::reduce::accumulate_rows;
 use crate::simd::multiversion;
 use crate::vmath::Math;
 
@@ -65,7 +63,7 @@ fn tanh<T: Math>(x: T) -> (T, T) {
 }
 
 macro_rules! loops {
-    ($($function:ident: $forward:ident, $backward:ident;)*) => {
+    ($($function:ident: $forward:ident, $backward:ident, $both:ident;)*) => {
         multiversion! {$(
             fn $forward<T: Math>(x: &[T], out: &mut [T]) {
                 for (out, x) in out.iter_mut().zip(x) {
@@ -77,14 +75,19 @@ macro_rules! loops {
                     *out = *grad * $function(*x).1;
                 }
             }
+            fn $both<T: Math>(x: &mut [T], out: &mut [T]) {
+                for (out, x) in out.iter_mut().zip(x) {
+                    (*out, *x) = $function(*x);
+                }
+            }
         )*}
     };
 }
 loops! {
-    gelu_erf: gelu_erf_forward, gelu_erf_backward;
-    gelu_tanh: gelu_tanh_forward, gelu_tanh_backward;
-    silu: silu_forward, silu_backward;
-    tanh: tanh_forward, tanh_backward;
+    gelu_erf: gelu_erf_forward, gelu_erf_backward, gelu_erf_both;
+    gelu_tanh: gelu_tanh_forward, gelu_tanh_backward, gelu_tanh_both;
+    silu: silu_forward, silu_backward, silu_both;
+    tanh: tanh_forward, tanh_backward, tanh_both;
 }
 
 multiversion! {
@@ -135,8 +138,7 @@ fn smooth_portable(x: &Var, activation: Activation) -> Result<Var> {
     }))
 }
 
-/// Elements of one task of [`Smooth::backward_with_sums`].
-const TASK: usize = 64 * 1024;
+type Loops<T> = (fn(&[T], &mut [T]), fn(&[T], &[T], &mut [T]), fn(&mut [T], &mut [T]));
 
 /// The loops of an activation whose derivative needs its input.
 #[derive(Clone, Copy)]
@@ -145,19 +147,21 @@ pub(crate) struct Smooth<T> {
     pub(crate) forward: fn(&[T], &mut [T]),
     /// From input and gradient of the output to the gradient of the input.
     backward: fn(&[T], &[T], &mut [T]),
+    /// Writes the activation of the first argument, whose place the derivative takes.
+    pub(crate) both: fn(&mut [T], &mut [T]),
 }
 
 impl<T: Math> Smooth<T> {
     /// `None` for the relu family.
     pub(crate) fn of(activation: Activation) -> Option<Self> {
-        let (forward, backward): (fn(&[T], &mut [T]), fn(&[T], &[T], &mut [T])) = match activation {
+        let (forward, backward, both): Loops<T> = match activation {
             Activation::None | Activation::Relu | Activation::LeakyRelu(_) => return None,
-            Activation::GeluErf => (gelu_erf_forward, gelu_erf_backward),
-            Activation::GeluTanh => (gelu_tanh_forward, gelu_tanh_backward),
-            Activation::Silu => (silu_forward, silu_backward),
-            Activation::Tanh => (tanh_forward, tanh_backward),
+            Activation::GeluErf => (gelu_erf_forward, gelu_erf_backward, gelu_erf_both),
+            Activation::GeluTanh => (gelu_tanh_forward, gelu_tanh_backward, gelu_tanh_both),
+            Activation::Silu => (silu_forward, silu_backward, silu_both),
+            Activation::Tanh => (tanh_forward, tanh_backward, tanh_both),
         };
-        Some(Self { forward, backward })
+        Some(Self { forward, backward, both })
     }
 
     fn apply(self, x: &Var) -> Result<Var> {
@@ -166,37 +170,6 @@ impl<T: Math> Smooth<T> {
         Ok(Var::record_once("activate", value, &[x], move |grad: &Tensor, _| {
             Ok(vec![Some(binary::<T>(&input, grad, self.backward)?)])
         }))
-    }
-
-    /// The gradient of the input, and its sums over all but the last dimension, of `width`: those of a bias.
-    pub(crate) fn backward_with_sums(
-        self,
-        input: &Tensor,
-        grad: &Tensor,
-        width: usize,
-    ) -> Result<(Tensor, Tensor)> {
-        let grad = grad.contiguous()?;
-        let task = (TASK / width.max(1)).max(1) * width.max(1);
-        let (out, sums) = cpu::with_slice::<T, _>(input, |input| {
-            cpu::with_slice::<T, _>(&grad, |grad| {
-                let mut out = cpu::uninit(input.len());
-                let each = |((out, x), grad): ((&mut [T], &[T]), &[T])| {
-                    (self.backward)(x, grad, out);
-                    let mut sums = vec![T::zero(); width];
-                    accumulate_rows(out, &mut sums);
-                    sums
-                };
-                let inputs = out.par_chunks_mut(task).zip(input.par_chunks(task)).zip(grad.par_chunks(task));
-                let parts: Vec<Vec<T>> = inputs.map(each).collect();
-                let mut total = vec![0.0; width];
-                for part in &parts {
-                    total.iter_mut().zip(part).for_each(|(total, x)| *total += x.to_f64());
-                }
-                Ok((out, total.into_iter().map(T::lit).collect::<Vec<T>>()))
-            })
-        })?;
-        let device = input.device();
-        Ok((Tensor::from_vec(out, input.shape(), device)?, Tensor::from_vec(sums, width, device)?))
     }
 }
 

@@ -6,6 +6,7 @@ use candle_core::{Result, bail};
 use crate::activation::Smooth;
 use crate::cpu::by_dtype;
 use crate::linear_value::{Then, value};
+use crate::reduce::times_with_column_sums;
 use crate::vmath::Math;
 use crate::{Activation, Var, autograd, fused, matmul, portable, reshape};
 
@@ -98,16 +99,16 @@ fn linear_leak(x: &Var, w: &Var, b: Option<&Var>, slope: f32) -> Result<Var> {
     }))
 }
 
-/// With an activation whose derivative needs its input: that is kept when somebody will ask for it.
+/// With an activation whose derivative needs its input: it is found with the value where somebody will ask for it.
 fn linear_smooth<T: Math>(x: &Var, w: &Var, b: Option<&Var>, smooth: Smooth<T>) -> Result<Var> {
     let c_out = w.dims()[0];
     let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
-    let keep = autograd::is_recorded(&inputs);
-    let (value, kept) = value::<T>(x, w, b, &Then::Smooth { forward: smooth.forward, keep })?;
-    let Some(before) = kept else { return Ok(Var::constant(value)) };
+    let then = Then::Smooth { smooth, slopes: autograd::is_recorded(&inputs) };
+    let (value, slopes) = value::<T>(x, w, b, &then)?;
+    let Some(slopes) = slopes else { return Ok(Var::constant(value)) };
     let (kept_x, kept_w) = (x.clone(), w.clone());
     Ok(Var::record_once("linear", value, &inputs, move |grad, wants| {
-        let (grad, db) = smooth.backward_with_sums(&before, grad, c_out)?;
+        let (grad, db) = times_with_column_sums::<T>(grad, &slopes, c_out)?;
         let [dx, dw] = gradients(&Var::constant(grad), &kept_x, &kept_w, wants)?;
         Ok([dx, dw].into_iter().map(|d| d.map(Var::into_value)).chain([Some(db)]).take(wants.len()).collect())
     }))

@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::Var;
+use crate::activation::Smooth;
 use crate::cpu::{self, Element};
 use crate::fused;
 use crate::gemm::{self, Mat, Shared};
@@ -16,19 +17,19 @@ pub(crate) enum Then<'a, T> {
     Leak(f32),
     /// A contiguous tensor in the layout of the result is added.
     Add(&'a Tensor),
-    /// An activation; with `keep`, what it was applied to is a second result.
+    /// An activation; with `slopes`, its derivative is a second result.
     Smooth {
-        /// Writes the activation of its first argument to the second.
-        forward: fn(&[T], &mut [T]),
-        /// Whether the input of the activation will be needed.
-        keep: bool,
+        /// Its loops.
+        smooth: Smooth<T>,
+        /// Whether the derivative will be needed.
+        slopes: bool,
     },
 }
 
 /// Rows of `x` that one task multiplies on processors without a kernel of our own.
 const ROWS: usize = 128;
 
-/// `then(x w^T + b)`, and the activation's input if it is to be kept.
+/// `then(x w^T + b)`, and the activation's derivative if it is asked for: found beside the value, it costs next to nothing.
 pub(crate) fn value<T: Element>(
     x: &Var,
     w: &Var,
@@ -42,24 +43,24 @@ pub(crate) fn value<T: Element>(
     let (x, w) = (x.value().contiguous()?, w.value().contiguous()?);
     let rows = x.elem_count() / c_in.max(1);
     let bias: Option<Vec<T>> = b.map(|b| b.value().to_vec1()).transpose()?;
-    let keep = matches!(then, Then::Smooth { keep: true, .. });
+    let slopes = matches!(then, Then::Smooth { slopes: true, .. });
     let mut product = cpu::uninit(rows * c_out);
-    let mut activated = cpu::uninit(if keep { rows * c_out } else { 0 });
+    let mut activated = cpu::uninit(if slopes { rows * c_out } else { 0 });
     let (to, to_activated) = (Shared::new(&mut product), Shared::new(&mut activated));
     let finish = |rows: Range<usize>| {
-        let Then::Smooth { forward, .. } = then else { return };
+        let Then::Smooth { smooth, .. } = then else { return };
         let (start, len) = (rows.start * c_out, rows.len() * c_out);
         // SAFETY: each task has its own rows.
         let product = unsafe { to.range(start, len) };
-        if keep {
+        if slopes {
             // SAFETY: as above.
-            forward(product, unsafe { to_activated.range(start, len) });
+            (smooth.both)(product, unsafe { to_activated.range(start, len) });
         } else {
-            in_place(*forward, product);
+            in_place(smooth.forward, product);
         }
     };
     multiply(&x, &w, bias.as_deref(), then, to, finish)?;
-    if keep {
+    if slopes {
         let activated = Tensor::from_vec(activated, dims.as_slice(), x.device())?;
         return Ok((activated, Some(Tensor::from_vec(product, dims, x.device())?)));
     }

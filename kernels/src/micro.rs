@@ -88,13 +88,28 @@ impl Panels {
 
 /// Packs some columns of the rows of a `[depth, n]` matrix into a panel, as many rows as it has.
 pub(crate) fn pack_rows(w: &[f32], n: usize, columns: std::ops::Range<usize>, panel: &mut [f32]) {
-    for (row, to) in w.chunks_exact(n).zip(panel.chunks_exact_mut(PANEL)) {
-        match <&[f32; PANEL]>::try_from(&row[columns.clone()]) {
-            Ok(row) => to.copy_from_slice(row),
-            Err(_) => {
-                let (to, rest) = to.split_at_mut(columns.len());
-                to.copy_from_slice(&row[columns.clone()]);
-                rest.fill(0.0);
+    assert!(columns.len() <= PANEL && columns.end <= n && w.len() <= panel.len() / PANEL * n, "pack_rows");
+    // SAFETY: AVX-512 is there (panels are made for it alone); the columns are inside each of the `w.len() / n` rows, and
+    // the panel has as many.
+    unsafe {
+        let from = w.as_ptr().add(columns.start.min(w.len()));
+        copy_columns(from, n, w.len() / n.max(1), columns.len(), panel.as_mut_ptr());
+    }
+}
+
+/// Copies `width` numbers, at most 32, of each row to a row of 32, the rest zeros.
+///
+/// # Safety
+/// `rows` rows of `width` numbers lie `stride` apart; AVX-512 F is there.
+#[target_feature(enable = "avx512f")]
+unsafe fn copy_columns(from: *const f32, stride: usize, rows: usize, width: usize, to: *mut f32) {
+    let mask = |v: usize| ((1u32 << width.saturating_sub(v * 16).min(16)) - 1) as __mmask16;
+    for row in 0..rows {
+        for v in 0..PANEL / 16 {
+            // SAFETY: masks keep the loads inside `width` columns; the rest is the caller's promise.
+            unsafe {
+                let values = _mm512_maskz_loadu_ps(mask(v), from.wrapping_add(row * stride + v * 16));
+                _mm512_storeu_ps(to.add(row * PANEL + v * 16), values);
             }
         }
     }

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
+use crate::gemm::Shared;
 use crate::map::CHUNK;
 use crate::portable;
 use crate::simd::multiversion;
@@ -36,6 +37,16 @@ multiversion! {
         for row in rows.chunks_exact(out.len()) {
             for (out, x) in out.iter_mut().zip(row) {
                 *out += *x;
+            }
+        }
+    }
+    /// Writes `a * b`, and adds every row of it (as long as `sums`) to `sums`.
+    fn times_rows<T: Element>(a: &[T], b: &[T], out: &mut [T], sums: &mut [T]) {
+        let width = sums.len();
+        for ((out, a), b) in out.chunks_exact_mut(width).zip(a.chunks_exact(width)).zip(b.chunks_exact(width)) {
+            for (((out, a), b), sum) in out.iter_mut().zip(a).zip(b).zip(sums.iter_mut()) {
+                *out = *a * *b;
+                *sum += *out;
             }
         }
     }
@@ -102,6 +113,24 @@ pub(crate) fn column_reduce<T: Element>(
 pub(crate) fn column_sums<T: Element>(x: &[T], width: usize) -> Vec<T> {
     let sums = column_reduce(x.len(), width, 1, |range, _, sums| accumulate_rows(&x[range], sums));
     sums.into_iter().map(T::lit).collect()
+}
+
+/// The product of two tensors of one shape, element by element, and its sums over all but the last dimension, of `width`.
+pub(crate) fn times_with_column_sums<T: Element>(a: &Tensor, b: &Tensor, width: usize) -> Result<(Tensor, Tensor)> {
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    let (out, sums) = cpu::with_slice::<T, _>(&a, |a| {
+        cpu::with_slice::<T, _>(&b, |b| {
+            let mut out = cpu::uninit(a.len());
+            let to = Shared::new(&mut out);
+            let sums = column_reduce(a.len(), width, 1, |range, _, sums| {
+                // SAFETY: `column_reduce` gives every element to one call.
+                let out = unsafe { to.range(range.start, range.len()) };
+                times_rows(&a[range.clone()], &b[range], out, sums);
+            });
+            Ok((out, sums.into_iter().map(T::lit).collect::<Vec<T>>()))
+        })
+    })?;
+    Ok((Tensor::from_vec(out, a.shape(), a.device())?, Tensor::from_vec(sums, width, a.device())?))
 }
 
 /// `x + b` with `b` repeated over the leading dimensions (the caller checked the shapes).
