@@ -24,6 +24,7 @@ pub mod cpu;
 pub mod cuda;
 mod direct;
 mod elementwise;
+mod feed_forward;
 mod fused;
 mod gemm;
 pub mod gradcheck;
@@ -64,6 +65,7 @@ pub use elementwise::{
     add, add_broadcast, add_scalar, mean_all, mul, mul_scalar, recip, scale, sigmoid, softplus, sqrt, square,
     sub,
 };
+pub use feed_forward::{Layer, feed_forward};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_residual};
 pub use matmul::matmul;

@@ -1,7 +1,7 @@
 //! Linear layers with what follows them: bias, activation or residual. The product's rows are finished while they are in
 //! the cache.
 
-use candle_core::{Result, bail};
+use candle_core::{Result, Tensor, bail};
 
 use crate::activation::Smooth;
 use crate::cpu::by_dtype;
@@ -34,14 +34,10 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>, activation: Activation) -> Resu
 /// When the channels disagree, or the residual has another shape than the result.
 pub fn linear_residual(x: &Var, w: &Var, b: Option<&Var>, residual: &Var) -> Result<Var> {
     let c_out = check(x, w, b)?;
-    let dims = result_dims(x, c_out);
-    if residual.dims() != dims || residual.dtype() != x.dtype() {
-        bail!("linear_residual: expected a residual {dims:?} {:?}, got {residual:?}", x.dtype());
-    }
+    let added = check_residual(x, residual, c_out)?;
     if portable::takes(x.value()) {
         return crate::add(residual, &linear_leak(x, w, b, 1.0)?);
     }
-    let added = residual.value().contiguous()?;
     let value = by_dtype!("linear_residual", x, T => value::<T>(x, w, b, &Then::Add(&added)))?.0;
     let (kept_x, kept_w) = (x.clone(), w.clone());
     let inputs: Vec<&Var> = [x, w, residual].into_iter().chain(b).collect();
@@ -55,8 +51,17 @@ pub fn linear_residual(x: &Var, w: &Var, b: Option<&Var>, residual: &Var) -> Res
     }))
 }
 
+/// The residual, contiguous, if it fits.
+pub(crate) fn check_residual(x: &Var, residual: &Var, c_out: usize) -> Result<Tensor> {
+    let dims = result_dims(x, c_out);
+    if residual.dims() != dims || residual.dtype() != x.dtype() {
+        bail!("linear: expected a residual {dims:?} {:?}, got {residual:?}", x.dtype());
+    }
+    residual.value().contiguous()
+}
+
 /// Channels of the result.
-fn check(x: &Var, w: &Var, b: Option<&Var>) -> Result<usize> {
+pub(crate) fn check(x: &Var, w: &Var, b: Option<&Var>) -> Result<usize> {
     let (&[c_out, c_in], Some(&channels)) = (w.dims(), x.dims().last()) else {
         bail!("linear: expected x [.., C_in] and w [C_out, C_in], got {:?} and {:?}", x.dims(), w.dims())
     };
@@ -132,8 +137,6 @@ fn gradients(grad: &Var, x: &Var, w: &Var, wants: &[bool]) -> Result<[Option<Var
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Tensor;
-
     use super::*;
     use crate::gradcheck::{check_gradients, check_second_order, pattern};
 

@@ -100,7 +100,7 @@ fn multiply<T: Element>(
         return cpu::with_slice::<f32, _>(added, |added| {
             let added = if added.is_empty() { Added::Nothing } else { Added::Tensor(added) };
             cpu::with_slice::<f32, _>(x, |x| {
-                crate::product::rows(rows, x, &panels, epilogue, added, to.of_f32(), finish);
+                crate::product::rows(rows, x, &panels, epilogue, added, to.of_f32(), |_, rows| finish(rows));
                 Ok(())
             })
         });

@@ -14,7 +14,17 @@ use crate::scratch::scratch;
 /// Rows of one task: 8 blocks, so that a panel of weights is read from far away once for many rows.
 const TASK_ROWS: usize = 8 * ROWS;
 
-/// `x [rows, depth]` times packed weights, into `out [rows, n]`. `finish` is called with each task's rows when they are
+/// Rows of each task of [`rows`] but the last.
+fn task_rows(rows: usize) -> usize {
+    TASK_ROWS.min(rows.div_ceil(2)).max(1)
+}
+
+/// How many tasks [`rows`] makes.
+pub(crate) fn tasks(rows: usize) -> usize {
+    rows.div_ceil(task_rows(rows))
+}
+
+/// `x [rows, depth]` times packed weights, into `out [rows, n]`. `finish` is called with each task's number and rows when they are
 /// complete and still in its cache.
 pub(crate) fn rows(
     rows: usize,
@@ -23,9 +33,9 @@ pub(crate) fn rows(
     epilogue: Epilogue<'_>,
     added: Added<'_>,
     out: Shared<f32>,
-    finish: impl Fn(Range<usize>) + Sync,
+    finish: impl Fn(usize, Range<usize>) + Sync,
 ) {
-    let each = TASK_ROWS.min(rows.div_ceil(2)).max(1);
+    let each = task_rows(rows);
     (0..rows.div_ceil(each)).into_par_iter().for_each(|task| {
         let mine = task * each..((task + 1) * each).min(rows);
         let from: Vec<usize> = mine.clone().map(|r| r * w.depth).collect();
@@ -44,7 +54,7 @@ pub(crate) fn rows(
                 micro::multiply(x, &from, depth, w.panel(p), epilogue, added, ahead, c, &to, columns.len());
             }
         }
-        finish(mine);
+        finish(task, mine);
     });
 }
 
@@ -61,7 +71,7 @@ pub(crate) fn matmul(
     }
     let panels = if trans_b { Panels::from_transposed(b, n, k) } else { Panels::from_rows(b, k, n) };
     let mut out = cpu::uninit(m * n);
-    rows(m, a, &panels, Epilogue::NONE, Added::Nothing, Shared::new(&mut out), |_| {});
+    rows(m, a, &panels, Epilogue::NONE, Added::Nothing, Shared::new(&mut out), |_, _| {});
     out
 }
 

@@ -50,6 +50,16 @@ multiversion! {
             }
         }
     }
+    /// Multiplies `a` by `b` in place, and adds every row of the result (as long as `sums`) to `sums`.
+    pub(crate) fn times_rows_in_place<T: Element>(a: &mut [T], b: &[T], sums: &mut [T]) {
+        let width = sums.len();
+        for (a, b) in a.chunks_exact_mut(width).zip(b.chunks_exact(width)) {
+            for ((a, b), sum) in a.iter_mut().zip(b).zip(sums.iter_mut()) {
+                *a *= *b;
+                *sum += *a;
+            }
+        }
+    }
     fn add_to_rows<T: Element>(x: &[T], b: &[T], out: &mut [T]) {
         for (out, x) in out.chunks_mut(b.len()).zip(x.chunks(b.len())) {
             for ((out, x), b) in out.iter_mut().zip(x).zip(b) {
@@ -116,7 +126,11 @@ pub(crate) fn column_sums<T: Element>(x: &[T], width: usize) -> Vec<T> {
 }
 
 /// The product of two tensors of one shape, element by element, and its sums over all but the last dimension, of `width`.
-pub(crate) fn times_with_column_sums<T: Element>(a: &Tensor, b: &Tensor, width: usize) -> Result<(Tensor, Tensor)> {
+pub(crate) fn times_with_column_sums<T: Element>(
+    a: &Tensor,
+    b: &Tensor,
+    width: usize,
+) -> Result<(Tensor, Tensor)> {
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     let (out, sums) = cpu::with_slice::<T, _>(&a, |a| {
         cpu::with_slice::<T, _>(&b, |b| {

@@ -72,6 +72,11 @@ impl Linear {
         k::linear_residual(x, &self.weight.var(train)?, bias.as_ref(), residual)
     }
 
+    /// Weight and bias, to compute with.
+    pub fn tensors(&self, train: bool) -> Result<(Var, Option<Var>)> {
+        Ok((self.weight.var(train)?, self.bias.as_ref().map(Param::var)))
+    }
+
     /// Channels of the result.
     pub fn outputs(&self) -> usize {
         self.outputs

@@ -109,18 +109,27 @@ impl TransformerLayer {
     /// evaluation and for models without drop-path.
     pub fn forward(&self, x: &Var, mut drop: Option<&mut Rng>) -> Result<Var> {
         let mixed = self.attend(&self.norm1.forward(x)?)?;
-        let x = self.onto(&self.proj, &mixed, x, drop.as_deref_mut())?;
-        let hidden = self.fc1.forward(&self.norm2.forward(&x)?, self.shape.gelu.into(), false)?;
-        self.onto(&self.fc2, &hidden, &x, drop)
+        let x = self.onto(x, drop.as_deref_mut(), |residual| match residual {
+            Some(residual) => self.proj.forward_onto(&mixed, residual, false),
+            None => self.proj.forward(&mixed, Activation::None, false),
+        })?;
+        let normed = self.norm2.forward(&x)?;
+        self.onto(&x, drop, |residual| {
+            let ((w1, b1), (w2, b2)) = (self.fc1.tensors(false)?, self.fc2.tensors(false)?);
+            k::feed_forward(&normed, (&w1, b1.as_ref()), self.shape.gelu.into(), (&w2, b2.as_ref()), residual)
+        })
     }
 
-    /// `residual + last(branch)`, where a branch's last layer may be dropped for a sample.
-    fn onto(&self, last: &Linear, branch: &Var, residual: &Var, drop: Option<&mut Rng>) -> Result<Var> {
+    /// `x` and a branch beside it, which samples may skip; `branch` adds what it is given.
+    fn onto(
+        &self,
+        x: &Var,
+        drop: Option<&mut Rng>,
+        branch: impl Fn(Option<&Var>) -> Result<Var>,
+    ) -> Result<Var> {
         match drop {
-            Some(rng) if self.drop > 0.0 => {
-                k::add(residual, &drop_path(&last.forward(branch, Activation::None, false)?, self.drop, rng)?)
-            }
-            _ => last.forward_onto(branch, residual, false),
+            Some(rng) if self.drop > 0.0 => k::add(x, &drop_path(&branch(None)?, self.drop, rng)?),
+            _ => branch(Some(x)),
         }
     }
 
