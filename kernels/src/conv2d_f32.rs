@@ -4,7 +4,7 @@
 
 use crate::conv2d::Geometry;
 use crate::micro::{Epilogue, Panels};
-use crate::{direct, im2col, winograd_conv, winograd_grad};
+use crate::{direct, im2col, product, winograd_conv, winograd_grad};
 
 /// The convolution with its epilogue.
 pub(crate) fn forward(g: Geometry, x: &[f32], w: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
@@ -30,6 +30,9 @@ pub(crate) fn input_gradient(g: Geometry, grad: &[f32], w: &[f32]) -> Vec<f32> {
 pub(crate) fn weight_gradient(g: Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
     if winograd_conv::fits(&g) {
         return winograd_grad::weight_gradient(g, x, grad);
+    }
+    if im2col::is_pointwise(&g) {
+        return product::matmul((g.c_out, g.c_in, g.batch * g.oh * g.ow), grad, x, true, false);
     }
     im2col::weight_gradient(g, x, grad)
 }

@@ -14,9 +14,12 @@ use crate::scratch::scratch;
 /// Rows of one task: 8 blocks, so that a panel of weights is read from far away once for many rows.
 const TASK_ROWS: usize = 8 * ROWS;
 
-/// Rows of each task of [`rows`] but the last.
+/// Rows of each task of [`rows`] but the last. Where there are enough, the tasks are a multiple of 8, so that threads get
+/// equal shares: 11 tasks on two threads take as long as 12.
 fn task_rows(rows: usize) -> usize {
-    TASK_ROWS.min(rows.div_ceil(2)).max(1)
+    let tasks = rows.div_ceil(TASK_ROWS);
+    let tasks = if rows >= 4 * TASK_ROWS { tasks.next_multiple_of(8) } else { tasks.max(2) };
+    rows.div_ceil(tasks).max(1)
 }
 
 /// How many tasks [`rows`] makes.
@@ -80,6 +83,8 @@ pub(crate) fn matmul(
 const CHUNK_ROWS: usize = 256;
 /// Most rows of the result, columns of `a`, of one task.
 const STRIP: usize = 24 * ROWS;
+/// Columns of `a` worth a task, since each packs all of `b`.
+const MIN_STRIP: usize = 8 * ROWS;
 /// Tasks that are enough for a good many threads.
 const ENOUGH_TASKS: usize = 16;
 /// Shortest part of the inner dimension worth a task: its result is written and added up.
@@ -88,9 +93,15 @@ const MIN_DEPTH: usize = 1024;
 /// `a^T b` for `a [k, m]` and `b [k, n]`: the gradient of a layer's weights. Both are packed in chunks of rows, which for
 /// row-major operands are copies of runs of a row; nothing is turned.
 fn transposed_left((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> Vec<f32> {
+    if k == 0 {
+        return vec![0.0; m * n];
+    }
     // How work is split depends on the sizes alone, so that results do not depend on the number of threads.
-    let strips = m.div_ceil(STRIP);
+    let mut strips = m.div_ceil(STRIP);
     let parts = ENOUGH_TASKS.div_ceil(strips.max(1)).min(k / MIN_DEPTH).max(1);
+    if strips * parts < ENOUGH_TASKS / 2 {
+        strips = (m / MIN_STRIP / 2 * 2).clamp(strips, ENOUGH_TASKS / 2);
+    }
     let (mut out, mut others): (Vec<f32>, Vec<f32>) = (cpu::uninit(m * n), cpu::uninit(m * n * (parts - 1)));
     let (first, rest) = (Shared::new(&mut out), Shared::new(&mut others));
     (0..strips * parts).into_par_iter().for_each(|task| {
