@@ -59,7 +59,7 @@ pub fn peak_bytes(device: &Device) -> Result<Option<u64>> {
 }
 
 /// Whether f32 matrix products may round their inputs to TF32.
-pub fn allow_tf32(allow: bool) {
+pub(crate) fn allow_tf32(allow: bool) {
     candle_core::cuda::set_gemm_reduced_precision_f32(allow);
 }
 
