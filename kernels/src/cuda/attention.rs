@@ -102,8 +102,7 @@ mod tests {
         if !can_run() {
             return Ok(());
         }
-        for (sequences, tokens, heads, head_dim) in [(2, 5, 2, 3), (1, 33, 1, 40), (1, 1, 2, 64)]
-        {
+        for (sequences, tokens, heads, head_dim) in [(2, 5, 2, 3), (1, 33, 1, 40), (1, 1, 2, 64)] {
             let c = heads * head_dim;
             let qkv = (single(&[1, sequences, tokens, 3 * c], 1)? * 3.0)?;
             let leaf = Var::leaf(qkv.clone());
