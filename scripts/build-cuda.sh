@@ -14,6 +14,7 @@
 #   CUDA_LIBRARIES     folders with CUDA's libraries on the machine that runs the program, joined by `:`
 #   CUDA_TOOLKIT       where a toolkit from PyPI is kept       [target-cuda/toolkit]
 #   CARGO_TARGET_DIR   where the build goes                    [target-cuda]
+#   CUDNN=1            convolutions by cuDNN 9, which the machine that runs the program then needs too
 #   FULL=1             also compile candle's kernels for quantised networks, which nestgen never calls (many minutes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -57,6 +58,7 @@ from_pypi() { # a toolkit of NVIDIA's wheels; its version is that of the librari
   standin "$cudarc" cublaslt cublasLt libcublasLt.so.13 libcublasLt
   standin "$cudarc" curand curand libcurand.so.10 libcurand
   standin "$cudarc" nvrtc nvrtc libnvrtc.so.13 libnvrtc
+  standin "$cudarc" cudnn cudnn libcudnn.so.9 libcudnn
   export LIBRARY_PATH="$toolkit/stand-ins:$CUDA_HOME/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
   export CUDARC_CUDA_VERSION=13000
 }
@@ -110,4 +112,6 @@ fi
 [ $# -gt 0 ] || set -- build --release
 verb=$1
 shift
-cargo "$verb" --features nestgen/cuda "${patch[@]}" "$@"
+features=nestgen/cuda
+[ "${CUDNN:-0}" != 1 ] || features=nestgen/cudnn
+cargo "$verb" --features "$features" "${patch[@]}" "$@"

@@ -3,8 +3,11 @@
 use std::str::FromStr;
 
 use candle_core::Device;
+use nestgen_kernels::{portable, precision};
 
 use crate::error::{Error, Result};
+
+pub use nestgen_kernels::precision::Precision;
 
 /// What `--device` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +85,36 @@ fn cuda(number: usize) -> Result<Device> {
     })
 }
 
-/// A device in words, for the record of a run: `cpu, 2 threads`, `cuda:0, NVIDIA H100`.
+/// Sets how exactly the process multiplies on its device.
+///
+/// # Errors
+/// When the device knows no such products.
+pub fn choose_precision(precision: Precision, device: &Device) -> Result<()> {
+    // The portable path rounds as a GPU does, for tests.
+    let can = match precision {
+        Precision::F32 => true,
+        Precision::Bf16 => !device.is_cpu() || portable::forced(),
+        Precision::Tf32 => !device.is_cpu(),
+    };
+    if !can {
+        return Err(Error::Usage {
+            message: format!("--precision {}: the processor multiplies in f32", precision.name()),
+            hint: Some("choose a GPU with --device cuda, or leave --precision out".into()),
+        });
+    }
+    precision::choose(precision);
+    Ok(())
+}
+
+/// A device in words, for the record of a run: `cpu, 2 threads`, `cuda:0, NVIDIA H100`, `cuda:0, NVIDIA H100, bf16`.
 pub fn describe(device: &Device) -> String {
+    match precision::current() {
+        Precision::F32 => name(device),
+        other => format!("{}, {}", name(device), other.name()),
+    }
+}
+
+fn name(device: &Device) -> String {
     #[cfg(feature = "cuda")]
     if let Some(text) = nestgen_kernels::cuda::describe(device) {
         return text;

@@ -34,9 +34,9 @@ class Row:
         self.case, self.name, self.convolutions = case, name, convolutions
 
 
-def build(package_arguments):
+def build(package_arguments, program="cargo"):
     """Builds in release; the path of the worker."""
-    command = ["cargo", "build", "--release", "--message-format=json-render-diagnostics", *package_arguments]
+    command = [program, "build", "--release", "--message-format=json-render-diagnostics", *package_arguments]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     made = [m["executable"] for m in map(json.loads, lines) if m.get("executable")]
     return next(path for path in made if pathlib.Path(path).name == "peer_worker")

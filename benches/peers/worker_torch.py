@@ -1,13 +1,15 @@
 """PyTorch's side of benches/peers: one process that does one case at a time, told by JSON lines (see interleave.py).
 
-    worker_torch.py [--channels-last] [--compile] [--fused] [--double]
+    worker_torch.py [--channels-last] [--compile] [--fused] [--double] [--cuda]
 
 Without options it is PyTorch as a user would write it. --channels-last keeps images and convolution weights in
 channels-last memory, --compile passes the models through torch.compile, --fused takes the fused Adam. --double
-computes in f64: what all others are compared with. Threads and the allocator are set by environment variables.
+computes in f64: what all others are compared with. --cuda computes on the GPU, with matrix products and convolutions
+in bf16 (autocast) and f32 weights; a pass then ends when the GPU has. Threads and the allocator are set by environment variables.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -27,20 +29,28 @@ def answer(message, state, options):
         case "prepare":
             options.config = message["config"]
             dtype = torch.get_default_dtype()
-            tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(message["file"]).items()}
+            tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(message["file"], device="cuda" if options.cuda else "cpu").items()}
             state["case"] = CASES[message["case"]](tensors, options)
         case "dump":
-            tensors = state["case"].dump()
+            with autocast(options):
+                tensors = state["case"].dump()
+            if options.cuda:
+                tensors = {name: t.float().cpu() for name, t in tensors.items()}
             save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, message["file"])
         case "run":
             start = time.perf_counter()
-            state["case"].run()
+            with autocast(options):
+                state["case"].run()
+            if options.cuda:
+                torch.cuda.synchronize()
             return {"seconds": time.perf_counter() - start}
         case "profile":
             for _ in range(message["count"]):
                 state["case"].run()
         case "operators":
             return {"table": operators(state["case"], message["count"])}
+        case "memory" if options.cuda:
+            return {"peak_mib": torch.cuda.max_memory_allocated() / 2**20}
         case "memory":
             return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
         case "peak":
@@ -48,6 +58,10 @@ def answer(message, state, options):
         case other:
             raise ValueError(f"unknown command {other}")
     return {"ok": True}
+
+
+def autocast(options):
+    return torch.autocast("cuda", dtype=torch.bfloat16) if options.cuda else contextlib.nullcontext()
 
 
 def operators(case, count):
@@ -71,10 +85,12 @@ def matmul_peak(side=2048, tries=8):
 
 def main():
     parser = argparse.ArgumentParser()
-    for option in ("channels-last", "compile", "fused", "double"):
+    for option in ("channels-last", "compile", "fused", "double", "cuda"):
         parser.add_argument(f"--{option}", action="store_true")
     options = parser.parse_args()
     torch.set_default_dtype(torch.float64 if options.double else torch.float32)
+    if options.cuda:
+        torch.set_default_device("cuda")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # Answers have their own pipe: libraries print what they like to stdout.
     out = os.fdopen(os.dup(1), "w")

@@ -103,6 +103,12 @@ pub enum Error {
     /// A numerical routine did not converge.
     #[error("{0} did not converge")]
     NoConvergence(&'static str),
+    /// A device that computes features failed.
+    #[error("features: {reason}")]
+    Device {
+        /// What it said.
+        reason: String,
+    },
     /// A generator or feature extractor given by the caller failed.
     #[error("{0}")]
     Caller(String),
@@ -142,9 +148,15 @@ impl Error {
                 }
                 _ => "check that the path can be read and written".into(),
             },
+            Error::Device { .. } => "compute the features on the processor: --device cpu".into(),
             _ => return None,
         };
         Some(hint)
+    }
+
+    /// A failure of a device, as candle words it.
+    pub(crate) fn device(error: candle_core::Error) -> Self {
+        Self::Device { reason: error.to_string() }
     }
 
     /// An I/O error with its path.

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use nestgen_images::RgbImage8;
 
 use crate::error::{Error, Result};
 use crate::features::{Extracted, Features, Progress, Read, Skipped, extract};
 use crate::formula;
-use crate::inception::{Inception, Tap};
+use crate::inception::{Inception, Place, Tap};
 use crate::preprocess::Resize;
 use crate::weights;
 
@@ -42,13 +43,21 @@ pub enum Extractor<'a> {
 }
 
 impl Extractor<'_> {
-    /// Inception with the weights of a file (see [`weights::find`]).
+    /// Inception with the weights of a file (see [`weights::find`]), on the processor.
     ///
     /// The distance is named `FID` only when the file is the published one.
     ///
     /// # Errors
     /// When the file cannot be read or is not a weight file of this network.
     pub fn inception(path: &Path) -> Result<Self> {
+        Self::inception_on(path, &Device::Cpu)
+    }
+
+    /// [`Extractor::inception`] on a device; see [`Inception::on`].
+    ///
+    /// # Errors
+    /// As [`Extractor::inception`], and when the device has no room.
+    pub fn inception_on(path: &Path, device: &Device) -> Result<Self> {
         let weights = weights::load(path)?;
         let name = if weights.is_published() {
             "FID".into()
@@ -56,7 +65,7 @@ impl Extractor<'_> {
             format!("FD-inception-{}", &weights.sha256[..8])
         };
         Ok(Extractor::Inception {
-            network: Box::new(Inception::new(&weights.tensors)?),
+            network: Box::new(Inception::on(&weights.tensors, device)?),
             name,
             sha256: weights.sha256,
         })
@@ -67,8 +76,16 @@ impl Extractor<'_> {
     /// # Errors
     /// None in practice: the formula's tensors always fit.
     pub fn random_v1() -> Result<Self> {
+        Self::random_v1_on(&Device::Cpu)
+    }
+
+    /// [`Extractor::random_v1`] on a device; see [`Inception::on`].
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn random_v1_on(device: &Device) -> Result<Self> {
         Ok(Extractor::Inception {
-            network: Box::new(Inception::new(&formula::state_dict())?),
+            network: Box::new(Inception::on(&formula::state_dict(), device)?),
             name: "FD-random-v1".into(),
             sha256: formula::SHA256.into(),
         })
@@ -86,6 +103,17 @@ impl Extractor<'_> {
     pub fn sha256(&self) -> &str {
         match self {
             Extractor::Inception { sha256, .. } | Extractor::Custom { sha256, .. } => sha256,
+        }
+    }
+
+    /// What kept features are known by: the network, and the arithmetic if it is not the processor's, whose bits are
+    /// always the same.
+    pub(crate) fn cache_key(&self) -> String {
+        match self {
+            Extractor::Inception { network, sha256, .. } if matches!(network.place(), Place::Device(_)) => {
+                format!("{sha256} on a device")
+            }
+            other => other.sha256().to_owned(),
         }
     }
 

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nestgen_images::RgbImage8;
 
-use crate::engine::Workspace;
+use crate::batches;
+use crate::engine::{Layer, Workspace};
 use crate::error::{Error, Result};
-use crate::inception::{CHUNK, Inception, Tap};
+use crate::inception::{CHUNK, Inception, Layers, Place, Tap};
+
 use crate::preprocess::{Preprocessor, Resize};
 
 /// Features of one tap: a row for each image.
@@ -82,15 +84,31 @@ pub struct Extracted {
     pub skipped: Vec<Skipped>,
 }
 
-/// Features of images `0..count` at `taps` (sorted, without repetition), by all threads of the current rayon pool.
+/// Features of images `0..count` at `taps` (sorted, without repetition), by all threads of the current rayon pool; a
+/// network on a device gets batches that the threads have prepared.
 ///
-/// An image's features are the same bits whatever the number of threads or its neighbours. With `skip_bad`, images
-/// that cannot be read are listed and left out; otherwise the first one ends the work.
+/// On the processor an image's features are the same bits whatever the number of threads or its neighbours. With
+/// `skip_bad`, images that cannot be read are listed and left out; otherwise the first one ends the work.
 ///
 /// # Errors
-/// The first image that cannot be read, unless `skip_bad`.
+/// The first image that cannot be read, unless `skip_bad`; a device that fails.
 pub fn extract(
     network: &Inception,
+    resize: Resize,
+    taps: &[Tap],
+    count: usize,
+    read: &Read,
+    skip_bad: bool,
+    progress: &Progress,
+) -> Result<Extracted> {
+    match network.place() {
+        Place::Processor(network) => on_processor(network, resize, taps, count, read, skip_bad, progress),
+        Place::Device(network) => batches::extract(network, resize, taps, count, read, skip_bad, progress),
+    }
+}
+
+fn on_processor(
+    network: &Layers<Layer>,
     resize: Resize,
     taps: &[Tap],
     count: usize,
@@ -137,11 +155,11 @@ pub fn extract(
 }
 
 /// An image's features, all taps in a row, or why it has none.
-type Outcome = Result<Vec<f32>>;
+pub(crate) type Outcome = Result<Vec<f32>>;
 
 /// One thread's tools.
 struct Worker<'a> {
-    network: &'a Inception,
+    network: &'a Layers<Layer>,
     taps: &'a [Tap],
     preprocessor: Preprocessor,
     work: Workspace,
@@ -171,7 +189,7 @@ impl Worker<'_> {
 }
 
 /// Sorts each image's features into their taps.
-fn collect(outcomes: Vec<Option<Outcome>>, taps: &[Tap], skip_bad: bool) -> Result<Extracted> {
+pub(crate) fn collect(outcomes: Vec<Option<Outcome>>, taps: &[Tap], skip_bad: bool) -> Result<Extracted> {
     let mut features: Vec<Features> =
         taps.iter().map(|tap| Features { dims: tap.dims(), data: Vec::new() }).collect();
     let mut skipped = Vec::new();

@@ -15,6 +15,7 @@
 
 #![deny(unsafe_code)]
 
+mod batches;
 pub mod cache;
 #[expect(unsafe_code, reason = "the vectorised convolution kernels")]
 mod engine;

@@ -263,7 +263,7 @@ fn images(
 ) -> Result<Features> {
     let place = match &config.cache {
         Some(folder) => {
-            let (images, extractor_hash) = (set.digest()?, extractor.sha256().to_owned());
+            let (images, extractor_hash) = (set.digest()?, extractor.cache_key());
             let resize = config.resize.to_string();
             Some((folder, Key { images, extractor: extractor_hash, resize, dims: extractor.dims(config.tap) }))
         }

@@ -25,6 +25,7 @@ static std::unique_ptr<std::barrier<>> meeting;
 static std::vector<float> shown;
 
 static void __syncthreads() { meeting->arrive_and_wait(); }
+static void __syncwarp() { meeting->arrive_and_wait(); }
 
 static float __shfl_xor_sync(unsigned, float value, int apart) {
   shown[threadIdx.x] = value;

@@ -81,6 +81,18 @@ pub fn max_pool3s2(x: &Var, padding: PoolPadding) -> Result<Var> {
     max_pool(x, Windows { x_dims: [b, h, w, c], oh, ow, kernel: 3, stride: 2, before: (top, left) })
 }
 
+/// 3x3 windows with stride 1 and one pixel of padding: `[B, H, W, C] -> [B, H, W, C]`.
+///
+/// # Errors
+/// When `x` is not an image with pixels.
+pub fn max_pool3(x: &Var) -> Result<Var> {
+    let &[b, h, w, c] = x.dims() else { bail!("max_pool3: expected [B, H, W, C], got {:?}", x.dims()) };
+    if h == 0 || w == 0 || c == 0 {
+        bail!("max_pool3: expected an image with pixels, got {:?}", x.dims());
+    }
+    max_pool(x, Windows { x_dims: [b, h, w, c], oh: h, ow: w, kernel: 3, stride: 1, before: (1, 1) })
+}
+
 fn max_pool(x: &Var, windows: Windows) -> Result<Var> {
     if portable::takes(x.value()) {
         let Windows { x_dims, oh, ow, kernel, stride, before } = windows;
@@ -198,6 +210,8 @@ mod tests {
                 check_gradients(|v| max_pool3s2(&v[0], padding), &[pattern(&dims, 1)?])?;
                 check_second_order(|v| max_pool3s2(&v[0], padding), &[pattern(&dims, 1)?])?;
             }
+            check_gradients(|v| max_pool3(&v[0]), &[pattern(&dims, 1)?])?;
+            check_second_order(|v| max_pool3(&v[0]), &[pattern(&dims, 1)?])?;
         }
         check_gradients(|v| max_pool3s2(&v[0], TfSame), &[pattern(&[2, 1, 1, 2], 1)?])
     }
@@ -238,6 +252,7 @@ mod tests {
         assert!(max_pool2(&var(&[1, 1, 4, 2])?).is_err() && max_pool2(&var(&[4, 4, 2])?).is_err());
         assert!(max_pool3s2(&var(&[1, 2, 4, 2])?, Valid).is_err());
         assert!(max_pool3s2(&var(&[1, 0, 4, 2])?, TfSame).is_err());
+        assert!(max_pool3(&var(&[1, 0, 4, 2])?).is_err() && max_pool3(&var(&[4, 4, 2])?).is_err());
         Ok(())
     }
 }

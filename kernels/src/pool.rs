@@ -90,7 +90,7 @@ fn sum_squares(x: &Var, factor: f64) -> Result<Var> {
 }
 
 /// Calls `f(row, input, output_row)` for every row of `row_len` elements of the output.
-fn on_image<T: Element>(
+pub(crate) fn on_image<T: Element>(
     x: &Tensor,
     dims: &[usize],
     row_len: usize,

@@ -2,31 +2,45 @@
 
 use candle_core::Device;
 use clap::Args;
-use nestgen::device::DeviceChoice;
+use nestgen::device::{DeviceChoice, Precision, choose_precision};
 
 use super::ui;
 
-/// The flags that choose a device.
+/// The flag that chooses a device.
 #[derive(Args)]
-pub(super) struct DeviceArgs {
+pub(super) struct PlaceArgs {
     /// Where to compute: auto (a GPU if this program can use one), cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
-    /// Let matrix products on the GPU round their f32 inputs to 10 bits (TF32): faster, less exact
-    #[cfg(feature = "cuda")]
-    #[arg(long)]
-    tf32: bool,
 }
 
-impl DeviceArgs {
+impl PlaceArgs {
     /// The device, ready for use; says which GPU it is.
     pub(super) fn open(&self) -> nestgen::error::Result<Device> {
         let device = self.device.open()?;
         if !device.is_cpu() {
             ui::note(&nestgen::device::describe(&device));
         }
-        #[cfg(feature = "cuda")]
-        nestgen_kernels::cuda::allow_tf32(self.tf32);
+        Ok(device)
+    }
+}
+
+/// The flags that choose a device and how exactly it multiplies.
+#[derive(Args)]
+pub(super) struct DeviceArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// What matrix products round their factors to: f32 (nothing), tf32 or bf16 (faster, less exact, on a GPU alone).
+    /// Weights, sums and the optimizer stay f32
+    #[arg(long, value_name = "f32|tf32|bf16", default_value = "f32")]
+    precision: Precision,
+}
+
+impl DeviceArgs {
+    /// The device, ready for use; says which GPU it is.
+    pub(super) fn open(&self) -> nestgen::error::Result<Device> {
+        let device = self.place.open()?;
+        choose_precision(self.precision, &device)?;
         Ok(device)
     }
 }

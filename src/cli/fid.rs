@@ -9,6 +9,7 @@ use nestgen::score_space;
 use nestgen_fid::{Ball, Input, Metric, Resize, ScoreConfig, Tap, score};
 use nestgen_images::OpenOptions;
 
+use super::device::PlaceArgs;
 use super::ui;
 
 /// Score generated images against real ones
@@ -28,6 +29,8 @@ pub(super) struct FidArgs {
     /// our classifiers. Only inception gives FID
     #[arg(long, value_name = "inception|random-v1|FILE", default_value = "inception")]
     features: String,
+    #[command(flatten)]
+    place: PlaceArgs,
     /// How images become 299x299: pytorch (pytorch-fid), tf1 (TTUR, torch-fidelity), clean (clean-fid)
     /// [default: pytorch]
     #[arg(long)]
@@ -91,7 +94,8 @@ pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
     let fake = Input::open(&args.fake, &OpenOptions::default())?;
     let held_out =
         args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
-    let extractor = score_space::extractor(&args.features, args.weights.as_deref())?;
+    let device = args.place.open()?;
+    let extractor = score_space::extractor(&args.features, args.weights.as_deref(), &device)?;
     let bar = ui::progress_bar("", 0);
     let progress = |side: &'static str, done: usize, total: usize| {
         bar.set_message(side);

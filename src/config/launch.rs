@@ -114,7 +114,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
             Evaluator::new(
                 data.clone(),
                 config.eval.images,
-                score_space::extractor(&config.eval.features, None)?,
+                score_space::extractor(&config.eval.features, None, launch.device)?,
             ),
             every_kimg,
         ))

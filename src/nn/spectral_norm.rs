@@ -6,6 +6,7 @@
 //! `u^T W v`, not through `u` and `v`.
 
 use candle_core::Result;
+use nestgen_kernels::precision::{Precision, with};
 use nestgen_kernels::{self as k, Param, Var, no_grad};
 
 use super::{Builder, Init};
@@ -57,11 +58,14 @@ impl SpectralNorm {
 
     /// The normalised weight, in the weight's shape.
     pub fn var(&self, train: bool) -> Result<Var> {
-        if train {
-            self.step()?;
-        }
-        let product = k::matmul(&self.matrix()?, &self.v.var(), false, false)?;
-        let sigma = k::matmul(&self.u.var(), &product, true, false)?;
+        // The norm decides about the whole layer: not in fewer bits.
+        let sigma = with(Precision::F32, || {
+            if train {
+                self.step()?;
+            }
+            let product = k::matmul(&self.matrix()?, &self.v.var(), false, false)?;
+            k::matmul(&self.u.var(), &product, true, false)
+        })?;
         k::mul_scalar(&self.weight.var(), &k::recip(&sigma)?)
     }
 }

@@ -15,6 +15,7 @@ use candle_core::{DType, Device, Tensor};
 use nestgen_fid::preprocess::{Preprocessor, Resize};
 use nestgen_fid::{Extractor, weights};
 use nestgen_images::RgbImage8;
+use nestgen_kernels::precision::{Precision, with};
 use nestgen_kernels::{self as k, Var, no_grad};
 use rayon::prelude::*;
 
@@ -28,28 +29,29 @@ use crate::train::tensors::{self, Metadata};
 const BATCH: usize = 16;
 
 /// The extractor that a setting names: `auto` (Inception where its weights are found, else `random-v1`), `inception`
-/// (with the weights of that file, if one is given), `random-v1`, or a file for [`open`].
+/// (with the weights of that file, if one is given), `random-v1`, or a file for [`open`]. Its features are computed on
+/// `device`.
 ///
 /// # Errors
-/// When a file is missing or not usable.
-pub fn extractor(name: &str, inception: Option<&Path>) -> Result<Extractor<'static>> {
+/// When a file is missing or not usable, or the device has no room.
+pub fn extractor(name: &str, inception: Option<&Path>, device: &Device) -> Result<Extractor<'static>> {
     match name {
         "auto" => match weights::find(inception) {
-            Ok(path) => Ok(Extractor::inception(&path)?),
-            Err(_) => Ok(Extractor::random_v1()?),
+            Ok(path) => Ok(Extractor::inception_on(&path, device)?),
+            Err(_) => Ok(Extractor::random_v1_on(device)?),
         },
-        "inception" => Ok(Extractor::inception(&weights::find(inception)?)?),
-        "random-v1" => Ok(Extractor::random_v1()?),
-        file => open(Path::new(file)),
+        "inception" => Ok(Extractor::inception_on(&weights::find(inception)?, device)?),
+        "random-v1" => Ok(Extractor::random_v1_on(device)?),
+        file => open(Path::new(file), device),
     }
 }
 
 /// The feature space of a file: a classifier of this program, or DINOv2's weights under the names of its authors,
-/// timm or transformers.
+/// timm or transformers. Its features are computed on `device`.
 ///
 /// # Errors
-/// When the file cannot be read, is neither of the two, or its tensors do not fit.
-pub fn open(path: &Path) -> Result<Extractor<'static>> {
+/// When the file cannot be read, is neither of the two, or its tensors do not fit; when the device has no room.
+pub fn open(path: &Path, device: &Device) -> Result<Extractor<'static>> {
     let bad = |reason: String| {
         Error::Checkpoint {
         path: path.to_path_buf(),
@@ -63,13 +65,16 @@ pub fn open(path: &Path) -> Result<Extractor<'static>> {
     };
     let (metadata, tensors) = tensors::read(path)?;
     let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
-    let space = if metadata.get("format").map(String::as_str) == Some(FORMAT) {
+    let mut space = if metadata.get("format").map(String::as_str) == Some(FORMAT) {
         Space::classifier(path, &metadata, &tensors).map_err(bad)?
     } else if dinov2::is_one(&tensors) {
         dinov2::space(tensors).map_err(bad)?
     } else {
         return Err(bad("it holds tensors, but neither a classifier of ours nor DINOv2".into()));
     };
+    for tensor in space.tensors.values_mut() {
+        *tensor = tensor.to_device(device)?;
+    }
     let sha256 = tensors::file_sha256(path).map_err(Error::io("read", path))?;
     let (name, dims) = (space.name.clone(), space.dims());
     let features = Box::new(move |images: &[RgbImage8]| space.features(images).map_err(|e| e.to_string()));
@@ -162,7 +167,7 @@ impl Space {
         let mut features = Vec::with_capacity(images.len() * self.dims());
         for images in images.chunks(BATCH) {
             let input = Var::constant(self.input(images)?);
-            let row = no_grad(|| penultimate(&network, &input))?;
+            let row = with(Precision::F32, || no_grad(|| penultimate(&network, &input)))?;
             features.extend(row.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(features)

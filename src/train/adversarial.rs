@@ -13,7 +13,6 @@ use nestgen_kernels::{
     Adam, AdamConfig, Gradients, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
 };
 
-use super::augment::sign;
 use super::evaluate::Evaluator;
 use super::event::{Event, Outcome, Progress};
 use super::fakes::latents;
@@ -22,6 +21,7 @@ use super::guard::Trouble;
 use super::held_out::HeldOut;
 use super::parallel::average;
 use super::penalties::gradient_penalty;
+use super::readings::{Readings, mean};
 use super::reals::RealImages;
 use super::schedule::Length;
 use super::settings::{AdamSettings, TrainConfig};
@@ -222,8 +222,10 @@ impl<'a> Training<'a> {
         let streams = self.session.rng(position.rollbacks);
         let ranks = self.session.ranks;
         let micro = config.micro_batch() / ranks.size();
+        let share = 1.0 / config.accumulate as f64;
         // Of all parts: loss, and signs of real logits.
         let (mut grads, mut sums) = (Gradients::default(), [0.0; 2]);
+        let mut unread: Option<Readings> = None;
         for part in 0..config.accumulate {
             let numbers = self.session.share.numbers(position.cur_nimg, part * micro..(part + 1) * micro);
             let z = latents(&streams.split("z-discriminator"), &numbers, self.networks.generator.z_dim())?;
@@ -244,56 +246,60 @@ impl<'a> Training<'a> {
             let discriminator = &self.networks.discriminator;
             let real_logits = discriminator.forward(&real_images, true)?;
             let fake_logits = discriminator.forward(&fake_images, true)?;
+            // Penalties of this part may follow averages of the one before.
+            if let Some(readings) = unread.take() {
+                readings.settle(position, ranks, share, &mut sums)?;
+            }
             let mut loss = config.loss.discriminator(&real_logits, &fake_logits)?;
-            let mut measured = vec![("Loss/D", scalar(&loss)?)];
+            let mut readings = Readings::default();
+            readings.add("Loss/D", &loss)?;
             for (weight, logits, images, key) in
                 [(r1, &real_logits, &real_images, "Loss/R1"), (r2, &fake_logits, &fake_images, "Loss/R2")]
             {
                 if weight > 0.0 {
                     let penalty = gradient_penalty(logits, images)?;
-                    measured.push((key, scalar(&penalty)?));
+                    readings.add(key, &penalty)?;
                     loss = add(&loss, &scale(&penalty, weight)?)?;
                 }
             }
             if lecam {
                 let term = position.lecam.penalty(&real_logits, &fake_logits)?;
-                measured.push(("Loss/LeCam", scalar(&term)?));
+                readings.add("Loss/LeCam", &term)?;
                 loss = add(&loss, &scale(&term, penalty.lecam)?)?;
             }
-            let real_values = real_logits.value().to_vec1::<f32>()?;
-            measured.push(("Logits/real", mean(&real_values)));
-            measured.push(("Logits/fake", mean(&fake_logits.value().to_vec1::<f32>()?)));
-            ranks.mean_measured(&mut measured);
-            if let [.., (_, real), (_, fake)] = measured[..] {
-                position.lecam.update(real, fake);
-            }
-            measured.iter().for_each(|&(key, value)| position.collected.report(key, value));
+            readings.add(Readings::REAL, &real_logits)?;
+            readings.add(Readings::FAKE, &fake_logits)?;
+            readings.add(Readings::WHOLE, &loss)?;
+            unread = Some(readings);
 
             drop((real_logits, fake_logits));
-            let share = 1.0 / config.accumulate as f64;
-            sums[0] += scalar(&loss)? * share;
-            sums[1] += real_values.iter().map(|&logit| sign(logit)).sum::<f64>();
             grads.accumulate(backward(scale(&loss, share)?)?)?;
         }
-        ranks.sum(&mut sums);
-        config.augment.adapt(&mut position.augment, sums[1], config.batch);
         average(ranks, &mut grads, self.networks.discriminator.params().params())?;
         let lr = config.discriminator.lr * self.lr_factor();
         if config.clip_norm > 0.0 {
             clip_grad_norm(&mut grads, self.networks.discriminator.params().params(), config.clip_norm)?;
         }
         self.adam_d.step(&grads, lr)?;
+        // All of the step is queued: the first read that waits for it.
+        let position = &mut self.position;
+        if let Some(readings) = unread {
+            readings.settle(position, ranks, share, &mut sums)?;
+        }
+        ranks.sum(&mut sums);
+        config.augment.adapt(&mut position.augment, sums[1], config.batch);
         Ok(sums[0] / ranks.size() as f64)
     }
 
     /// One step of G; gives its loss. `real` is for losses that compare with real images.
     fn generator_step(&mut self, real: Option<&Tensor>) -> Result<f64> {
         let config = self.session.config;
-        let position = &mut self.position;
+        let position = &self.position;
         let streams = self.session.rng(position.rollbacks);
         let ranks = self.session.ranks;
         let micro = config.micro_batch() / ranks.size();
-        let (mut grads, mut total) = (Gradients::default(), 0.0);
+        let share = 1.0 / config.accumulate as f64;
+        let (mut grads, mut readings) = (Gradients::default(), Readings::default());
         let discriminator = &self.networks.discriminator;
         discriminator.params().set_trainable(false);
         for part in 0..config.accumulate {
@@ -313,11 +319,7 @@ impl<'a> Training<'a> {
                 None => None,
             };
             let loss = config.loss.generator(&fake_logits, real_logits.as_ref())?;
-            let mut measured = [("Loss/G", scalar(&loss)?)];
-            ranks.mean_measured(&mut measured);
-            position.collected.report("Loss/G", measured[0].1);
-            let share = 1.0 / config.accumulate as f64;
-            total += measured[0].1 * share;
+            readings.add("Loss/G", &loss)?;
             drop((fake_images, fake_logits));
             grads.accumulate(backward(scale(&loss, share)?)?)?;
         }
@@ -328,7 +330,10 @@ impl<'a> Training<'a> {
             clip_grad_norm(&mut grads, self.networks.generator.params().params(), config.clip_norm)?;
         }
         self.adam_g.step(&grads, lr)?;
-        Ok(total)
+        let mut measured: Vec<_> = readings.read()?.iter().map(|(key, loss)| (*key, mean(loss))).collect();
+        ranks.mean_measured(&mut measured);
+        measured.iter().for_each(|&(key, loss)| self.position.collected.report(key, loss));
+        Ok(measured.iter().map(|&(_, loss)| loss * share).sum())
     }
 
     /// Moves the averaged generator towards the trained one.
@@ -384,12 +389,4 @@ impl Session<'_> {
     fn rng(&self, rollbacks: u32) -> Rng {
         Rng::new(self.config.seed).split("train").at(u64::from(rollbacks))
     }
-}
-
-fn scalar(loss: &Var) -> Result<f64> {
-    Ok(f64::from(loss.value().to_scalar::<f32>()?))
-}
-
-fn mean(values: &[f32]) -> f64 {
-    values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len().max(1) as f64
 }

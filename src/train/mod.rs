@@ -16,6 +16,7 @@ pub mod held_out;
 pub mod losses;
 pub mod parallel;
 pub mod penalties;
+mod readings;
 pub mod reals;
 pub mod schedule;
 pub mod score;

@@ -32,6 +32,19 @@ fn verbs_of_one_process_refuse_to_be_launched_as_several() {
 }
 
 #[test]
+fn the_processor_multiplies_in_f32() {
+    for precision in ["bf16", "tf32"] {
+        let arguments =
+            ["train", "--kimg", "1", "--device", "cpu", "--precision", precision, "--outdir", "nowhere"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
+        let refused = command.args(arguments).env("NESTGEN_PORTABLE", "0").output().expect("the binary runs");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains(precision) && said.contains("f32") && said.contains("hint: "), "{said}");
+    }
+}
+
+#[test]
 #[cfg(not(feature = "cuda"))]
 fn a_gpu_is_refused_by_a_program_without_cuda() {
     for verb in [

@@ -3,6 +3,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+use nestgen_kernels::portable;
 
 use super::bad_input::{refused, text};
 use super::cli::nestgen;
@@ -75,4 +78,28 @@ fn saved_statistics_score_as_their_images_do() {
     refused(&arguments(&statistics, &fake, &space), &["KID needs the images"]);
     let other = ["fid", text(&statistics), text(&fake), "--metrics", "fid", "--features", "random-v1"];
     refused(&other, &["real.npz", "12 features, this score uses 2048"]);
+}
+
+#[test]
+fn another_device_gives_the_same_score_to_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    let (real, fake) = (images(dir.path(), "real", 5), images(dir.path(), "fake", 6));
+    let cache = dir.path().join("cache");
+    let mut arguments = vec!["fid", text(&real), text(&fake), "--features", "random-v1", "--dims", "64"];
+    arguments.extend(["--metrics", "fid", "--json", "--cache", text(&cache)]);
+    let report = |forced: bool| -> serde_json::Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
+        command.args(&arguments).env(portable::VARIABLE, if forced { "1" } else { "0" });
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let (processor, tensors) = (report(false), report(true));
+    let value = |report: &serde_json::Value| report["scores"]["frechet"]["value"].as_f64().unwrap();
+    assert!((value(&processor) - value(&tensors)).abs() < 1e-4 * value(&processor), "{processor} {tensors}");
+    // Features that only agree to rounding are kept apart, and found again.
+    assert_eq!(tensors["real"]["from_cache"].as_bool(), Some(false));
+    assert_eq!(report(true)["real"]["from_cache"].as_bool(), Some(true));
+    #[cfg(not(feature = "cuda"))]
+    refused(&[&arguments[..], &["--device", "cuda"]].concat(), &["built without CUDA"]);
 }

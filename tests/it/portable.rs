@@ -39,8 +39,8 @@ fn the_same_tests_pass_on_the_portable_path() {
     assert!(!said.contains("running 0 tests") && said.contains("test result: ok"), "{said}");
 }
 
-/// A few steps with the portable path forced or not: the folder of the run.
-fn four_steps(outdir: &Path, forced: bool) -> PathBuf {
+/// A few steps with the portable path forced or not, in some precision: the folder of the run.
+fn four_steps(outdir: &Path, forced: bool, precision: &str) -> PathBuf {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
     command.args(["train", "--preset", "demo64", "--kimg", "0.016", "--batch", "4", "--tick", "0.016"]);
     for setting in [
@@ -57,6 +57,7 @@ fn four_steps(outdir: &Path, forced: bool) -> PathBuf {
     ] {
         command.args(["--set", setting]);
     }
+    command.args(["--precision", precision]);
     command.arg("--outdir").arg(outdir).env(portable::VARIABLE, if forced { "1" } else { "0" });
     let run = command.output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -79,7 +80,8 @@ fn a_run_is_the_same_on_both_paths_to_rounding() {
         return;
     }
     let places = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let (fast, forced) = (four_steps(places[0].path(), false), four_steps(places[1].path(), true));
+    let (fast, forced) =
+        (four_steps(places[0].path(), false, "f32"), four_steps(places[1].path(), true, "f32"));
     for key in ["Loss/D", "Loss/G", "Loss/R1", "Loss/LeCam", "Logits/real", "Logits/fake", "Fakes/diversity"] {
         let value = |run: &Path| statistics(run)[key]["mean"].as_f64().unwrap();
         let (a, b) = (value(&fast), value(&forced));
@@ -95,4 +97,32 @@ fn a_run_is_the_same_on_both_paths_to_rounding() {
             assert!(apart <= TENSORS * size, "{name} {key}: {apart} apart, of size {size}");
         }
     }
+}
+
+/// Means over four steps in bf16, relative to those in f32: the rounding of a product, through networks and optimizer steps.
+const ROUGH_LOSSES: f64 = 5e-2;
+
+#[test]
+fn a_run_in_bf16_is_near_and_its_state_is_f32() {
+    if portable::forced() {
+        return;
+    }
+    let places = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (exact, rough) =
+        (four_steps(places[0].path(), true, "f32"), four_steps(places[1].path(), true, "bf16"));
+    let mut furthest = 0.0f64;
+    for key in ["Loss/D", "Loss/G", "Logits/real", "Logits/fake", "Fakes/diversity"] {
+        let value = |run: &Path| statistics(run)[key]["mean"].as_f64().unwrap();
+        let (a, b) = (value(&exact), value(&rough));
+        furthest = furthest.max((a - b).abs() / a.abs());
+        assert!((a - b).abs() <= ROUGH_LOSSES * a.abs().max(0.1), "{key}: {a} in f32, {b} in bf16");
+    }
+    assert!(furthest > LOSSES / 10.0, "nothing was rounded: {furthest:e}");
+    for name in ["generator", "generator-ema", "discriminator", "generator-adam", "discriminator-adam"] {
+        for (key, tensor) in tensors(&rough, name) {
+            assert!(matches!(tensor.dtype(), DType::F32 | DType::I64), "{name} {key}: {:?}", tensor.dtype());
+        }
+    }
+    let record = std::fs::read_to_string(rough.join("provenance.json")).unwrap();
+    assert!(record.contains("threads, bf16"), "{record}");
 }

@@ -123,14 +123,15 @@ fn dinov2_has_pytorchs_features_under_either_naming() {
     let (_, fixture) = tensors::read(&path).unwrap();
     let expected = fixture[0].1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
-    let authors = score_space::open(&write(dir.path(), "a.safetensors", &[], &dinov2())).unwrap();
+    let authors = score_space::open(&write(dir.path(), "a.safetensors", &[], &dinov2()), &Device::Cpu).unwrap();
     assert_eq!(authors.name(), "FD-DINOv2-128x2");
     let got = features(&authors);
     assert_eq!(got.len(), expected.len());
     for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
         assert!((got - expected).abs() <= TOLERANCE * largest, "feature {i}: {got}, expected {expected}");
     }
-    let other = score_space::open(&write(dir.path(), "b.safetensors", &[], &renamed(dinov2()))).unwrap();
+    let other =
+        score_space::open(&write(dir.path(), "b.safetensors", &[], &renamed(dinov2())), &Device::Cpu).unwrap();
     assert!(features(&other) == got, "the transformers library's names give other features");
     assert_ne!(authors.sha256(), other.sha256());
 }
@@ -179,7 +180,7 @@ fn a_classifier_scores_under_its_own_name_and_hash() {
     let run = dir.path().join("00001-animals-nest");
     fs::create_dir(&run).unwrap();
     assert_eq!(
-        score_space::open(&classifier(&run, "model_best.safetensors")).unwrap().name(),
+        score_space::open(&classifier(&run, "model_best.safetensors"), &Device::Cpu).unwrap().name(),
         "FD-00001-animals-nest"
     );
 }

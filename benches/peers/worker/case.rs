@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::adversarial::Adversarial;
 use crate::classifier::{self, ClassifierStep};
 use crate::gan;
+use crate::place;
 
 /// Tensors by name, in PyTorch's names and layouts (images stay `[B, H, W, 3]`).
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
@@ -71,6 +72,8 @@ pub(crate) fn load(path: &str) -> Result<Tensors> {
 
 /// Writes a safetensors file.
 pub(crate) fn save(path: &str, tensors: Tensors) -> Result<()> {
+    let here = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_device(&Device::Cpu)?));
+    let tensors: Tensors = tensors.into_iter().map(here).collect::<Result<_>>()?;
     candle_core::safetensors::save(&tensors.into_iter().collect(), path).with_context(|| path.to_string())
 }
 
@@ -104,12 +107,14 @@ pub(crate) fn export(prefix: &str, params: &ParamSet) -> Result<Tensors> {
 /// Loads what [`export`] wrote.
 pub(crate) fn import(prefix: &str, params: &ParamSet, tensors: &Tensors) -> Result<()> {
     let part = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()));
-    Ok(params.load_torch(&tensors.iter().filter_map(part).collect())?)
+    params.load_torch(&tensors.iter().filter_map(part).collect())?;
+    Ok(params.move_to(&place::device())?)
 }
 
 /// An input by its name.
 pub(crate) fn input(tensors: &Tensors, name: &str) -> Result<Var> {
-    Ok(Var::constant(tensors.get(name).with_context(|| format!("no tensor `{name}`"))?.clone()))
+    let tensor = tensors.get(name).with_context(|| format!("no tensor `{name}`"))?;
+    Ok(Var::constant(tensor.to_device(&place::device())?))
 }
 
 /// Gradients of a model's parameters under `prefix`, in PyTorch's layouts.

@@ -9,11 +9,15 @@
 //! - `{"cmd": "flops"}` counts the floating-point operations of a pass;
 //! - `{"cmd": "peak"}` measures the fastest f32 matrix product;
 //! - `{"cmd": "profile", "count": N}` runs N passes back to back, to be looked at from outside.
+//!
+//! `peer_worker [DEVICE [PRECISION]]`, as `--device` and `--precision` have them: cases run there, and a pass ends when the
+//! device is done.
 
 mod adversarial;
 mod case;
 mod classifier;
 mod gan;
+mod place;
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -33,6 +37,7 @@ static ALLOCATOR: nestgen_kernels::alloc::Counting = nestgen_kernels::alloc::Cou
 fn main() -> Result<()> {
     nestgen_kernels::alloc::keep_pages();
     nestgen_kernels::threads::join_pool();
+    place::choose(std::env::args().skip(1))?;
     let mut case: Option<Box<dyn Case>> = None;
     for line in std::io::stdin().lock().lines() {
         let message: Value = serde_json::from_str(&line?)?;
@@ -60,6 +65,7 @@ fn answer(message: &Value, case: &mut Option<Box<dyn Case>>) -> Result<Value> {
             let mut done = current(case)?;
             let start = Instant::now();
             done.run()?;
+            place::device().synchronize()?;
             let seconds = start.elapsed().as_secs_f64();
             *case = Some(done);
             return Ok(json!({"seconds": seconds}));
@@ -75,7 +81,7 @@ fn answer(message: &Value, case: &mut Option<Box<dyn Case>>) -> Result<Value> {
             let number = |key: &str| message[key].as_u64().with_context(|| format!("no `{key}` in {message}"));
             save(text("file")?, latents(number("count")?, number("z_dim")? as usize)?)?;
         }
-        "memory" => return Ok(json!({"peak_mib": peak_mib()?})),
+        "memory" => return Ok(json!({"peak_mib": place::peak_mib()?})),
         "flops" => return Ok(json!({"flops": case.as_ref().context("nothing is prepared")?.flops()})),
         "peak" => return Ok(json!({"gflops": matmul_peak()?})),
         other => bail!("unknown command `{other}`"),
@@ -89,23 +95,18 @@ fn latents(count: u64, z_dim: usize) -> Result<Tensors> {
     Ok(Tensors::from([("z".into(), Tensor::from_vec(rows, (count as usize, z_dim), &Device::Cpu)?)]))
 }
 
-/// The most memory that was resident at any time.
-fn peak_mib() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
-}
-
 /// GFLOP/s of the best of several products of 2048x2048 matrices: what the ratios to "peak" are relative to.
 fn matmul_peak() -> Result<f64> {
     const SIDE: usize = 2048;
     const TRIES: usize = 8;
-    let a = Var::constant(Tensor::rand(-1f32, 1.0, (SIDE, SIDE), &Device::Cpu)?);
+    let a = Var::constant(Tensor::rand(-1f32, 1.0, (SIDE, SIDE), &Device::Cpu)?.to_device(&place::device())?);
+    no_grad(|| matmul(&a, &a, false, false))?;
+    place::device().synchronize()?;
     let mut best = f64::INFINITY;
     for _ in 0..TRIES {
         let start = Instant::now();
         no_grad(|| matmul(&a, &a, false, false))?;
+        place::device().synchronize()?;
         best = best.min(start.elapsed().as_secs_f64());
     }
     Ok(2.0 * (SIDE as f64).powi(3) / best / 1e9)

@@ -1,11 +1,19 @@
-//! The FID feature network: Inception-v3 on the processor, up to the pooled features.
+//! The FID feature network: Inception-v3 up to the pooled features, on the processor or on a device.
 
+mod on_device;
+mod on_processor;
 mod spec;
 
-use crate::engine::{ConvShape, Layer, Map, Workspace, average_pool3_relu, global_average, max_pool3};
+use candle_core::Device;
+use nestgen_kernels::portable;
+
+use crate::engine::{ConvShape, Layer};
 use crate::error::Result;
 use crate::weights::StateDict;
 use spec::Branch;
+
+pub(crate) use on_device::{BATCH, OnDevice};
+pub(crate) use on_processor::CHUNK;
 
 pub(crate) use spec::tensor_shapes;
 
@@ -18,10 +26,6 @@ pub const CLASSES: usize = 1008;
 
 /// Batch norm's epsilon in this network (PyTorch's usual one is 1e-5).
 const EPSILON: f64 = 0.001;
-
-/// Images that go through the later blocks together: the weights of those are larger than their activations, so
-/// one image at a time would wait for memory.
-pub(crate) const CHUNK: usize = 8;
 
 /// A place in the network whose pooled activations are used as features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -71,27 +75,50 @@ impl TryFrom<usize> for Tap {
 /// The network, ready to run.
 #[derive(Debug)]
 pub struct Inception {
-    stem: Vec<Layer>,
-    blocks: Vec<Vec<Branch<Layer>>>,
+    place: Place,
     classifier: Vec<f32>,
     classifier_bias: Vec<f32>,
 }
 
+/// Where the network runs.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// On the processor, over the engine of this crate.
+    Processor(Layers<Layer>),
+    /// On a GPU, over the operations of `nestgen-kernels`.
+    Device(OnDevice),
+}
+
+/// All convolutions before the pooled features.
+#[derive(Debug)]
+pub(crate) struct Layers<L> {
+    stem: Vec<L>,
+    blocks: Vec<Vec<Branch<L>>>,
+}
+
 impl Inception {
-    /// Builds the network from the tensors of a weight file (see [`crate::weights`]).
+    /// Builds the network from the tensors of a weight file (see [`crate::weights`]), for the processor.
     ///
     /// # Errors
     /// When a tensor is missing, has another shape, or holds a number that is not finite.
     pub fn new(tensors: &StateDict) -> Result<Self> {
+        Self::on(tensors, &Device::Cpu)
+    }
+
+    /// Builds the network for a device. Features of another device than the processor agree with the processor's to
+    /// rounding; on the processor they are the same bits in any batch.
+    ///
+    /// # Errors
+    /// When a tensor is missing, has another shape, or holds a number that is not finite; when the device has no room.
+    pub fn on(tensors: &StateDict, device: &Device) -> Result<Self> {
         crate::weights::check(tensors)?;
-        let mut layer = |conv: spec::Conv| fold(&conv, tensors);
-        let stem = spec::stem().into_iter().map(&mut layer).collect::<Result<_>>()?;
-        let mut blocks = Vec::new();
-        for block in spec::blocks() {
-            blocks.push(block.into_iter().map(|branch| branch.map(&mut layer)).collect::<Result<_>>()?);
-        }
+        let place = if device.is_cpu() && !portable::forced() {
+            Place::Processor(Layers::fold(tensors, |shape, w, b| Ok(Layer::new(shape, w, b)))?)
+        } else {
+            Place::Device(OnDevice::new(tensors, device)?)
+        };
         let classifier = tensors["fc.weight"].floats().to_vec();
-        Ok(Self { stem, blocks, classifier, classifier_bias: tensors["fc.bias"].floats().to_vec() })
+        Ok(Self { place, classifier, classifier_bias: tensors["fc.bias"].floats().to_vec() })
     }
 
     /// The classifier's weights `[1008, 2048]` and bias `[1008]`. The Inception score uses the weights alone.
@@ -99,86 +126,29 @@ impl Inception {
         (&self.classifier, &self.classifier_bias)
     }
 
-    /// Features of up to [`CHUNK`] images.
-    ///
-    /// `load(i, pixels)` fills image i: `[299, 299, 3]`, as preprocessed. Returns, for each image, the features of
-    /// each tap in `taps` (which are sorted), one after the other.
-    pub(crate) fn features(
-        &self,
-        images: usize,
-        taps: &[Tap],
-        work: &mut Workspace,
-        mut load: impl FnMut(usize, &mut [f32]),
-    ) -> Vec<Vec<f32>> {
-        let mut features = vec![Vec::new(); images];
-        let deepest = taps.last().copied().unwrap_or(Tap::D64);
-        let mut stacked: Option<Map> = None;
-        for (image, features) in features.iter_mut().enumerate() {
-            let mut pixels = work.map(1, SIDE, SIDE, 3);
-            load(image, &mut pixels.data);
-            let Some(map) = self.shallow(pixels, taps, deepest, features, work) else { continue };
-            // 17x17: from here on the images go together.
-            let size = map.data.len();
-            let all = stacked.get_or_insert_with(|| work.map(images, map.height, map.width, map.channels));
-            all.data[image * size..][..size].copy_from_slice(&map.data);
-            work.reclaim(map);
-        }
-        let Some(mut map) = stacked else { return features };
-        for (index, block) in self.blocks.iter().enumerate().skip(4) {
-            map = run_block(block, map, work);
-            let tap = match index {
-                7 => Tap::D768,
-                10 => Tap::D2048,
-                _ => continue,
-            };
-            if taps.contains(&tap) {
-                features.iter_mut().enumerate().for_each(|(i, f)| f.extend(global_average(&map, i)));
-            }
-            if deepest == tap {
-                break;
-            }
-        }
-        work.reclaim(map);
-        features
-    }
-
-    /// The stem and the blocks 5b to 6a on one image; `None` once the deepest tap is reached.
-    fn shallow(
-        &self,
-        pixels: Map,
-        taps: &[Tap],
-        deepest: Tap,
-        features: &mut Vec<f32>,
-        work: &mut Workspace,
-    ) -> Option<Map> {
-        let mut map = pixels;
-        for (index, layer) in self.stem.iter().enumerate() {
-            map = run_layer(layer, map, work);
-            let tap = match index {
-                2 => Tap::D64,
-                4 => Tap::D192,
-                _ => continue,
-            };
-            let mut pooled = work.map(1, (map.height - 3) / 2 + 1, (map.width - 3) / 2 + 1, map.channels);
-            max_pool3(&map, &mut pooled, 0, 2);
-            work.reclaim(std::mem::replace(&mut map, pooled));
-            if taps.contains(&tap) {
-                features.extend(global_average(&map, 0));
-            }
-            if deepest == tap {
-                work.reclaim(map);
-                return None;
-            }
-        }
-        for block in &self.blocks[..4] {
-            map = run_block(block, map, work);
-        }
-        Some(map)
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 }
 
-/// A convolution and its batch norm as one layer, folded in f64.
-fn fold(conv: &spec::Conv, tensors: &StateDict) -> Result<Layer> {
+impl<L> Layers<L> {
+    /// Each convolution and its batch norm as one layer, folded in f64: `make(shape, weights, bias)` with weights
+    /// `[out, in, height, width]`.
+    fn fold(tensors: &StateDict, make: impl Fn(ConvShape, &[f64], &[f64]) -> Result<L>) -> Result<Self> {
+        let mut layer = |conv: spec::Conv| {
+            let (weights, bias) = fold(&conv, tensors);
+            make(conv.shape, &weights, &bias)
+        };
+        let stem = spec::stem().into_iter().map(&mut layer).collect::<Result<_>>()?;
+        let mut blocks = Vec::new();
+        for block in spec::blocks() {
+            blocks.push(block.into_iter().map(|branch| branch.map(&mut layer)).collect::<Result<_>>()?);
+        }
+        Ok(Self { stem, blocks })
+    }
+}
+
+fn fold(conv: &spec::Conv, tensors: &StateDict) -> (Vec<f64>, Vec<f64>) {
     let part = |part: &str| tensors[&format!("{}.{part}", conv.name)].floats();
     let (gamma, beta) = (part("bn.weight"), part("bn.bias"));
     let (mean, variance) = (part("bn.running_mean"), part("bn.running_var"));
@@ -190,89 +160,23 @@ fn fold(conv: &spec::Conv, tensors: &StateDict) -> Result<Layer> {
         weights.extend(kernel.iter().map(|&w| f64::from(w) * scale));
         bias.push(f64::from(beta[channel]) - f64::from(mean[channel]) * scale);
     }
-    Ok(Layer::new(conv.shape, &weights, &bias))
+    (weights, bias)
 }
 
-/// One convolution with ReLU into a map of its own; the input's memory is taken back.
-fn run_layer(layer: &Layer, input: Map, work: &mut Workspace) -> Map {
-    let output = convolve(layer, &input, true, work);
-    work.reclaim(input);
-    output
-}
-
-fn convolve(layer: &Layer, input: &Map, relu: bool, work: &mut Workspace) -> Map {
-    let (height, width) = layer.shape().output(input.height, input.width);
-    let mut output = work.map(input.images, height, width, layer.shape().out_channels);
-    layer.forward(input, &mut output, 0, relu, work);
-    output
-}
-
-/// All branches of a block, each into its channels of the result.
-fn run_block(block: &[Branch<Layer>], input: Map, work: &mut Workspace) -> Map {
-    let channels = block.iter().map(|branch| out_channels(branch, input.channels)).sum();
-    let stride = if block.iter().any(|branch| matches!(branch, Branch::Downsample)) { 2 } else { 1 };
-    let side = |size: usize| if stride == 2 { (size - 3) / 2 + 1 } else { size };
-    let mut output = work.map(input.images, side(input.height), side(input.width), channels);
-    let mut offset = 0;
-    for branch in block {
-        match branch {
-            Branch::Chain(layers) => run_chain(layers, &[], &input, &mut output, offset, work),
-            Branch::Split(layers, sides) => run_chain(layers, sides, &input, &mut output, offset, work),
-            Branch::AveragePool(layer) => {
-                // Pool and 1x1 convolution are both linear and commute: pooling the result moves fewer channels.
-                let convolved = convolve(layer, &input, false, work);
-                average_pool3_relu(&convolved, &mut output, offset);
-                work.reclaim(convolved);
-            }
-            Branch::MaxPool(layer) => {
-                let mut pooled = work.map(input.images, input.height, input.width, input.channels);
-                max_pool3(&input, &mut pooled, 0, 1);
-                layer.forward(&pooled, &mut output, offset, true, work);
-                work.reclaim(pooled);
-            }
-            Branch::Downsample => max_pool3(&input, &mut output, offset, 2),
-        }
-        offset += out_channels(branch, input.channels);
-    }
-    work.reclaim(input);
-    output
-}
-
-/// A chain whose last layer, or the `sides` after it, write into `output`.
-fn run_chain(
-    layers: &[Layer],
-    sides: &[Layer],
-    input: &Map,
-    output: &mut Map,
-    mut offset: usize,
-    work: &mut Workspace,
-) {
-    let inner = if sides.is_empty() { layers.len() - 1 } else { layers.len() };
-    let mut current: Option<Map> = None;
-    for layer in &layers[..inner] {
-        let next = convolve(layer, current.as_ref().unwrap_or(input), true, work);
-        if let Some(old) = current.replace(next) {
-            work.reclaim(old);
-        }
-    }
-    for layer in layers[inner..].iter().chain(sides) {
-        layer.forward(current.as_ref().unwrap_or(input), output, offset, true, work);
-        offset += layer.shape().out_channels;
-    }
-    if let Some(map) = current {
-        work.reclaim(map);
+/// The tap behind a convolution of the stem: after the pool that follows it.
+fn tap_after_stem(index: usize) -> Option<Tap> {
+    match index {
+        2 => Some(Tap::D64),
+        4 => Some(Tap::D192),
+        _ => None,
     }
 }
 
-fn out_channels(branch: &Branch<Layer>, input: usize) -> usize {
-    let channels = |layer: &Layer| -> usize {
-        let ConvShape { out_channels, .. } = layer.shape();
-        *out_channels
-    };
-    match branch {
-        Branch::Chain(layers) => layers.last().map_or(input, channels),
-        Branch::Split(_, [left, right]) => channels(left) + channels(right),
-        Branch::AveragePool(layer) | Branch::MaxPool(layer) => channels(layer),
-        Branch::Downsample => input,
+/// The tap behind a block.
+fn tap_after_block(index: usize) -> Option<Tap> {
+    match index {
+        7 => Some(Tap::D768),
+        10 => Some(Tap::D2048),
+        _ => None,
     }
 }

@@ -38,8 +38,28 @@ fn keep_pool(ordinal: usize) -> std::result::Result<(), result::DriverError> {
     }
 }
 
+/// The most bytes of a GPU that tensors have held at any time; `None` for the processor.
+///
+/// # Errors
+/// When the driver does not say.
+pub fn peak_bytes(device: &Device) -> Result<Option<u64>> {
+    let DeviceLocation::Cuda { gpu_id } = device.location() else { return Ok(None) };
+    let found = || {
+        let device = result::device::get(i32::try_from(gpu_id).unwrap_or(i32::MAX))?;
+        let mut bytes = 0u64;
+        // SAFETY: the device is open, and the attribute fills a u64.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(device)?;
+            let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+            result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast())?;
+        }
+        Ok::<_, result::DriverError>(bytes)
+    };
+    found().map(Some).map_err(candle_core::Error::wrap)
+}
+
 /// Whether f32 matrix products may round their inputs to TF32.
-pub fn allow_tf32(allow: bool) {
+pub(crate) fn allow_tf32(allow: bool) {
     candle_core::cuda::set_gemm_reduced_precision_f32(allow);
 }
 

@@ -23,6 +23,17 @@ const ELEMENTWISE: (u32, u32) = (3, 64);
 /// Kernels of one warp a row, whose blocks have two rows here.
 const OF_ROWS: [&str; 4] = ["layer_norm", "layer_norm_backward", "softmax", "softmax_backward"];
 
+/// Kernels whose blocks share memory, launched as on a GPU.
+const OF_BLOCKS: [&str; 7] = [
+    "column_sums",
+    "weighted_column_sums",
+    "centred_sums",
+    "norm_sums",
+    "attention",
+    "attention_queries",
+    "attention_keys",
+];
+
 type Emulate = unsafe extern "C" fn(*mut libc::c_void, u32, u32, u32, *const Args);
 
 /// The loaded library, as the address that `dlopen` gave; `None` where it cannot be compiled.
@@ -73,7 +84,7 @@ pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tenso
     let args = plan.args(&inputs, &written);
     let (blocks, threads) = match plan.kernel {
         rows if OF_ROWS.contains(&rows) => (plan.sizes[0].div_ceil(2) as u32, 64),
-        "column_sums" | "weighted_column_sums" => (plan.grid.0, plan.block),
+        blocks if OF_BLOCKS.contains(&blocks) => (plan.grid.0, plan.block),
         _ => ELEMENTWISE,
     };
     // SAFETY: the signature is that of `emulate`, the kernel one of its source, and the operands have the plan's sizes.
@@ -88,7 +99,7 @@ pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tenso
 
 /// Whether the kernels can be run here; says so where not.
 #[allow(clippy::print_stderr)]
-fn can_run() -> bool {
+pub(super) fn can_run() -> bool {
     // Once is enough: nothing here takes a path.
     let again = portable::forced() || std::env::var_os(crate::gradcheck::DEVICE_VARIABLE).is_some();
     let can = !again && library().is_some();
@@ -98,11 +109,11 @@ fn can_run() -> bool {
     can
 }
 
-fn single(dims: &[usize], seed: u64) -> Result<Tensor> {
+pub(super) fn single(dims: &[usize], seed: u64) -> Result<Tensor> {
     pattern(dims, seed)?.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)
 }
 
-fn close(what: &str, found: &Tensor, want: &Tensor) -> Result<()> {
+pub(super) fn close(what: &str, found: &Tensor, want: &Tensor) -> Result<()> {
     assert_eq!(found.dims(), want.dims(), "{what}");
     let (found, want) = (found.to_dtype(DType::F64)?, want.to_dtype(DType::F64)?);
     let size = want.abs()?.max_all()?.to_scalar::<f64>()?.max(1e-6);
@@ -178,6 +189,10 @@ fn sums_of_columns_and_rows_agree_with_the_compositions() -> Result<()> {
         let (x, y) = (single(&[rows, width], 1)?, single(&[rows, width], 2)?);
         close("column_sums", &fused::column_sums(&x, None)?, &x.sum(0)?)?;
         close("weighted_column_sums", &fused::column_sums(&x, Some(&y))?, &(&x * &y)?.sum(0)?)?;
+    }
+    for dims in [[1, 1, 1], [3, 5, 7], [2, 130, 33]] {
+        let x = single(&dims, 1)?;
+        close("middle_sums", &fused::middle_sums(&x, dims[0], dims[2])?, &x.sum(1)?)?;
     }
     for (rows, width) in [(1, 1), (4, 3), (7, 33), (3, 200)] {
         let (x, y) = (single(&[rows, width], 1)?, single(&[rows, width], 2)?);

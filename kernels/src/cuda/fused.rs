@@ -13,7 +13,7 @@ pub(crate) fn takes(x: &Tensor) -> bool {
 }
 
 /// Launches; inputs that are missing are null.
-fn run(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
+pub(super) fn run(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
     let inputs: Vec<Option<Tensor>> =
         inputs.iter().map(|x| x.map(Tensor::contiguous).transpose()).collect::<Result<_>>()?;
     #[cfg(test)]
@@ -26,7 +26,7 @@ fn run(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>> {
     candle_core::bail!("{}: this build has no kernels for {} operands", plan.kernel, inputs.len())
 }
 
-fn one(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Tensor> {
+pub(super) fn one(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Tensor> {
     let mut outputs = run(plan, inputs)?;
     Ok(outputs.remove(0))
 }
@@ -89,23 +89,94 @@ pub(crate) fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
     one(&Plan::elements("columns", 1, &dims).with_sizes(&sizes), &[Some(x)])
 }
 
-/// The sums of the columns of `x [rows, width]`, with a factor `weights` of the same shape if given.
-pub(crate) fn column_sums(x: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    // Narrow rows are taken several at a time: neighbouring threads read neighbours, and none is idle.
+/// How many narrow rows are taken as one: neighbouring threads read neighbours, and none is idle.
+fn rows_together(rows: usize, width: usize) -> usize {
     let mut together = 1;
     while together * width * 2 <= 64 && rows.is_multiple_of(together * 2) {
         together *= 2;
     }
-    let kernel = if weights.is_some() { "weighted_column_sums" } else { "column_sums" };
-    let mut sums = one(&Plan::columns(kernel, rows / together, together * width), &[Some(x), weights])?;
+    together
+}
+
+/// Sums the sums of chunks.
+fn finish_sums(mut sums: Tensor, width: usize) -> Result<Tensor> {
     loop {
         let chunks = sums.elem_count() / width;
         if chunks == 1 {
             return sums.reshape(width);
         }
-        let plan = Plan::columns("column_sums", chunks, width);
+        let plan = Plan::columns("column_sums", chunks, width, 1);
         sums = one(&plan, &[Some(&sums.reshape((chunks, width))?)])?;
+    }
+}
+
+/// The sums of the columns of `x [rows, width]`, with a factor `weights` of the same shape if given.
+pub(crate) fn column_sums(x: &Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let together = rows_together(rows, width);
+    let kernel = if weights.is_some() { "weighted_column_sums" } else { "column_sums" };
+    finish_sums(one(&Plan::columns(kernel, rows / together, together * width, 1), &[Some(x), weights])?, width)
+}
+
+/// Samples whose sums one launch can find: blocks along y.
+pub(crate) const MOST_CHUNKS: usize = 65535;
+
+/// `[B, .., C] -> [B, C]`: the sums over what lies between.
+pub(crate) fn middle_sums(x: &Tensor, batch: usize, channels: usize) -> Result<Tensor> {
+    let rows = x.elem_count() / channels;
+    one(&Plan::columns_of("column_sums", (rows, rows / batch), channels, 1), &[Some(x), None])
+}
+
+/// Two sums over the rows of `[rows, channels]` by a kernel that reads `inputs` once.
+fn two_sums(
+    kernel: &'static str,
+    rows: usize,
+    channels: usize,
+    inputs: &[Option<&Tensor>],
+) -> Result<[Tensor; 2]> {
+    let together = rows_together(rows, channels);
+    let plan = Plan::columns(kernel, rows / together, together * channels, 2).with_sizes(&[channels]);
+    match &run(&plan, inputs)?[..] {
+        [first, second] => Ok([finish_sums(first.clone(), channels)?, finish_sums(second.clone(), channels)?]),
+        _ => candle_core::bail!("{kernel}: expected two outputs"),
+    }
+}
+
+/// For `x [rows, channels]`: the sums of `x - shift` and of its square.
+pub(crate) fn centred_sums(x: &Tensor, shift: &Tensor) -> Result<[Tensor; 2]> {
+    let (rows, channels) = x.dims2()?;
+    two_sums("centred_sums", rows, channels, &[Some(x), Some(shift)])
+}
+
+/// Batch norm's vectors `[channels]`.
+pub(crate) struct Statistics<'a> {
+    pub(crate) mean: &'a Tensor,
+    /// 1 / standard deviation.
+    pub(crate) rstd: &'a Tensor,
+    /// `rstd` times the gain.
+    pub(crate) scale: &'a Tensor,
+}
+
+impl Statistics<'_> {
+    /// `(x - mean) scale + offset`, by channel.
+    pub(crate) fn normalise(&self, x: &Tensor, offset: &Tensor) -> Result<Tensor> {
+        let plan = Plan::elements("normalise", 1, x.dims()).with_sizes(&[offset.elem_count()]);
+        one(&plan, &[Some(x), Some(self.mean), Some(self.scale), Some(offset)])
+    }
+
+    /// The gradients of offset and gain: the sums of the gradient and of its product with normalised `x`.
+    pub(crate) fn sums(&self, grad: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
+        let channels = self.mean.elem_count();
+        let inputs = [Some(grad), Some(x), Some(self.mean), Some(self.rstd)];
+        two_sums("norm_sums", x.elem_count() / channels, channels, &inputs)
+    }
+
+    /// The gradient of `x`; `share` is 1 over the number of rows, or 0 where the statistics are no functions of `x`.
+    pub(crate) fn backward(&self, grad: &Tensor, x: &Tensor, sums: &[Tensor; 2], share: f64) -> Result<Tensor> {
+        let plan = Plan::elements("normalise_backward", 1, x.dims());
+        let plan = plan.with_sizes(&[self.mean.elem_count()]).with_numbers(&[share as f32]);
+        let vectors = [self.mean, self.rstd, self.scale, &sums[0], &sums[1]].map(Some);
+        one(&plan, &[&[Some(grad), Some(x)], &vectors[..]].concat())
     }
 }
 

@@ -1,17 +1,59 @@
 //! GPUs: finding and opening them, and own kernels where compositions of candle's operations take several passes.
 //!
-//! `cuda/kernels.cu` holds the kernels, [`plan`] how each is launched, [`fused`] what each computes. What is fused is
+//! `cuda/kernels.cu` and the files it includes hold the kernels, [`plan`] how each is launched, [`fused`] and [`images`]
+//! what each computes. What is fused is
 //! chosen inside the portable path, so every kernel has a composition beside it that computes the same. Tests run the
 //! kernels' own source on the processor.
 
+pub(crate) mod attention;
+#[cfg(feature = "cudnn")]
+mod cudnn;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(test)]
 mod emulation;
 pub(crate) mod fused;
+pub(crate) mod images;
+#[cfg(test)]
+mod images_tests;
 #[cfg(feature = "cuda")]
 mod launch;
 mod plan;
 
+use candle_core::{Result, Tensor};
+
+use crate::conv2d::Geometry;
+
+/// Which of a convolution's three products is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(not(feature = "cudnn"), allow(dead_code))]
+pub(crate) enum Direction {
+    /// The output, from `x` and `w`.
+    Output,
+    /// The input's gradient, from the output's and `w`.
+    Input,
+    /// The weight's gradient, from `x` and the output's.
+    Weight,
+}
+
+/// A convolution's product by cuDNN; `None` where it is not built in, the operands are on no GPU, or it has no algorithm.
+#[cfg(feature = "cudnn")]
+pub(crate) fn convolution(
+    direction: Direction,
+    g: &Geometry,
+    a: &Tensor,
+    b: &Tensor,
+) -> Result<Option<Tensor>> {
+    cudnn::convolution(direction, g, a, b)
+}
+
+/// A convolution's product by cuDNN, which is not built in.
+#[cfg(not(feature = "cudnn"))]
+pub(crate) fn convolution(_: Direction, _: &Geometry, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
 #[cfg(feature = "cuda")]
-pub use device::{allow_tf32, count, describe, open};
+pub(crate) use device::allow_tf32;
+#[cfg(feature = "cuda")]
+pub use device::{count, describe, open, peak_bytes};

@@ -31,7 +31,7 @@ pub(super) struct Plan {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Args {
-    pub(super) inputs: [u64; 6],
+    pub(super) inputs: [u64; 8],
     pub(super) outputs: [u64; 4],
     pub(super) sizes: [u64; 12],
     pub(super) numbers: [f32; 8],
@@ -59,9 +59,26 @@ impl Plan {
         Self { kernel, grid: (blocks as u32, 1), block: BLOCK, sizes, numbers: Vec::new(), outputs }
     }
 
-    /// Sums of columns within chunks of rows: `[chunks, width]`.
-    pub(super) fn columns(kernel: &'static str, rows: usize, width: usize) -> Self {
+    /// A kernel of blocks of four warps.
+    pub(super) fn blocks(kernel: &'static str, grid: (usize, usize), outputs: Vec<Vec<usize>>) -> Self {
+        let grid = (grid.0.max(1) as u32, grid.1.max(1) as u32);
+        Self { kernel, grid, block: 128, sizes: Vec::new(), numbers: Vec::new(), outputs }
+    }
+
+    /// Sums of columns within chunks of rows: outputs `[chunks, width]`.
+    pub(super) fn columns(kernel: &'static str, rows: usize, width: usize, outputs: usize) -> Self {
         let chunk = (rows as u64).div_ceil(CHUNKS).max(SHORTEST_CHUNK);
+        Self::columns_of(kernel, (rows, chunk as usize), width, outputs)
+    }
+
+    /// The same with chunks of `chunk` rows.
+    pub(super) fn columns_of(
+        kernel: &'static str,
+        (rows, chunk): (usize, usize),
+        width: usize,
+        outputs: usize,
+    ) -> Self {
+        let chunk = chunk as u64;
         let chunks = (rows as u64).div_ceil(chunk).max(1);
         Self {
             kernel,
@@ -69,7 +86,7 @@ impl Plan {
             block: BLOCK,
             sizes: vec![rows as u64, width as u64, chunk],
             numbers: Vec::new(),
-            outputs: vec![vec![chunks as usize, width]],
+            outputs: vec![vec![chunks as usize, width]; outputs],
         }
     }
 

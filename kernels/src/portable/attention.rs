@@ -4,7 +4,9 @@ use candle_core::{Result, Tensor};
 
 use super::softmax::{softmax, softmax_backward};
 use crate::Var;
+use crate::cuda::attention::Layout;
 use crate::cuda::fused;
+use crate::precision::product;
 
 /// `[B, T, N, heads * hd] -> [B T, heads, N, hd]`, of `heads` heads that start at channel `first`.
 fn heads(x: &Tensor, first: usize, heads: usize, head_dim: usize) -> Result<Tensor> {
@@ -41,7 +43,7 @@ impl Stacks {
     }
 
     fn probabilities(&self) -> Result<Tensor> {
-        let scores = self.q.matmul(&self.k.t()?)?;
+        let scores = product(&self.q, &self.k.t()?)?;
         if fused::takes(&scores) {
             fused::softmax(&scores, self.scale)
         } else {
@@ -50,19 +52,19 @@ impl Stacks {
     }
 
     fn forward(&self) -> Result<Tensor> {
-        self.probabilities()?.matmul(&self.v)
+        product(&self.probabilities()?, &self.v)
     }
 
     /// From the gradient `[S, M, hd]` of the output to those of queries, keys and values.
     fn backward(&self, grad: &Tensor) -> Result<[Tensor; 3]> {
         let p = self.probabilities()?;
-        let dv = p.t()?.matmul(grad)?;
-        let dp = grad.matmul(&self.v.t()?)?;
+        let dv = product(&p.t()?, grad)?;
+        let dp = product(grad, &self.v.t()?)?;
         let ds = match fused::takes(&p) {
             true => fused::softmax_backward(&p, &dp, self.scale)?,
             false => softmax_backward(&p, &dp)?.affine(self.scale, 0.0)?,
         };
-        Ok([ds.matmul(&self.k)?, ds.t()?.matmul(&self.q)?, dv])
+        Ok([product(&ds, &self.k)?, product(&ds.t()?, &self.q)?, dv])
     }
 }
 
@@ -71,6 +73,15 @@ pub(crate) fn attention(qkv: &Var, num_heads: usize) -> Result<Var> {
     let (batch, blocks, tokens, channels3) = qkv.value().dims4()?;
     let c = channels3 / 3;
     let split = [batch * blocks, num_heads, tokens, c / num_heads];
+    let layout = Layout { heads: num_heads, head_dim: c / num_heads, first: [0, c, 2 * c], shared: false };
+    if layout.takes(qkv.value())? {
+        let input = qkv.value().contiguous()?;
+        let kept = layout.forward(&input, &input)?;
+        return Ok(Var::record_once("attention", kept[0].clone(), &[qkv], move |grad, _| {
+            let grads = layout.backward(&input, &input, &kept, grad)?;
+            Ok(vec![Some(Tensor::cat(&grads, 3)?)])
+        }));
+    }
     let part = move |x: &Tensor, i: usize| heads(x, i * c, num_heads, c / num_heads);
     let stacks = move |x: &Tensor| Stacks::of(part(x, 0)?, part(x, 1)?, part(x, 2)?);
     let input = qkv.value().clone();
@@ -88,6 +99,15 @@ pub(crate) fn attention(qkv: &Var, num_heads: usize) -> Result<Var> {
 pub(crate) fn multi_query_attention(q: &Var, kv: &Var, num_heads: usize) -> Result<Var> {
     let (batch, blocks, tokens, c) = q.value().dims4()?;
     let hd = c / num_heads;
+    let layout = Layout { heads: num_heads, head_dim: hd, first: [0, 0, hd], shared: true };
+    if layout.takes(q.value())? {
+        let (queries, pairs) = (q.value().contiguous()?, kv.value().contiguous()?);
+        let kept = layout.forward(&queries, &pairs)?;
+        return Ok(Var::record_once("multi_query_attention", kept[0].clone(), &[q, kv], move |grad, _| {
+            let [dq, dk, dv] = layout.backward(&queries, &pairs, &kept, grad)?;
+            Ok(vec![Some(dq), Some(Tensor::cat(&[dk, dv], 3)?)])
+        }));
+    }
     let many = [batch * blocks, num_heads, tokens, hd];
     let one = [batch * blocks, 1, tokens, hd];
     let stacks = move |q: &Tensor, kv: &Tensor| {

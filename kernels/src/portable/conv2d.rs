@@ -7,7 +7,8 @@ use candle_core::{Result, Tensor};
 use super::linear::epilogue;
 use super::reduce::sum_all;
 use crate::conv2d::Geometry;
-use crate::cuda::fused;
+use crate::cuda::{Direction, convolution, fused};
+use crate::precision::product;
 
 /// Elements of the columns of one group of images: 1 GiB of f32, and far below where candle counts in 32 bits.
 const COLUMNS: usize = 1 << 28;
@@ -22,9 +23,12 @@ fn convolve(g: Geometry, x: &Tensor, w: &Tensor) -> Result<Tensor> {
     if g.batch * g.oh * g.ow == 0 {
         return Tensor::zeros(&g.y_dims()[..], x.dtype(), x.device());
     }
+    if let Some(y) = convolution(Direction::Output, &g, x, w)? {
+        return Ok(y);
+    }
     let mut parts = Vec::new();
     for (start, len) in groups(&g) {
-        parts.push(columns(&g, &x.narrow(0, start, len)?)?.matmul(&weights.t()?)?);
+        parts.push(product(&columns(&g, &x.narrow(0, start, len)?)?, &weights.t()?)?);
     }
     Tensor::cat(&parts, 0)?.reshape(&g.y_dims()[..])
 }
@@ -33,6 +37,9 @@ fn convolve(g: Geometry, x: &Tensor, w: &Tensor) -> Result<Tensor> {
 pub(crate) fn input_gradient(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor> {
     if g.batch * g.oh * g.ow == 0 {
         return Tensor::zeros(&g.x_dims()[..], grad.dtype(), grad.device());
+    }
+    if let Some(dx) = convolution(Direction::Input, &g, grad, w)? {
+        return Ok(dx);
     }
     let grad = spread(&spread(grad, 1, g.conv.stride.0)?, 2, g.conv.stride.1)?;
     // What the full convolution needs before the first pixel, and after the last so that it ends at the image's end.
@@ -69,10 +76,13 @@ pub(crate) fn weight_gradient(g: Geometry, x: &Tensor, grad: &Tensor) -> Result<
     if g.batch * g.oh * g.ow == 0 {
         return Tensor::zeros(&g.w_dims()[..], x.dtype(), x.device());
     }
+    if let Some(dw) = convolution(Direction::Weight, &g, x, grad)? {
+        return Ok(dw);
+    }
     let mut sum: Option<Tensor> = None;
     for (start, len) in groups(&g) {
         let grad = grad.narrow(0, start, len)?.contiguous()?.reshape((len * g.oh * g.ow, g.c_out))?;
-        let part = grad.t()?.matmul(&columns(&g, &x.narrow(0, start, len)?)?)?;
+        let part = product(&grad.t()?, &columns(&g, &x.narrow(0, start, len)?)?)?;
         sum = Some(sum.map_or(Ok(part.clone()), |sum| sum + &part)?);
     }
     match sum {
@@ -89,10 +99,13 @@ fn groups(g: &Geometry) -> impl Iterator<Item = (usize, usize)> + use<> {
 
 /// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output sees.
 pub(crate) fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
+    let rows = x.dim(0)? * g.oh * g.ow;
+    if (g.kh, g.kw) == (1, 1) && g.conv == (crate::Conv2d { stride: (1, 1), padding: (0, 0) }) {
+        return x.contiguous()?.reshape((rows, g.c_in));
+    }
     if fused::takes(x) {
         return fused::columns(g, x);
     }
-    let rows = x.dim(0)? * g.oh * g.ow;
     let windows =
         Windows { kernel: (g.kh, g.kw), stride: g.conv.stride, before: g.conv.padding, outputs: (g.oh, g.ow) };
     let views = windows.views(x, 0.0)?;

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::elementwise::leak;
 use crate::cuda::fused;
+use crate::precision::product;
 
 /// A product over the last two dimensions of contiguous tensors, `dims` its shape; candle and cuBLAS take a
 /// transposed operand as it lies.
@@ -24,7 +25,7 @@ pub(crate) fn matmul(
     };
     let a = matrices(a, stored(m, k, trans_a), trans_a)?;
     let b = matrices(b, stored(k, n, trans_b), trans_b)?;
-    a.matmul(&b)?.reshape(dims)
+    product(&a, &b)?.reshape(dims)
 }
 
 /// `leak(x w^T + b)`: `x [rows, c_in]`, `w [c_out, c_in]`.

@@ -61,8 +61,16 @@ pub(crate) fn batch_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<(Var, Te
     let average = |x: &Tensor| column_sums(x)?.affine(1.0 / rows as f64, 0.0);
     // What rounding left of the mean is found in the centred numbers, which are small.
     let mean = average(&matrix)?;
-    let mean = (&mean + average(&matrix.broadcast_sub(&mean)?)?)?;
-    let var = average(&matrix.broadcast_sub(&mean)?.sqr()?)?;
+    let (mean, var) = if fused::takes(&matrix) {
+        let [lost, square] = fused::centred_sums(&matrix, &mean)?;
+        let [lost, square] = [lost, square].map(|sum| sum.affine(1.0 / rows as f64, 0.0));
+        let (lost, square) = (lost?, square?);
+        ((&mean + &lost)?, (square - lost.sqr()?)?.relu()?)
+    } else {
+        let mean = (&mean + average(&matrix.broadcast_sub(&mean)?)?)?;
+        let var = average(&matrix.broadcast_sub(&mean)?.sqr()?)?;
+        (mean, var)
+    };
     let y = normalise(x, w, b, &mean, &var, eps, true)?;
     Ok((y, mean, var))
 }
@@ -79,6 +87,9 @@ pub(crate) fn normalise(
 ) -> Result<Var> {
     let rstd = var.affine(1.0, eps)?.sqrt()?.recip()?;
     let scale = (w.value() * &rstd)?;
+    if fused::takes(x.value()) {
+        return normalise_fused(x, w, b, [mean.clone(), rstd, scale], of_batch);
+    }
     let value = x.value().broadcast_sub(mean)?.broadcast_mul(&scale)?.broadcast_add(b.value())?;
     let (input, mean) = (x.value().clone(), mean.clone());
     let name = if of_batch { "batch_norm" } else { "batch_norm_eval" };
@@ -99,6 +110,25 @@ pub(crate) fn normalise(
             }
             dx = Some(inner.broadcast_mul(&scale)?);
         }
+        Ok(vec![dx, Some(dw), Some(db)])
+    }))
+}
+
+/// [`normalise`] by kernels of our own; the vectors are mean, 1 / standard deviation and scale.
+fn normalise_fused(x: &Var, w: &Var, b: &Var, vectors: [Tensor; 3], of_batch: bool) -> Result<Var> {
+    fn statistics([mean, rstd, scale]: &[Tensor; 3]) -> fused::Statistics<'_> {
+        fused::Statistics { mean, rstd, scale }
+    }
+    let value = statistics(&vectors).normalise(x.value(), b.value())?;
+    let input = x.value().clone();
+    let name = if of_batch { "batch_norm" } else { "batch_norm_eval" };
+    Ok(Var::record_once(name, value, &[x, w, b], move |grad, wants| {
+        let statistics = statistics(&vectors);
+        let sums = statistics.sums(grad, &input)?;
+        let rows = input.elem_count() / statistics.mean.elem_count();
+        let share = if of_batch { 1.0 / rows as f64 } else { 0.0 };
+        let dx = if wants[0] { Some(statistics.backward(grad, &input, &sums, share)?) } else { None };
+        let [db, dw] = sums;
         Ok(vec![dx, Some(dw), Some(db)])
     }))
 }

@@ -79,6 +79,9 @@ pub(crate) fn sum_middle(x: &Tensor, batch: usize, channels: usize) -> Result<Te
     if middle == 0 {
         return Tensor::zeros((batch, channels), x.dtype(), x.device());
     }
+    if fused::takes(x) && batch <= fused::MOST_CHUNKS {
+        return fused::middle_sums(x, batch, channels);
+    }
     let ones = Tensor::ones((1, middle), x.dtype(), x.device())?;
     let x = x.contiguous()?.reshape((batch, middle, channels))?;
     ones.broadcast_left(batch)?.contiguous()?.matmul(&x)?.reshape((batch, channels))

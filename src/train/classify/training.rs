@@ -223,14 +223,15 @@ impl<'a> Training<'a> {
         let mut dropped = streams.split("drop-path").at(self.position.steps);
         let logits = self.classifier.forward(&Var::constant(images), Some(&mut dropped))?;
         let loss = cross_entropy(&logits, &targets.to_device(logits.device())?)?;
-        let value = f64::from(loss.value().to_scalar::<f32>()?);
+        let value = loss.value().clone();
         drop(logits);
         let mut grads = backward(loss)?;
         if config.clip_norm > 0.0 {
             clip_grad_norm(&mut grads, self.classifier.params().params(), config.clip_norm)?;
         }
         self.adam.step(&grads, lr)?;
-        Ok(value)
+        // Reading waits for the device: when all of the step is queued.
+        Ok(f64::from(value.to_scalar::<f32>()?))
     }
 
     /// Moves the averaged weights towards the trained ones.

@@ -1,0 +1,178 @@
+// Channels-last images: [B, h, w, c] with fewer than 2^32 elements.
+
+// Where element `i` of images [B, h, w, c] lies.
+struct Pixel {
+  unsigned image, y, x, channel;
+};
+
+__device__ __forceinline__ Pixel pixel(size_t i, unsigned h, unsigned w, unsigned c) {
+  unsigned rest = (unsigned)i;
+  Pixel p;
+  p.channel = rest % c;
+  rest /= c;
+  p.x = rest % w;
+  rest /= w;
+  p.y = rest % h;
+  p.image = rest / h;
+  return p;
+}
+
+__device__ __forceinline__ size_t offset(unsigned image, unsigned y, unsigned x, unsigned channel, unsigned h,
+                                         unsigned w, unsigned c) {
+  return (((size_t)image * h + y) * w + x) * c + channel;
+}
+
+// What each output of a convolution sees, a row each: in: images [B, h, w, c].
+// n: elements of the columns (below 2^32), h, w, c, kh, kw, oh, ow, stride y, stride x, padding y, padding x.
+extern "C" __global__ void columns(Args a) {
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3], kh = a.n[4], kw = a.n[5], oh = a.n[6], ow = a.n[7];
+  EACH(i, a.n[0]) {
+    unsigned rest = (unsigned)i;
+    unsigned channel = rest % c;
+    rest /= c;
+    unsigned kx = rest % kw;
+    rest /= kw;
+    unsigned ky = rest % kh;
+    rest /= kh;
+    unsigned x = rest % ow;
+    rest /= ow;
+    unsigned y = rest % oh;
+    unsigned image = rest / oh;
+    // Above or left of the image these wrap round to numbers larger than any side.
+    unsigned from_y = y * (unsigned)a.n[8] + ky - (unsigned)a.n[10];
+    unsigned from_x = x * (unsigned)a.n[9] + kx - (unsigned)a.n[11];
+    bool inside = from_y < h && from_x < w;
+    a.out[0][i] = inside ? a.in[0][(((size_t)image * h + from_y) * w + from_x) * c + channel] : 0.f;
+  }
+}
+
+// Nearest-neighbour enlargement by 2. in: x [B, h, w, c]. n: elements of y, h, w, c. f: factor. out: y [B, 2h, 2w, c].
+extern "C" __global__ void enlarge2(Args a) {
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
+  EACH(i, a.n[0]) {
+    Pixel p = pixel(i, 2 * h, 2 * w, c);
+    a.out[0][i] = a.in[0][offset(p.image, p.y / 2, p.x / 2, p.channel, h, w, c)] * a.f[0];
+  }
+}
+
+// Sums of 2x2 squares. in: x [B, 2h, 2w, c]. n: elements of y, h, w, c. f: factor. out: y [B, h, w, c].
+extern "C" __global__ void sum_squares2(Args a) {
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
+  EACH(i, a.n[0]) {
+    Pixel p = pixel(i, h, w, c);
+    const float *top = a.in[0] + offset(p.image, 2 * p.y, 2 * p.x, p.channel, 2 * h, 2 * w, c);
+    const float *bottom = top + (size_t)2 * w * c;
+    a.out[0][i] = ((top[0] + top[c]) + (bottom[0] + bottom[c])) * a.f[0];
+  }
+}
+
+// How many of `at` and its two neighbours lie in 0..size.
+__device__ __forceinline__ float neighbours(unsigned at, unsigned size) {
+  return 1.f + (at > 0) + (at + 1 < size);
+}
+
+// Means of 3x3 windows over the pixels that exist, or the transpose of that map. in: x [B, h, w, c].
+// n: elements, h, w, c, 1 for the transpose. out: y, as x.
+extern "C" __global__ void means3(Args a) {
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
+  const bool transposed = a.n[4];
+  EACH(i, a.n[0]) {
+    Pixel p = pixel(i, h, w, c);
+    float sum = 0.f;
+    for (unsigned y = p.y > 0 ? p.y - 1 : 0; y < p.y + 2 && y < h; y++)
+      for (unsigned x = p.x > 0 ? p.x - 1 : 0; x < p.x + 2 && x < w; x++) {
+        float v = a.in[0][offset(p.image, y, x, p.channel, h, w, c)];
+        sum += transposed ? v / (neighbours(y, h) * neighbours(x, w)) : v;
+      }
+    a.out[0][i] = transposed ? sum : sum / (neighbours(p.y, h) * neighbours(p.x, w));
+  }
+}
+
+// The sizes of the three kernels of maximum pools:
+// n: elements of out, h, w, c, outputs down, outputs across, window side, stride, padding above, padding to the left.
+#define WINDOWS                                                                                       \
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3], oh = a.n[4], ow = a.n[5], side = a.n[6], stride = a.n[7]; \
+  const unsigned above = a.n[8], left = a.n[9];
+
+// in: x [B, h, w, c]. out: the largest of each window [B, oh, ow, c], and the number of its tap in reading order.
+// The first of equals wins; a NaN wins and stays.
+extern "C" __global__ void max_pool(Args a) {
+  WINDOWS
+  EACH(i, a.n[0]) {
+    Pixel p = pixel(i, oh, ow, c);
+    float best = -INFINITY;
+    unsigned winner = 0;
+    for (unsigned tap = 0; tap < side * side; tap++) {
+      // Above or left of the image these wrap round to numbers larger than any side.
+      unsigned y = p.y * stride + tap / side - above, x = p.x * stride + tap % side - left;
+      if (y >= h || x >= w) continue;
+      float v = a.in[0][offset(p.image, y, x, p.channel, h, w, c)];
+      if (v > best || v != v) {
+        best = v;
+        winner = tap;
+      }
+    }
+    a.out[0][i] = best;
+    a.out[1][i] = (float)winner;
+  }
+}
+
+// in: gradient [B, oh, ow, c], winners. out: the gradient of x [B, h, w, c].
+extern "C" __global__ void max_scatter(Args a) {
+  WINDOWS
+  EACH(i, a.n[0]) {
+    Pixel p = pixel(i, h, w, c);
+    float sum = 0.f;
+    for (unsigned tap = 0; tap < side * side; tap++) {
+      // The window that sees this pixel as its `tap`, if there is one.
+      unsigned y = p.y + above - tap / side, x = p.x + left - tap % side;
+      if (y % stride || x % stride || y / stride >= oh || x / stride >= ow) continue;
+      size_t at = offset(p.image, y / stride, x / stride, p.channel, oh, ow, c);
+      if (a.in[1][at] == (float)tap) sum += a.in[0][at];
+    }
+    a.out[0][i] = sum;
+  }
+}
+
+// in: x [B, h, w, c], winners [B, oh, ow, c]. out: the pixels that won [B, oh, ow, c].
+extern "C" __global__ void max_gather(Args a) {
+  WINDOWS
+  EACH(i, a.n[0]) {
+    Pixel p = pixel(i, oh, ow, c);
+    unsigned tap = (unsigned)a.in[1][i];
+    unsigned y = p.y * stride + tap / side - above, x = p.x * stride + tap % side - left;
+    a.out[0][i] = y < h && x < w ? a.in[0][offset(p.image, y, x, p.channel, h, w, c)] : 0.f;
+  }
+}
+
+// Where a token of an image stands whose tokens are grouped in blocks, in raster order and so inside of each.
+__device__ __forceinline__ unsigned grouped(unsigned y, unsigned x, unsigned w, unsigned bh, unsigned bw) {
+  unsigned block = y / bh * (w / bw) + x / bw;
+  return block * bh * bw + y % bh * bw + x % bw;
+}
+
+// Regroups an image's tokens, and on the way shuffles four channels into a 2x2 square of pixels or back.
+// n: elements, h, w, c of the result as an image, height and width of its blocks, height and width of the input's blocks,
+// way: 0 tokens only, 1 channels to pixels, 2 pixels to channels. An image is one block.
+extern "C" __global__ void regroup(Args a) {
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3], bh = a.n[4], bw = a.n[5], from_bh = a.n[6], from_bw = a.n[7];
+  const unsigned way = a.n[8], columns = w / bw;
+  EACH(i, a.n[0]) {
+    unsigned rest = (unsigned)i, channel = rest % c;
+    rest /= c;
+    const unsigned inside = rest % (bh * bw);
+    rest /= bh * bw;
+    const unsigned block = rest % (h / bh * columns), image = rest / (h / bh * columns);
+    unsigned y = block / columns * bh + inside / bw, x = block % columns * bw + inside % bw;
+    unsigned from_h = h, from_w = w, from_c = c;
+    if (way == 1) {
+      channel = channel * 4 + y % 2 * 2 + x % 2;
+      y /= 2, x /= 2, from_h /= 2, from_w /= 2, from_c *= 4;
+    } else if (way == 2) {
+      y = y * 2 + channel % 4 / 2, x = x * 2 + channel % 2;
+      channel /= 4, from_h *= 2, from_w *= 2, from_c /= 4;
+    }
+    const unsigned token = grouped(y, x, from_w, from_bh, from_bw);
+    a.out[0][i] = a.in[0][((size_t)image * from_h * from_w + token) * from_c + channel];
+  }
+}

@@ -1,0 +1,101 @@
+//! What the own kernels for images compute, from tensor to tensor: f32 tensors on one GPU.
+
+use candle_core::{Result, Tensor};
+
+use super::fused::{one, run, takes};
+use super::plan::Plan;
+
+/// Elements of the largest result: the kernels for images count in 32 bits, and enlargement makes four of one.
+const LARGEST: usize = 1 << 30;
+
+/// Whether there are kernels for images `x`.
+pub(crate) fn takes_image(x: &Tensor) -> bool {
+    takes(x) && x.elem_count() < LARGEST
+}
+
+/// `factor` times the nearest-neighbour enlargement by 2.
+pub(crate) fn enlarge2(x: &Tensor, factor: f64) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let plan = Plan::elements("enlarge2", 1, &[b, 2 * h, 2 * w, c]);
+    one(&plan.with_sizes(&[h, w, c]).with_numbers(&[factor as f32]), &[Some(x)])
+}
+
+/// `factor` times the sum of every 2x2 square.
+pub(crate) fn sum_squares2(x: &Tensor, factor: f64) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let (h, w) = (h / 2, w / 2);
+    let plan = Plan::elements("sum_squares2", 1, &[b, h, w, c]);
+    one(&plan.with_sizes(&[h, w, c]).with_numbers(&[factor as f32]), &[Some(x)])
+}
+
+/// The mean of 3x3 windows at stride 1 over the pixels that exist, or the transpose of that map.
+pub(crate) fn means3(x: &Tensor, transposed: bool) -> Result<Tensor> {
+    let (_, h, w, c) = x.dims4()?;
+    let plan = Plan::elements("means3", 1, x.dims());
+    one(&plan.with_sizes(&[h, w, c, usize::from(transposed)]), &[Some(x)])
+}
+
+/// How square windows lie on an image.
+#[derive(Clone, Copy)]
+pub(crate) struct Windows {
+    pub(crate) size: (usize, usize),
+    pub(crate) outputs: (usize, usize),
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    /// Padding above and to the left.
+    pub(crate) before: (usize, usize),
+}
+
+impl Windows {
+    /// A plan for images or for windows of `x`'s batch and channels.
+    fn plan(&self, kernel: &'static str, outputs: usize, x: &Tensor, (h, w): (usize, usize)) -> Result<Plan> {
+        let (b, _, _, c) = x.dims4()?;
+        let plan = Plan::elements(kernel, outputs, &[b, h, w, c]);
+        let (size, windows) = (self.size, self.outputs);
+        let sizes =
+            [size.0, size.1, c, windows.0, windows.1, self.kernel, self.stride, self.before.0, self.before.1];
+        Ok(plan.with_sizes(&sizes))
+    }
+
+    /// The maximum of every window, and the number of the tap that won.
+    pub(crate) fn max(&self, x: &Tensor) -> Result<[Tensor; 2]> {
+        let outputs = run(&self.plan("max_pool", 2, x, self.outputs)?, &[Some(x)])?;
+        outputs.try_into().map_err(|_| candle_core::Error::Msg("max_pool: expected two outputs".into()))
+    }
+
+    /// Sends each number of a window to the pixel that won it.
+    pub(crate) fn scatter(&self, grad: &Tensor, winner: &Tensor) -> Result<Tensor> {
+        one(&self.plan("max_scatter", 1, grad, self.size)?, &[Some(grad), Some(winner)])
+    }
+
+    /// The pixel that won each window.
+    pub(crate) fn gather(&self, x: &Tensor, winner: &Tensor) -> Result<Tensor> {
+        one(&self.plan("max_gather", 1, x, self.outputs)?, &[Some(x), Some(winner)])
+    }
+}
+
+/// What [`regroup`] does with channels.
+#[derive(Clone, Copy)]
+pub(crate) enum Channels {
+    /// Keeps them.
+    Stay,
+    /// Four of them become a 2x2 square of pixels.
+    ToPixels,
+    /// A 2x2 square of pixels becomes four of them.
+    FromPixels,
+}
+
+/// Regroups the tokens of images, whose tokens lie in blocks of `from` (height, width), into images of `image` (height,
+/// width, channels) in blocks of `to`; an image in raster order is one block. `dims` is the result's shape.
+pub(crate) fn regroup(
+    x: &Tensor,
+    from: (usize, usize),
+    channels: Channels,
+    image: [usize; 3],
+    to: (usize, usize),
+    dims: &[usize],
+) -> Result<Tensor> {
+    let ([h, w, c], way) = (image, channels as usize);
+    let plan = Plan::elements("regroup", 1, dims);
+    one(&plan.with_sizes(&[h, w, c, to.0, to.1, from.0, from.1, way]), &[Some(x)])
+}

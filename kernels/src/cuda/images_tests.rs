@@ -1,0 +1,143 @@
+//! The kernels for images and batch norm, on the processor, beside the compositions.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::emulation::{can_run, close, single};
+use super::images::{self, Channels, regroup};
+use super::{fused, images::Windows};
+use crate::portable::layout;
+use crate::portable::pool::{self, MaxPool};
+use crate::{Var, portable};
+
+#[test]
+fn resampling_agrees_with_the_compositions() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    for dims in [[2, 3, 5, 7], [1, 1, 1, 1], [3, 4, 2, 33]] {
+        let x = single(&dims, 1)?;
+        close("enlarge2", &images::enlarge2(&x, 0.25)?, &pool::enlarge2(&x, 0.25)?)?;
+        let even = single(&[dims[0], 2 * dims[1], 2 * dims[2], dims[3]], 2)?;
+        close("sum_squares2", &images::sum_squares2(&even, 0.25)?, &pool::sum_squares2(&even, 0.25)?)?;
+        for transposed in [false, true] {
+            close("means3", &images::means3(&x, transposed)?, &pool::means3(&x, transposed)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Windows as all pools of this crate lay them: (height, width), outputs, kernel, stride, before.
+fn pools() -> Vec<Windows> {
+    let windows = |size, outputs, kernel, stride, before| Windows { size, outputs, kernel, stride, before };
+    vec![
+        windows((5, 4), (2, 2), 2, 2, (0, 0)),
+        windows((5, 4), (3, 2), 3, 2, (1, 0)),
+        windows((5, 6), (3, 3), 3, 2, (1, 1)),
+        windows((7, 6), (3, 2), 3, 2, (0, 0)),
+        windows((4, 5), (4, 5), 3, 1, (1, 1)),
+        windows((1, 1), (1, 1), 3, 1, (1, 1)),
+    ]
+}
+
+#[test]
+fn maxima_and_their_gradients_agree_with_the_compositions() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    for windows in pools() {
+        let Windows { size, outputs, kernel, stride, before } = windows;
+        let composed = MaxPool { size, outputs, kernel, stride, before };
+        // Few different numbers: ties, which the first in reading order wins.
+        let x = ((single(&[2, size.0, size.1, 3], 1)? * 2.0)?.round()? / 2.0)?;
+        let [best, winner] = windows.max(&x)?;
+        let [composed_best, composed_winner] = composed.max(&x)?;
+        close("max_pool", &best, &composed_best)?;
+        close("max_pool's winners", &winner, &composed_winner)?;
+        let grad = single(best.dims(), 2)?;
+        close("max_scatter", &windows.scatter(&grad, &winner)?, &composed.scatter_value(&grad, &winner)?)?;
+        close("max_gather", &windows.gather(&x, &winner)?, &composed.gather_value(&x, &winner)?)?;
+    }
+    let nan = Tensor::new(&[[[[1f32], [f32::NAN]], [[2.0], [3.0]]]], &candle_core::Device::Cpu)?;
+    let windows = Windows { size: (2, 2), outputs: (1, 1), kernel: 2, stride: 2, before: (0, 0) };
+    assert!(windows.max(&nan)?[0].flatten_all()?.to_vec1::<f32>()?[0].is_nan());
+    Ok(())
+}
+
+#[test]
+fn regrouping_moves_every_number_where_the_compositions_move_it() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let same = |what: &str, found: Tensor, want: Tensor| -> Result<()> {
+        assert_eq!(found.dims(), want.dims(), "{what}");
+        assert_eq!(found.flatten_all()?.to_vec1::<f32>()?, want.flatten_all()?.to_vec1::<f32>()?, "{what}");
+        Ok(())
+    };
+    // Two rows of three blocks of 2x2 tokens.
+    let (image, blocks) = (single(&[2, 4, 6, 5], 1)?, [2, 6, 4, 5]);
+    let found = regroup(&image, (4, 6), Channels::Stay, [4, 6, 5], (2, 2), &blocks)?;
+    same("blockify", found.clone(), layout::blockify(&image, 3, 2, &blocks)?)?;
+    let back = regroup(&found, (2, 2), Channels::Stay, [4, 6, 5], (4, 6), image.dims())?;
+    same("deblockify", back, image.clone())?;
+    let x = single(&[2, 3, 5, 8], 2)?;
+    let shuffled = regroup(&x, (3, 5), Channels::ToPixels, [6, 10, 2], (6, 10), &[2, 6, 10, 2])?;
+    same("pixel_shuffle2", shuffled.clone(), layout::pixel_shuffle2(&x)?)?;
+    let back = regroup(&shuffled, (6, 10), Channels::FromPixels, [3, 5, 8], (3, 5), x.dims())?;
+    same("pixel_unshuffle2", back, x)?;
+    for (side, size) in [(1, 1), (1, 3), (2, 2), (3, 4)] {
+        let x = single(&[2, side * side, size * size, 8], 3)?;
+        let (block, now) = ((size, size), 2 * side * size);
+        let found = regroup(
+            &x,
+            block,
+            Channels::ToPixels,
+            [now, now, 2],
+            block,
+            &[2, 4 * side * side, size * size, 2],
+        )?;
+        same("deaggregate", found.clone(), layout::deaggregate(&x, side, size)?)?;
+        let back = regroup(&found, block, Channels::FromPixels, [now / 2, now / 2, 8], block, x.dims())?;
+        same("aggregate", back, x)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn batch_norm_agrees_with_the_composition() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    for (rows, channels) in [(1, 1), (6, 3), (130, 5), (256, 33)] {
+        let (x, g) = ((single(&[rows, channels], 1)? + 3.0)?, single(&[rows, channels], 2)?);
+        let (w, b) = (single(&[channels], 3)?, single(&[channels], 4)?);
+        let leaves = [Var::leaf(x.clone()), Var::leaf(w.clone()), Var::leaf(b.clone())];
+        let (y, mean, var) = portable::norm::batch_norm(&leaves[0], &leaves[1], &leaves[2], 1e-5)?;
+        let eval = portable::norm::normalise(&leaves[0], &leaves[1], &leaves[2], &mean, &var, 1e-5, false)?;
+
+        let near = (&mean + 0.125)?;
+        let [lost, square] = fused::centred_sums(&x, &near)?;
+        let centred = x.broadcast_sub(&near)?;
+        close("centred_sums", &lost, &centred.sum(0)?)?;
+        close("centred_sums' squares", &square, &centred.sqr()?.sum(0)?)?;
+
+        let rstd = var.affine(1.0, 1e-5)?.sqrt()?.recip()?;
+        let scale = (&w * &rstd)?;
+        let statistics = fused::Statistics { mean: &mean, rstd: &rstd, scale: &scale };
+        close("normalise", &statistics.normalise(&x, &b)?, y.value())?;
+        let sums = statistics.sums(&g, &x)?;
+        for (y, share) in [(y, 1.0 / rows as f64), (eval, 0.0)] {
+            let gradients = crate::backward(crate::sum_all(&crate::mul(&y, &Var::constant(g.clone()))?)?)?;
+            let [Some(dx), Some(dw), Some(db)] = leaves.each_ref().map(|leaf| gradients.leaf(leaf)) else {
+                bail!("batch_norm: no gradient")
+            };
+            close("norm_sums", &sums[0], db)?;
+            close("norm_sums' products", &sums[1], dw)?;
+            let found = statistics.backward(&g, &x, &sums, share)?;
+            // One row has no gradient but rounding.
+            if rows > 1 || share == 0.0 {
+                close("normalise_backward", &found, dx)?;
+            }
+        }
+    }
+    Ok(())
+}
