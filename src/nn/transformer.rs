@@ -8,8 +8,7 @@ use candle_core::Result;
 use nestgen_kernels::{self as k, Activation, Var};
 use serde::{Deserialize, Serialize};
 
-use super::{Builder, Init, LayerNorm, Linear, drop_path};
-use crate::rng::Rng;
+use super::{Builder, DropPath, Init, LayerNorm, Linear};
 
 /// Standard deviation of NesT's truncated normal initial weights.
 pub const INIT: Init = Init::TruncNormal(0.02);
@@ -105,9 +104,9 @@ impl TransformerLayer {
         })
     }
 
-    /// `[B, T, N, C]` -> `[B, T, N, C]`. `drop` is the stream of drop-path decisions in training, `None` in
+    /// `[B, T, N, C]` -> `[B, T, N, C]`. `drop` has the drop-path decisions of training, `None` in
     /// evaluation and for models without drop-path.
-    pub fn forward(&self, x: &Var, mut drop: Option<&mut Rng>) -> Result<Var> {
+    pub fn forward(&self, x: &Var, mut drop: Option<&mut DropPath>) -> Result<Var> {
         let attended = self.attend(&self.norm1.forward(x)?)?;
         let x = self.residual(x, attended, drop.as_deref_mut())?;
         let hidden = self.fc1.forward(&self.norm2.forward(&x)?, self.shape.gelu.into(), false)?;
@@ -115,9 +114,9 @@ impl TransformerLayer {
         self.residual(&x, mixed, drop)
     }
 
-    fn residual(&self, x: &Var, branch: Var, drop: Option<&mut Rng>) -> Result<Var> {
+    fn residual(&self, x: &Var, branch: Var, drop: Option<&mut DropPath>) -> Result<Var> {
         match drop {
-            Some(rng) if self.drop > 0.0 => k::add(x, &drop_path(&branch, self.drop, rng)?),
+            Some(drop) if self.drop > 0.0 => k::add(x, &drop.apply(&branch, self.drop)?),
             _ => k::add(x, &branch),
         }
     }
