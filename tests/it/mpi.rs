@@ -149,11 +149,13 @@ fn lecam_sees_the_averages_of_all_ranks() {
     compare_with_one_rank(lecam, &[2]);
 }
 
-/// SAGAN's generator: batch norm by the statistics of all ranks, in forward and backward.
+/// SAGAN's generator: batch norm by the statistics of all ranks, in forward and backward. It amplifies rounding more than
+/// the other one: at the usual epsilon here, two runs of one process part by 1.5e-4 whose epsilons differ by 1e-5 of it.
 #[test]
 fn batch_norm_sees_the_images_of_all_ranks() {
     let _alone = alone();
-    let sagan = "model={kind=\"sagan\",resolution=32,z_dim=8,width=8,attention=true}";
+    let sagan = "model={kind=\"sagan\",resolution=32,z_dim=8,width=8,attention=true} \
+        train.generator.eps=0.3 train.discriminator.eps=0.3";
     compare_with_one_rank(sagan, &[2, 4]);
 }
 
