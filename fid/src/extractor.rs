@@ -13,7 +13,7 @@ use crate::preprocess::Resize;
 use crate::weights;
 
 /// Images that a caller's network gets at a time.
-const CUSTOM_BATCH: usize = 64;
+pub const CUSTOM_BATCH: usize = 64;
 
 /// A function from images to features, `[images, dims]` row-major; it resizes and scales by its own rule.
 pub type CustomFeatures<'a> = dyn Fn(&[RgbImage8]) -> std::result::Result<Vec<f32>, String> + Sync + 'a;

@@ -67,7 +67,7 @@ pub type Read<'a> = dyn Fn(usize) -> Result<RgbImage8> + Sync + 'a;
 pub type Progress<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 /// An image that was left out because it could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Skipped {
     /// Its index in the source.
     pub index: usize,

@@ -8,7 +8,7 @@ use nestgen_images::{ImageSet, OpenOptions, RgbImage8};
 use crate::cache::{self, Key};
 use crate::error::{Error, Result};
 use crate::extractor::Extractor;
-use crate::features::Features;
+use crate::features::{Extracted, Features, Progress};
 use crate::fid_infinity::fid_infinity;
 use crate::frechet::{Spectrum, frechet_distance};
 use crate::inception::{FEATURES, Tap};
@@ -27,11 +27,22 @@ const FEW_IMAGES: usize = 2048;
 /// A generator: makes the images of an index range. Called in order, one range at a time.
 pub type Generate<'a> = dyn Fn(std::ops::Range<usize>) -> Result<Vec<RgbImage8>> + Sync + 'a;
 
+/// Gives the features of all images of a set, in their order, with what it left out; tells how many are done.
+pub type ExtractAll<'a> = dyn Fn(&ImageSet, &Progress) -> Result<Extracted> + 'a;
+
 /// One side of a comparison.
 #[allow(clippy::large_enum_variant, reason = "a program holds two or three of them")]
 pub enum Input<'a> {
     /// A folder, archive or pack.
     Images(ImageSet),
+    /// A folder, archive or pack whose features somebody else makes, with the same network, resize rule and tap: for
+    /// example several processes together. Not asked where the cache has them.
+    Delegated {
+        /// The images.
+        images: ImageSet,
+        /// Makes the features.
+        extract: Box<ExtractAll<'a>>,
+    },
     /// A file of statistics (`.npz` with `mu` and `sigma`).
     Statistics(PathBuf),
     /// A running generator of `count` images.
@@ -67,7 +78,7 @@ impl Input<'_> {
 
     fn name(&self) -> String {
         match self {
-            Input::Images(set) => set.path().display().to_string(),
+            Input::Images(set) | Input::Delegated { images: set, .. } => set.path().display().to_string(),
             Input::Statistics(path) => path.display().to_string(),
             Input::Generator { name, .. } | Input::Features { name, .. } => name.clone(),
         }
@@ -238,7 +249,16 @@ fn load(
             return Ok((Side::Statistics(moments), report));
         }
         Input::Features { features, .. } => features.clone(),
-        Input::Images(set) => images(set, side, extractor, config, progress, &mut report, warnings)?,
+        Input::Images(set) => {
+            let read = |i: usize| set.read_rgb(i).map_err(Error::Images);
+            let extract = |set: &ImageSet, told: &Progress| {
+                extractor.extract(&[config.tap], config.resize, set.len(), &read, config.skip_bad, told)
+            };
+            images(set, &extract, side, extractor, config, progress, &mut report, warnings)?
+        }
+        Input::Delegated { images: set, extract } => {
+            images(set, extract, side, extractor, config, progress, &mut report, warnings)?
+        }
         Input::Generator { count, generate, .. } => {
             generated(*count, generate, side, extractor, config, progress)?
         }
@@ -254,6 +274,7 @@ fn load(
 /// Features of an image set, from the cache where it has them.
 fn images(
     set: &ImageSet,
+    extract: &ExtractAll,
     side: &'static str,
     extractor: &Extractor,
     config: &ScoreConfig,
@@ -273,10 +294,7 @@ fn images(
         report.from_cache = true;
         return Ok(features);
     }
-    let read = |i: usize| set.read_rgb(i).map_err(Error::Images);
-    let told = |done: usize, total: usize| progress(side, done, total);
-    let extracted =
-        extractor.extract(&[config.tap], config.resize, set.len(), &read, config.skip_bad, &told)?;
+    let extracted = extract(set, &|done, total| progress(side, done, total))?;
     report.skipped = extracted.skipped;
     let features = extracted.taps.into_iter().next().unwrap_or_default();
     // A set with gaps is not kept: the next run must list the bad files again.

@@ -16,7 +16,7 @@ fn run(c: &mut Criterion) {
     });
     let channel = common::numbers(&[64]);
     common::bench(c, "batch norm, 64 channels", &[x, channel.clone(), channel], |x| {
-        Ok(k::batch_norm(&x[0], &x[1], &x[2], 1e-5)?.0)
+        Ok(k::batch_norm(&x[0], &x[1], &x[2], 1e-5, None)?.0)
     });
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Differs from PyTorch: the caller keeps the running statistics; [`batch_norm`] returns those of the batch.
 
+use std::rc::Rc;
+
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -76,32 +78,73 @@ fn floats<T: Element>(x: &Tensor) -> Result<Vec<f64>> {
     cpu::with_slice::<T, _>(&x.contiguous()?, |x| Ok(x.iter().map(|x| x.to_f64()).collect()))
 }
 
+/// Replaces each number by its sum over all who hold a part of a batch, for example the processes of data-parallel
+/// training. All of them call it, in the same order.
+pub type SumOverParts = Rc<dyn Fn(&mut [f64])>;
+
+/// What [`batch_norm`] found out about a batch.
+#[derive(Clone, Debug)]
+pub struct BatchStatistics {
+    /// The mean of each channel, `[C]`.
+    pub mean: Tensor,
+    /// Its biased variance, `[C]`.
+    pub var: Tensor,
+    /// How many rows these are of.
+    pub rows: f64,
+}
+
 /// Normalises each channel of `x [.., C]` by the statistics of the batch, then applies gain `w [C]` and offset
-/// `b [C]`. Returns the result, the mean `[C]` and the biased variance `[C]`.
+/// `b [C]`.
+///
+/// With `parts`, `x` is a part of the batch, and others hold the rest: the statistics and the gradient of `x` are those
+/// of the whole batch for a loss that is the sum of everybody's, the gradients of `w` and `b` those of this part.
 ///
 /// # Errors
 /// When the channels disagree, or there is not a single row to take statistics of.
-pub fn batch_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<(Var, Tensor, Tensor)> {
+pub fn batch_norm(
+    x: &Var,
+    w: &Var,
+    b: &Var,
+    eps: f64,
+    parts: Option<&SumOverParts>,
+) -> Result<(Var, BatchStatistics)> {
     let channels = check("batch_norm", x, &[("w", w.value()), ("b", b.value())])?;
     if x.value().elem_count() == 0 {
         bail!("batch_norm: expected at least one row, got {:?}", x.dims());
     }
     if portable::takes(x.value()) {
-        return portable::norm::batch_norm(x, w, b, eps);
+        return portable::norm::batch_norm(x, w, b, eps, parts);
     }
-    let (mean, var) = by_dtype!("batch_norm", x, T => statistics::<T>(x.value(), channels))?;
+    let (mean, var, rows) = by_dtype!("batch_norm", x, T => statistics::<T>(x.value(), channels, parts))?;
     let rstd: Vec<f64> = var.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
     let value = by_dtype!("batch_norm", x, T => normalise::<T>(x.value(), w.value(), b.value(), &mean, &rstd))?;
     let vector = |v: &[f64]| Tensor::from_slice(v, v.len(), x.device())?.to_dtype(x.dtype());
-    let (mean_value, var_value) = (vector(&mean)?, vector(&var)?);
+    let statistics = BatchStatistics { mean: vector(&mean)?, var: vector(&var)?, rows };
     let (kept_x, kept_w) = (x.value().clone(), w.value().clone());
+    let batch = Batch { rows, parts: parts.cloned() };
     let y = Var::record_once(
         "batch_norm",
         value,
         &[x, w, b],
-        move |grad, wants| by_dtype!("batch_norm", grad, T => backward::<T>(grad, &kept_x, &kept_w, &mean, &rstd, true, wants)),
+        move |grad, wants| by_dtype!("batch_norm", grad, T => backward::<T>(grad, &kept_x, &kept_w, &mean, &rstd, Some(&batch), wants)),
     );
-    Ok((y, mean_value, var_value))
+    Ok((y, statistics))
+}
+
+/// The batch that statistics were taken of.
+pub(crate) struct Batch {
+    /// All its rows.
+    pub(crate) rows: f64,
+    /// Where others hold the rest of it.
+    pub(crate) parts: Option<SumOverParts>,
+}
+
+/// Sums over the whole batch, from those over this part.
+pub(crate) fn add_up(mut sums: Vec<f64>, parts: Option<&SumOverParts>) -> Vec<f64> {
+    if let Some(sum) = parts {
+        sum(&mut sums);
+    }
+    sums
 }
 
 /// [`batch_norm`] with given statistics `mean [C]` and `var [C]`.
@@ -111,7 +154,7 @@ pub fn batch_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<(Var, Tensor, T
 pub fn batch_norm_eval(x: &Var, w: &Var, b: &Var, mean: &Tensor, var: &Tensor, eps: f64) -> Result<Var> {
     check("batch_norm_eval", x, &[("w", w.value()), ("b", b.value()), ("mean", mean), ("var", var)])?;
     if portable::takes(x.value()) {
-        return portable::norm::normalise(x, w, b, mean, var, eps, false);
+        return portable::norm::normalise(x, w, b, mean, var, eps, None);
     }
     let mean = by_dtype!("batch_norm_eval", x, T => floats::<T>(mean))?;
     let var = by_dtype!("batch_norm_eval", x, T => floats::<T>(var))?;
@@ -123,19 +166,27 @@ pub fn batch_norm_eval(x: &Var, w: &Var, b: &Var, mean: &Tensor, var: &Tensor, e
         "batch_norm_eval",
         value,
         &[x, w, b],
-        move |grad, wants| by_dtype!("batch_norm_eval", grad, T => backward::<T>(grad, &kept_x, &kept_w, &mean, &rstd, false, wants)),
+        move |grad, wants| by_dtype!("batch_norm_eval", grad, T => backward::<T>(grad, &kept_x, &kept_w, &mean, &rstd, None, wants)),
     ))
 }
 
-/// Mean and biased variance of each channel, in two passes (one pass loses the variance of large means).
-fn statistics<T: Element>(x: &Tensor, channels: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+/// Mean and biased variance of each channel, in two passes (one pass loses the variance of large means), and the rows
+/// that they are of.
+fn statistics<T: Element>(
+    x: &Tensor,
+    channels: usize,
+    parts: Option<&SumOverParts>,
+) -> Result<(Vec<f64>, Vec<f64>, f64)> {
     cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
-        let rows = (x.len() / channels) as f64;
-        let divide = |sums: Vec<f64>| -> Vec<f64> { sums.iter().map(|s| s / rows).collect() };
-        let mean = divide(column_reduce(x.len(), channels, 1, |r, _, sums| accumulate_rows(&x[r], sums)));
+        let mut sums = column_reduce(x.len(), channels, 1, |r, _, sums| accumulate_rows(&x[r], sums));
+        sums.push((x.len() / channels) as f64);
+        let mut sums = add_up(sums, parts);
+        let rows = sums.pop().unwrap_or_default();
+        let mean: Vec<f64> = sums.iter().map(|s| s / rows).collect();
         let wide = widen::<T>(&mean);
-        let var = divide(column_reduce(x.len(), channels, 1, |r, _, sums| add_squares(&x[r], &wide, sums)));
-        Ok((mean, var))
+        let squares = column_reduce(x.len(), channels, 1, |r, _, sums| add_squares(&x[r], &wide, sums));
+        let var = add_up(squares, parts).iter().map(|s| s / rows).collect();
+        Ok((mean, var, rows))
     })
 }
 
@@ -155,14 +206,14 @@ fn normalise<T: Element>(x: &Tensor, w: &Tensor, b: &Tensor, mean: &[f64], rstd:
     Tensor::from_vec(out, x.shape(), x.device())
 }
 
-/// Gradients for x, w and b. With `batch_statistics` the mean and the variance are functions of x.
+/// Gradients for x, w and b. With `batch` the mean and the variance are functions of all its rows.
 fn backward<T: Element>(
     grad: &Tensor,
     x: &Tensor,
     w: &Tensor,
     mean: &[f64],
     rstd: &[f64],
-    batch_statistics: bool,
+    batch: Option<&Batch>,
     wants: &[bool],
 ) -> Result<Vec<Option<Tensor>>> {
     let (grad, x) = (grad.contiguous()?, x.contiguous()?);
@@ -180,11 +231,16 @@ fn backward<T: Element>(
             let vector = |v: &[f64]| Tensor::from_slice(v, v.len(), x.device())?.to_dtype(x.dtype());
             let mut dx = None;
             if wants[0] {
-                let rows = (g.len() / channels.max(1)) as f64;
+                // What the statistics pass on is the sum over everybody's rows.
+                let (whole, on) = match batch {
+                    Some(batch) => (add_up(sums.clone(), batch.parts.as_ref()), 1.0 / batch.rows),
+                    None => (vec![0.0; 2 * channels], 0.0),
+                };
+                let (centred, db) = whole.split_at(channels);
                 let a: Vec<f64> = gain.iter().zip(rstd).map(|(w, r)| w * r).collect();
                 // dx = a (g - db / rows - xhat dw / rows), as g * a + x * b + c.
-                let on = if batch_statistics { 1.0 / rows } else { 0.0 };
-                let b: Vec<f64> = (0..channels).map(|c| -a[c] * rstd[c] * dw[c] * on).collect();
+                let b: Vec<f64> =
+                    (0..channels).map(|c| -a[c] * rstd[c] * (centred[c] * rstd[c]) * on).collect();
                 let c: Vec<f64> = (0..channels).map(|c| -a[c] * db[c] * on - b[c] * mean[c]).collect();
                 let (a, b, c) = (widen::<T>(&a), widen::<T>(&b), widen::<T>(&c));
                 let mut out = cpu::uninit(g.len());
@@ -210,7 +266,7 @@ mod tests {
         for dims in [vec![6, 3], vec![2, 3, 3, 5], vec![70, 1]] {
             let c = *dims.last().unwrap_or(&1);
             let inputs = [pattern(&dims, 1)?, pattern(&[c], 2)?, pattern(&[c], 3)?];
-            check_gradients(|v| Ok(batch_norm(&v[0], &v[1], &v[2], 1e-3)?.0), &inputs)?;
+            check_gradients(|v| Ok(batch_norm(&v[0], &v[1], &v[2], 1e-3, None)?.0), &inputs)?;
             let (mean, var) = (pattern(&[c], 4)?, pattern(&[c], 5)?.sqr()?);
             check_gradients(|v| batch_norm_eval(&v[0], &v[1], &v[2], &mean, &var, 1e-3), &inputs)?;
         }
@@ -224,11 +280,66 @@ mod tests {
         let exact = x.broadcast_sub(&x.mean_keepdim(0)?)?.sqr()?.mean(0)?.to_vec1::<f64>()?;
         let x = Var::constant(x.to_dtype(candle_core::DType::F32)?);
         let one = Var::constant(Tensor::ones(3, candle_core::DType::F32, x.device())?);
-        let (_, mean, var) = batch_norm(&x, &one, &one, 1e-5)?;
-        for (got, exact) in var.to_vec1::<f32>()?.iter().zip(exact) {
+        let (_, found) = batch_norm(&x, &one, &one, 1e-5, None)?;
+        for (got, exact) in found.var.to_vec1::<f32>()?.iter().zip(exact) {
             assert!((*got as f64 - exact).abs() < 1e-3 * exact, "{got} {exact}");
         }
-        assert!(mean.to_vec1::<f32>()?.iter().all(|m| (m - 1000.0).abs() < 0.1));
+        assert!(found.mean.to_vec1::<f32>()?.iter().all(|m| (m - 1000.0).abs() < 0.1));
+        Ok(())
+    }
+
+    /// Two threads with a part of the rows each, and one with all: what differs is the order of sums.
+    #[test]
+    fn parts_of_a_batch_are_normalised_as_the_whole() -> Result<()> {
+        const ROWS: [usize; 2] = [5, 3];
+        type Found = [Vec<f64>; 6];
+        let run = |rows: std::ops::Range<usize>, parts: Option<&SumOverParts>| -> Result<Found> {
+            let (all, weights) = (pattern(&[8, 4], 1)?, pattern(&[8, 4], 4)?);
+            let x = Var::leaf(all.narrow(0, rows.start, rows.len())?);
+            let (w, b) = (Var::leaf(pattern(&[4], 2)?), Var::leaf(pattern(&[4], 3)?));
+            let (y, found) = batch_norm(&x, &w, &b, 1e-3, parts)?;
+            assert_eq!(found.rows, 8.0);
+            let weights = Var::constant(weights.narrow(0, rows.start, rows.len())?);
+            let grads = crate::backward(crate::sum_all(&crate::mul(&crate::square(&y)?, &weights)?)?)?;
+            let grad = |leaf| grads.leaf(leaf).cloned().ok_or_else(|| candle_core::Error::Msg("none".into()));
+            let numbers = |x: &Tensor| x.flatten_all()?.to_vec1::<f64>();
+            Ok([
+                numbers(y.value())?,
+                numbers(&grad(&x)?)?,
+                numbers(&grad(&w)?)?,
+                numbers(&grad(&b)?)?,
+                numbers(&found.mean)?,
+                numbers(&found.var)?,
+            ])
+        };
+        let (barrier, shared) = (std::sync::Barrier::new(2), std::sync::Mutex::new(Vec::new()));
+        let (barrier, shared) = (std::sync::Arc::new(barrier), std::sync::Arc::new(shared));
+        let part = |rows: std::ops::Range<usize>| {
+            let (barrier, shared) = (barrier.clone(), shared.clone());
+            let sum = move |values: &mut [f64]| {
+                shared.lock().unwrap().push(values.to_vec());
+                barrier.wait();
+                let sums = shared.lock().unwrap().clone();
+                values.iter_mut().enumerate().for_each(|(i, value)| *value = sums[0][i] + sums[1][i]);
+                if barrier.wait().is_leader() {
+                    shared.lock().unwrap().clear();
+                }
+                barrier.wait();
+            };
+            run(rows, Some(&(Rc::new(sum) as SumOverParts))).unwrap()
+        };
+        let (first, second) = std::thread::scope(|scope| {
+            let second = scope.spawn(|| part(ROWS[0]..8));
+            (part(0..ROWS[0]), second.join().unwrap())
+        });
+        let add = |i: usize| first[i].iter().zip(&second[i]).map(|(a, b)| a + b).collect();
+        let both = |i: usize| [first[i].clone(), second[i].clone()].concat();
+        let joined: Found = [both(0), both(1), add(2), add(3), first[4].clone(), second[5].clone()];
+        for (i, (joined, whole)) in joined.iter().zip(run(0..8, None)?).enumerate() {
+            assert_eq!(joined.len(), whole.len());
+            let apart = joined.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(apart < 1e-12, "{i}: {apart:e}");
+        }
         Ok(())
     }
 
@@ -236,9 +347,9 @@ mod tests {
     fn shape_errors_are_errors() -> Result<()> {
         let var = |dims: &[usize]| pattern(dims, 1).map(Var::constant);
         let (x, w) = (var(&[4, 3])?, var(&[3])?);
-        assert!(batch_norm(&x, &var(&[4])?, &w, 1e-5).is_err());
-        assert!(batch_norm(&var(&[])?, &w, &w, 1e-5).is_err());
-        assert!(batch_norm(&var(&[0, 3])?, &w, &w, 1e-5).is_err());
+        assert!(batch_norm(&x, &var(&[4])?, &w, 1e-5, None).is_err());
+        assert!(batch_norm(&var(&[])?, &w, &w, 1e-5, None).is_err());
+        assert!(batch_norm(&var(&[0, 3])?, &w, &w, 1e-5, None).is_err());
         assert!(batch_norm_eval(&x, &w, &w, &pattern(&[2], 1)?, &pattern(&[3], 1)?, 1e-5).is_err());
         Ok(())
     }

@@ -61,7 +61,7 @@ pub use activation::{Activation, activate};
 pub use attention::{attention, multi_query_attention};
 pub use autograd::{Gradients, Param, Var, backward, grad, no_grad};
 pub use avg_pool3::avg_pool3;
-pub use batch_norm::{batch_norm, batch_norm_eval};
+pub use batch_norm::{BatchStatistics, SumOverParts, batch_norm, batch_norm_eval};
 pub use blocks::{blockify, deblockify, pixel_shuffle2, pixel_unshuffle2};
 pub use conv2d::{Conv2d, conv2d};
 pub use elementwise::{

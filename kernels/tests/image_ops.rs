@@ -81,7 +81,7 @@ fn check_all(fixture: &Fixture) -> Result<()> {
     }
     fixture.check("linear", &["x", "w", "b"], |v| k::linear(&v[0], &v[1], Some(&v[2]), Activation::Relu))?;
     fixture.check("matmul", &["a", "b"], |v| k::matmul(&v[0], &v[1], true, false))?;
-    fixture.check("batch_norm", &["x", "w", "b"], |v| Ok(k::batch_norm(&v[0], &v[1], &v[2], 1e-3)?.0))?;
+    fixture.check("batch_norm", &["x", "w", "b"], |v| Ok(k::batch_norm(&v[0], &v[1], &v[2], 1e-3, None)?.0))?;
     let (mean, var) = (fixture.get("batch_norm_eval.mean")?, fixture.get("batch_norm_eval.var")?);
     fixture.check("batch_norm_eval", &["x", "w", "b"], |v| {
         k::batch_norm_eval(&v[0], &v[1], &v[2], mean, var, 1e-3)

@@ -5,14 +5,22 @@ use std::process::ExitCode;
 
 use clap::Args;
 use nestgen::error::Error;
+use nestgen::ranks::Ranks;
 use nestgen::score_space;
+use nestgen::score_space::over_ranks::Together;
 use nestgen_fid::{Ball, Input, Metric, Resize, ScoreConfig, Tap, score};
 use nestgen_images::OpenOptions;
 
 use super::device::PlaceArgs;
+use super::ranks::RankArgs;
 use super::ui;
 
 /// Score generated images against real ones
+#[cfg_attr(feature = "mpi", doc = "")]
+#[cfg_attr(
+    feature = "mpi",
+    doc = "Under mpirun or srun all processes make features, each of its share of the images."
+)]
 #[derive(Args)]
 pub(super) struct FidArgs {
     /// Real images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive, or .npz statistics (mu, sigma)
@@ -71,12 +79,18 @@ pub(super) struct FidArgs {
     /// Seed of random subsets
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
+    args.ranks.run(|ranks| run_on(args, ranks))
+}
+
+fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if !matches!(args.features.as_str(), "inception" | "random-v1")
         && (args.dims != Tap::D2048 || args.resize.is_some())
     {
@@ -96,15 +110,25 @@ pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
         args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
     let device = args.place.open()?;
     let extractor = score_space::extractor(&args.features, args.weights.as_deref(), &device)?;
+    let config = config(args);
+    let together = Together { ranks, extractor: &extractor, config: &config };
+    if !ranks.is_first() {
+        let sides: Vec<&Input> = [&real, &fake].into_iter().chain(&held_out).collect();
+        together.serve(&sides)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (real, fake) = (together.delegate(0, real), together.delegate(1, fake));
+    let held_out = held_out.map(|input| together.delegate(2, input));
     let bar = ui::progress_bar("", 0);
     let progress = |side: &'static str, done: usize, total: usize| {
         bar.set_message(side);
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     };
-    let report = score(&real, &fake, held_out.as_ref(), &extractor, &config(args), &progress);
+    let report = score(&real, &fake, held_out.as_ref(), &extractor, &config, &progress);
     bar.finish_and_clear();
     let report = report?;
+    together.dismiss()?;
     if args.json {
         ui::result_line(&serde_json::to_string_pretty(&report)?)?;
     } else {

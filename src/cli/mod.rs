@@ -11,6 +11,7 @@ mod fid;
 mod interrupt;
 mod memory;
 pub(crate) mod panic_hook;
+mod ranks;
 mod report;
 mod sample;
 mod study;
@@ -66,7 +67,11 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
-    if !matches!(verb, Verb::Train(_)) {
+    let several = matches!(
+        verb,
+        Verb::Train(_) | Verb::Fid(_) | Verb::Study(_) | Verb::Classify(classify::ClassifyVerb::Train(_))
+    );
+    if !several {
         nestgen::ranks::refuse_several()?;
     }
     match verb {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use candle_core::Device;
@@ -13,16 +12,13 @@ use nestgen::error::Error;
 use nestgen::models::{discriminator, transposed_nest};
 use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
-use nestgen::train::folder::{ResumePoint, resume_point};
 
 use super::device::DeviceArgs;
-use super::{dry_run, interrupt, memory, report, ui};
+use super::ranks::{RankArgs, describe_ranks, find_point};
+use super::{dry_run, interrupt, memory, ui};
 
 /// The preset of a CPU, whatever the resolution.
 pub(super) const CPU_PRESET: &str = "demo64";
-
-/// Seconds that ranks wait for one another in a step.
-const RANK_TIMEOUT_SECS: u64 = 600;
 
 /// Train a generator
 #[cfg_attr(feature = "mpi", doc = "")]
@@ -83,41 +79,19 @@ pub(super) struct TrainArgs {
     /// Any setting of the configuration file, for example `--set train.ema.halflife_kimg=5`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Seconds that the processes of a run under mpirun or srun wait for one another before they give it up
-    #[cfg(feature = "mpi")]
-    #[arg(long, value_name = "SECS", default_value_t = RANK_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
-    rank_timeout: u64,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Print the configuration, parameter counts, FLOPs and memory; train nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
 
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    #[cfg(feature = "mpi")]
-    let timeout_secs = args.rank_timeout;
-    #[cfg(not(feature = "mpi"))]
-    let timeout_secs = RANK_TIMEOUT_SECS;
-    let on_lost = |rank, size, error: Error| report::failure_of_rank(rank, size, error.into());
-    let ranks = Ranks::join(Duration::from_secs(timeout_secs), on_lost)?;
-    if !ranks.is_first() {
-        ui::mute();
-    }
-    match run_on(args, &ranks) {
-        // The others wait for this one.
-        Err(error) if ranks.size() > 1 => {
-            ranks.abort(report::failure_of_rank(ranks.rank(), ranks.size(), error))
-        }
-        ended => ended,
-    }
+    args.ranks.run(|ranks| run_on(args, ranks))
 }
 
 fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
-    // Finding the point to go on from tidies the folder up, which is for one process to do.
-    let point = |what: &str| {
-        let found = if ranks.is_first() { Some(resume_point(&args.outdir, what)?) } else { None };
-        let found: Option<ResumePoint> = ranks.first_tells(found)?;
-        found.ok_or_else(|| Error::Usage { message: "rank 0 found no state".into(), hint: None })
-    };
+    let point = |what: &str| find_point(&args.outdir, what, ranks);
     let start = match (&args.resume, &args.transfer) {
         (Some(what), _) => Start::Resume(point(what)?),
         (None, Some(what)) => Start::Transfer(point(what)?),
@@ -231,9 +205,7 @@ fn train(
     bar.finish_and_clear();
     let data = data?;
     ui::note(&format!("{}: {} images of {res} px", config.data.name(), data.len()));
-    if ranks.size() > 1 {
-        ui::note(&format!("{} ranks: {}", ranks.size(), ranks.names().join("; ")));
-    }
+    describe_ranks(ranks);
 
     let stop = interrupt::flag()?;
     let line = progress_line();

@@ -21,7 +21,7 @@ use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
 use crate::train::folder::{ResumePoint, RunFolder};
 use crate::train::held_out::HeldOut;
-use crate::train::parallel::share_out;
+use crate::train::parallel::{share_batches, share_out};
 use crate::train::reals::RealImages;
 use crate::train::state::{self, SavedState};
 
@@ -66,21 +66,22 @@ pub enum Start {
 pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let config = launch.config;
     let config_text = config.to_toml();
-    let networks = build_networks(config)?;
+    let mut networks = build_networks(config)?;
     networks.move_to(launch.device)?;
     let ranks = launch.ranks;
     let share = share_out(&config.train, &networks, ranks)?;
+    share_batches(&mut networks, ranks);
     let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
     let (folder, state) = match launch.start {
         Start::New => (enter(ranks, create)?, None),
         Start::Resume(point) => {
             let folder = enter(ranks, || RunFolder::open(&point.run))?;
-            let (path, state) = read_state(ranks, &point.states)?;
+            let (path, state) = read_state(ranks, &point.states, state::load)?;
             refuse_changes(&path, &state.config, &config_text)?;
             (folder, Some(state))
         }
         Start::Transfer(point) => {
-            let (path, state) = read_state(ranks, &point.states)?;
+            let (path, state) = read_state(ranks, &point.states, state::load)?;
             take_weights(&networks, &path, &state)?;
             let folder = enter(ranks, create)?;
             if ranks.is_first() {
@@ -138,7 +139,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
 }
 
 /// The run folder: opened by the first rank, known to all.
-fn enter(ranks: &Ranks, open: impl FnOnce() -> Result<RunFolder>) -> Result<RunFolder> {
+pub(super) fn enter(ranks: &Ranks, open: impl FnOnce() -> Result<RunFolder>) -> Result<RunFolder> {
     let opened = if ranks.is_first() { Some(open()?) } else { None };
     let path = opened.as_ref().map(|folder| folder.path().to_path_buf()).unwrap_or_default();
     let path = ranks.first_tells(path)?;
@@ -146,13 +147,17 @@ fn enter(ranks: &Ranks, open: impl FnOnce() -> Result<RunFolder>) -> Result<RunF
 }
 
 /// The newest whole state by the first rank's judgement.
-fn read_state(ranks: &Ranks, states: &[PathBuf]) -> Result<(PathBuf, SavedState)> {
+pub(super) fn read_state<P>(
+    ranks: &Ranks,
+    states: &[PathBuf],
+    load: impl Fn(&Path) -> Result<SavedState<P>>,
+) -> Result<(PathBuf, SavedState<P>)> {
     if ranks.is_first() {
-        let (path, state) = newest_whole(states, state::load)?;
+        let (path, state) = newest_whole(states, load)?;
         Ok((ranks.first_tells(path)?, state))
     } else {
         let path = ranks.first_tells(PathBuf::new())?;
-        let state = state::load(&path)?;
+        let state = load(&path)?;
         Ok((path, state))
     }
 }
@@ -173,7 +178,7 @@ fn provenance(config: &RunConfig, networks: &Networks, data: &ImageData, device:
 }
 
 /// The newest state that is whole; a damaged one is passed over for the one before it.
-pub(super) fn newest_whole<P>(
+fn newest_whole<P>(
     states: &[PathBuf],
     load: impl Fn(&Path) -> Result<SavedState<P>>,
 ) -> Result<(PathBuf, SavedState<P>)> {

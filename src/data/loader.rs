@@ -105,7 +105,7 @@ impl Loader {
         config: LoaderConfig,
     ) -> Result<Loader> {
         let images = chosen.as_ref().map_or(data.len(), |chosen| chosen.len());
-        let Share { rank, world, run } = config.share;
+        let Share { rank, world, run, .. } = config.share;
         if config.batch == 0 || config.prefetch == 0 || rank >= world || run == 0 || images == 0 {
             let message = format!("impossible loader settings: {config:?}");
             return Err(Error::Usage {
@@ -256,7 +256,7 @@ mod tests {
     fn ranks_share_the_global_batch() {
         let one = take(LoaderConfig::new(6, 3), 3);
         let rank = |rank, run| {
-            let share = Share { rank, world: 2, run };
+            let share = Share { rank, world: 2, run, back: false };
             take(LoaderConfig { share, ..LoaderConfig::new(3, 3) }, 3)
         };
         for ((whole, left), right) in one.iter().zip(rank(0, 3)).zip(rank(1, 3)) {

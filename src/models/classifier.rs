@@ -7,7 +7,7 @@ use nestgen_kernels::{self as k, Var};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, nest, vit};
-use crate::nn::{Builder, LoadError, ParamSet};
+use crate::nn::{Builder, DropPath, LoadError, ParamSet};
 use crate::rng::Rng;
 
 /// Which classifier, and its shape.
@@ -115,9 +115,9 @@ impl Classifier {
         })
     }
 
-    /// Normalised images `[B, H, W, 3]` -> logits `[B, classes]`. `drop` is the stream of drop-path decisions in
+    /// Normalised images `[B, H, W, 3]` -> logits `[B, classes]`. `drop` has the drop-path decisions of
     /// training, `None` in evaluation.
-    pub fn forward(&self, images: &Var, drop: Option<&mut Rng>) -> Result<Var> {
+    pub fn forward(&self, images: &Var, drop: Option<&mut DropPath>) -> Result<Var> {
         Ok(self.run(images, drop, false)?.logits)
     }
 
@@ -131,7 +131,7 @@ impl Classifier {
         Ok(self.run(images, None, false)?.tokens)
     }
 
-    fn run(&self, images: &Var, drop: Option<&mut Rng>, watched: bool) -> Result<Features> {
+    fn run(&self, images: &Var, drop: Option<&mut DropPath>, watched: bool) -> Result<Features> {
         let images = self.params().bring(images)?;
         match self {
             Self::Nest(model) => model.forward(&images, drop, watched),

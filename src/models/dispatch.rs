@@ -1,7 +1,7 @@
 //! Which generator and which discriminator: the only place that tells architectures apart.
 
 use candle_core::{DType, Device, Result};
-use nestgen_kernels::Var;
+use nestgen_kernels::{SumOverParts, Var};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -85,6 +85,16 @@ impl Generator {
         match self {
             Self::TransposedNest(generator) => generator.forward(&z),
             Self::Sagan(generator) => generator.forward(&z, train),
+        }
+    }
+
+    /// From here on the batches of training are parts of larger ones, held by several processes: what looks at a whole
+    /// batch, as batch norm does, adds up over all parts.
+    pub fn share_batches(&mut self, parts: &SumOverParts) {
+        match self {
+            // Looks at each image alone.
+            Self::TransposedNest(_) => {}
+            Self::Sagan(generator) => generator.share_batches(parts),
         }
     }
 

@@ -13,10 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Features, check, watch};
 use crate::nn::{
-    Aggregation, AttentionKind, BlockAggregation, Builder, Conv2d, Gelu, INIT, LayerNorm, LayerShape, Linear,
-    Padding, ParamSet, TransformerLayer,
+    Aggregation, AttentionKind, BlockAggregation, Builder, Conv2d, DropPath, Gelu, INIT, LayerNorm, LayerShape,
+    Linear, Padding, ParamSet, TransformerLayer,
 };
-use crate::rng::Rng;
 
 /// The shape of a NesT.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -195,7 +194,7 @@ impl Level {
     }
 
     /// `[B, H', W', C']`, aggregated, through the layers.
-    fn forward(&self, x: &Var, mut drop: Option<&mut Rng>) -> Result<Var> {
+    fn forward(&self, x: &Var, mut drop: Option<&mut DropPath>) -> Result<Var> {
         let mut x = k::add_broadcast(&k::blockify(x, self.block_size)?, &self.pos_embed.var())?;
         for layer in &self.layers {
             x = layer.forward(&x, drop.as_deref_mut())?;
@@ -241,7 +240,7 @@ impl Nest {
 
     /// Images `[B, H, W, 3]` -> logits `[B, classes]` and the maps on the way. `drop` is the stream of
     /// drop-path decisions in training; with `watched`, each map can be asked for its gradient.
-    pub fn forward(&self, images: &Var, mut drop: Option<&mut Rng>, watched: bool) -> Result<Features> {
+    pub fn forward(&self, images: &Var, mut drop: Option<&mut DropPath>, watched: bool) -> Result<Features> {
         let mut x = self.patch_embed.forward(images, Activation::None, false)?;
         let mut maps = Vec::new();
         for level in &self.levels {

@@ -11,7 +11,7 @@
 //! the same numbers for a quarter of the work.
 
 use candle_core::{DType, Device, Result};
-use nestgen_kernels::{self as k, Activation, Var};
+use nestgen_kernels::{self as k, Activation, SumOverParts, Var};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, check};
@@ -141,6 +141,10 @@ impl UpBlock {
         k::add(&self.conv2.forward(&x, Activation::None, train)?, &shortcut)
     }
 
+    fn norms(&mut self) -> [&mut BatchNorm; 2] {
+        [&mut self.norm1, &mut self.norm2]
+    }
+
     /// Multiply-adds for `pixels` outputs.
     fn macs(&self, pixels: usize) -> u64 {
         self.conv1.macs(pixels) + self.conv2.macs(pixels) + self.shortcut.macs(pixels / 4)
@@ -194,6 +198,12 @@ impl SaganGenerator {
         }
         let x = k::activate(&self.norm.forward(&x, train)?, Activation::Relu)?;
         self.to_rgb.forward(&x, Activation::Tanh, train)
+    }
+
+    /// From here on the batches of training are parts of larger ones: batch norm takes the statistics of these.
+    pub fn share_batches(&mut self, parts: &SumOverParts) {
+        let norms = self.blocks.iter_mut().flat_map(UpBlock::norms).chain([&mut self.norm]);
+        norms.for_each(|norm| norm.share_batches(parts.clone()));
     }
 
     /// The shape this generator was made with.

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Features, check, watch};
 use crate::nn::{
-    AttentionKind, Builder, Conv2d, Gelu, INIT, LayerNorm, LayerShape, Linear, ParamSet, TransformerLayer,
+    AttentionKind, Builder, Conv2d, DropPath, Gelu, INIT, LayerNorm, LayerShape, Linear, ParamSet,
+    TransformerLayer,
 };
-use crate::rng::Rng;
 
 /// The shape of a vision transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,7 +122,7 @@ impl Vit {
 
     /// Images `[B, H, W, 3]` -> logits `[B, classes]` and the maps on the way: the only one is the output of
     /// the last layer. Arguments as [`super::nest::Nest::forward`].
-    pub fn forward(&self, images: &Var, mut drop: Option<&mut Rng>, watched: bool) -> Result<Features> {
+    pub fn forward(&self, images: &Var, mut drop: Option<&mut DropPath>, watched: bool) -> Result<Features> {
         let (dim, side) = (self.config.dim, self.config.side());
         let patches = self.patch_embed.forward(images, Activation::None, false)?;
         let batch = patches.value().dim(0)?;

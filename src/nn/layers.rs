@@ -1,7 +1,7 @@
 //! Linear, convolution and normalisation layers: parameters around the operations of `nestgen-kernels`.
 
 use candle_core::{Result, Tensor};
-use nestgen_kernels::{self as k, Activation, Param, Var};
+use nestgen_kernels::{self as k, Activation, Param, SumOverParts, Var};
 
 use super::{Builder, Init, SpectralNorm};
 
@@ -157,6 +157,8 @@ pub struct BatchNorm {
     bias: Param,
     running_mean: Param,
     running_var: Param,
+    /// Where this process holds a part of each batch.
+    parts: Option<SumOverParts>,
 }
 
 impl BatchNorm {
@@ -170,7 +172,13 @@ impl BatchNorm {
             bias: b.get(&[channels], Init::Zeros, "bias")?,
             running_mean: b.buffer(&[channels], Init::Zeros, "running_mean")?,
             running_var: b.buffer(&[channels], Init::Ones, "running_var")?,
+            parts: None,
         })
+    }
+
+    /// From here on the batches of training are parts of larger ones, whose statistics count.
+    pub fn share_batches(&mut self, parts: SumOverParts) {
+        self.parts = Some(parts);
     }
 
     /// `[.., C]` -> `[.., C]`. In training the batch's own statistics are used, and move the running ones.
@@ -180,11 +188,10 @@ impl BatchNorm {
             let (mean, var) = (self.running_mean.value(), self.running_var.value());
             return k::batch_norm_eval(x, &weight, &bias, &mean, &var, Self::EPS);
         }
-        let (y, mean, var) = k::batch_norm(x, &weight, &bias, Self::EPS)?;
-        let rows = x.value().elem_count() / mean.elem_count().max(1);
-        let unbiased = rows as f64 / rows.saturating_sub(1).max(1) as f64;
-        moving_average(&self.running_mean, &mean, 1.0)?;
-        moving_average(&self.running_var, &var, unbiased)?;
+        let (y, found) = k::batch_norm(x, &weight, &bias, Self::EPS, self.parts.as_ref())?;
+        let unbiased = found.rows / (found.rows - 1.0).max(1.0);
+        moving_average(&self.running_mean, &found.mean, 1.0)?;
+        moving_average(&self.running_var, &found.var, unbiased)?;
         Ok(y)
     }
 }

@@ -15,7 +15,7 @@ mod transformer;
 
 pub use aggregation::{Aggregation, BlockAggregation, Padding};
 pub use deaggregation::{BlockDeaggregation, Deaggregation};
-pub use drop_path::drop_path;
+pub use drop_path::DropPath;
 pub use init::Init;
 pub use layers::{BatchNorm, Conv2d, LayerNorm, Linear, Weight};
 pub use params::{Builder, LoadError, Mismatch, ParamSet};

@@ -8,8 +8,7 @@ use candle_core::Result;
 use nestgen_kernels::{self as k, Activation, Var};
 use serde::{Deserialize, Serialize};
 
-use super::{Builder, Init, LayerNorm, Linear, drop_path};
-use crate::rng::Rng;
+use super::{Builder, DropPath, Init, LayerNorm, Linear};
 
 /// Standard deviation of NesT's truncated normal initial weights.
 pub const INIT: Init = Init::TruncNormal(0.02);
@@ -105,9 +104,9 @@ impl TransformerLayer {
         })
     }
 
-    /// `[B, T, N, C]` -> `[B, T, N, C]`. `drop` is the stream of drop-path decisions in training, `None` in
+    /// `[B, T, N, C]` -> `[B, T, N, C]`. `drop` has the drop-path decisions of training, `None` in
     /// evaluation and for models without drop-path.
-    pub fn forward(&self, x: &Var, mut drop: Option<&mut Rng>) -> Result<Var> {
+    pub fn forward(&self, x: &Var, mut drop: Option<&mut DropPath>) -> Result<Var> {
         let mixed = self.attend(&self.norm1.forward(x)?)?;
         let x = self.onto(x, drop.as_deref_mut(), |residual| match residual {
             Some(residual) => self.proj.forward_onto(&mixed, residual, false),
@@ -124,11 +123,11 @@ impl TransformerLayer {
     fn onto(
         &self,
         x: &Var,
-        drop: Option<&mut Rng>,
+        drop: Option<&mut DropPath>,
         branch: impl Fn(Option<&Var>) -> Result<Var>,
     ) -> Result<Var> {
         match drop {
-            Some(rng) if self.drop > 0.0 => k::add(x, &drop_path(&branch(None)?, self.drop, rng)?),
+            Some(drop) if self.drop > 0.0 => k::add(x, &drop.apply(&branch(None)?, self.drop)?),
             _ => branch(Some(x)),
         }
     }

@@ -10,6 +10,8 @@
 #[cfg(feature = "mpi")]
 mod mpi;
 
+#[cfg(feature = "mpi")]
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -17,15 +19,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// The verbs that several processes carry out together.
+const SEVERAL: &str = "`train`, `classify train`, `fid` and `study`";
+
 /// What launchers tell each process: how many there are.
 const SIZE_VARIABLES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 
-/// This process among those of its run.
+/// This process among those of its run. Cloning shares the connection.
+#[derive(Clone)]
 pub struct Ranks {
     rank: usize,
     size: usize,
     #[cfg(feature = "mpi")]
-    link: Option<mpi::Link>,
+    link: Option<Rc<mpi::Link>>,
 }
 
 /// Told which ranks are lost, by a process that is about to end for it: its rank, how many there are, and the error.
@@ -62,7 +68,7 @@ pub fn refuse_several() -> Result<()> {
         0 | 1 => Ok(()),
         size => Err(Error::Usage {
             message: format!(
-                "{size} processes were launched, but of all verbs only `train` runs on several ranks"
+                "{size} processes were launched, but of all verbs only {SEVERAL} run on several ranks"
             ),
             hint: Some("start it without mpirun or srun; one process uses all cores of its machine".into()),
         }),
@@ -89,7 +95,7 @@ impl Ranks {
         #[cfg(feature = "mpi")]
         if mpi::launched() {
             let link = mpi::Link::new(patience, on_lost)?;
-            return Ok(Self { rank: link.rank(), size: link.size(), link: Some(link) });
+            return Ok(Self { rank: link.rank(), size: link.size(), link: Some(Rc::new(link)) });
         }
         #[cfg(not(feature = "mpi"))]
         let _ = (patience, on_lost);
@@ -198,6 +204,44 @@ impl Ranks {
         Ok(Told { value }.value)
     }
 
+    /// Everybody's numbers, for the first rank, in the order of ranks; the others get nothing. Some may have taken long
+    /// to find them.
+    pub fn bring_to_first(&self, own: Vec<f32>) -> Vec<Vec<f32>> {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            return link.gather(own);
+        }
+        vec![own]
+    }
+
+    /// Everybody's text, for the first rank, in the order of ranks; the others get nothing. Some may have taken long to
+    /// know it.
+    pub fn all_tell_first(&self, own: String) -> Vec<String> {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            let texts = link.gather(own.into_bytes()).into_iter();
+            return texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
+        }
+        vec![own]
+    }
+
+    /// Says that this rank is at work of its own; whoever waits for it in [`Ranks::wait_for_all`] hears it. For every step
+    /// of such work: most calls do nothing.
+    pub fn at_work(&self) {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            link.at_work();
+        }
+    }
+
+    /// Waits until all ranks are here, however long they are at work of their own, as long as they say so.
+    pub fn wait_for_all(&self) {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            link.wait_for_all();
+        }
+    }
+
     /// Makes sure that a digest is the same on all ranks: their networks must never part.
     ///
     /// # Errors
@@ -256,6 +300,8 @@ mod tests {
         assert!(ranks.any(true) && !ranks.any(false) && ranks.first_decides(true));
         assert_eq!(ranks.first_tells(Some(7)).unwrap(), Some(7));
         ranks.check_same("nothing", 1).unwrap();
+        assert_eq!(ranks.bring_to_first(vec![0.5]), [[0.5]]);
+        assert_eq!(ranks.all_tell_first("yes".into()), ["yes"]);
     }
 
     #[test]

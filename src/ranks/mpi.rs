@@ -23,6 +23,12 @@ const VARIABLES: [&str; 4] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "
 const TICK_PATIENCE: u32 = 12;
 /// The tag of messages that say "I am here".
 const ROLL_CALL: i32 = 77;
+/// The tag of messages that say "I am at work".
+const AT_WORK: i32 = 79;
+/// The tag of what is brought to the first rank.
+const GATHER: i32 = 78;
+/// Values of a message: MPI counts them in 31 bits.
+const MESSAGE: usize = 1 << 28;
 /// Waiting that long costs a core; waiting longer gives it to others.
 const SPIN: Duration = Duration::from_secs(1);
 /// The shortest time that those who wait are given to tell of one another.
@@ -42,6 +48,8 @@ pub(super) struct Link {
     on_lost: OnLost,
     names: Vec<String>,
     spent: Cell<Spent>,
+    /// When this rank last said that it is at work.
+    said: Cell<Instant>,
     /// Finalises MPI when dropped, after everything else.
     _universe: Universe,
 }
@@ -52,8 +60,8 @@ impl Link {
             return Err(Error::Usage { message: "MPI was started before".into(), hint: None });
         };
         let world = universe.world();
-        let (names, spent) = (Vec::new(), Cell::default());
-        let mut link = Self { world, patience, on_lost, names, spent, _universe: universe };
+        let (names, spent, said) = (Vec::new(), Cell::default(), Cell::new(Instant::now()));
+        let mut link = Self { world, patience, on_lost, names, spent, said, _universe: universe };
         link.names = link.gather_names();
         Ok(link)
     }
@@ -91,12 +99,16 @@ impl Link {
 
     /// Replaces each value by its sum over the ranks.
     pub(super) fn sum<T: Equivalence + Copy>(&self, values: &mut [T]) {
+        self.sum_within(self.patience, values);
+    }
+
+    fn sum_within<T: Equivalence + Copy>(&self, patience: Duration, values: &mut [T]) {
         let start = Instant::now();
         let bytes = size_of_val(values) as u64;
         let own = values.to_vec();
         request::scope(|scope| {
             let sum = SystemOperation::sum();
-            self.wait(self.world.immediate_all_reduce_into(scope, &own[..], values, sum), self.patience);
+            self.wait(self.world.immediate_all_reduce_into(scope, &own[..], values, sum), patience);
         });
         let spent = self.spent.get();
         let secs = spent.secs + start.elapsed().as_secs_f64();
@@ -114,10 +126,89 @@ impl Link {
     }
 
     fn broadcast<T: Equivalence>(&self, values: &mut [T]) {
+        // MPI takes the address of an empty vector for a mistake.
+        if values.is_empty() {
+            return;
+        }
         // The first rank may have taken long to know what it tells; it waits for nobody that takes long.
         let patience = if self.rank() == 0 { self.patience } else { self.patience * TICK_PATIENCE };
         let first = self.world.process_at_rank(0);
         request::scope(|scope| self.wait(first.immediate_broadcast_into(scope, values), patience));
+    }
+
+    /// What every rank has, for the first one, in the order of ranks; the others get nothing. Some may have taken long
+    /// to make it.
+    pub(super) fn gather<T: Equivalence + Default + Clone>(&self, own: Vec<T>) -> Vec<Vec<T>> {
+        let mut counts = vec![0u64; self.size()];
+        counts[self.rank()] = own.len() as u64;
+        self.sum_within(self.patience * TICK_PATIENCE, &mut counts);
+        if self.rank() != 0 {
+            let first = self.world.process_at_rank(0);
+            for part in own.chunks(MESSAGE) {
+                request::scope(|scope| {
+                    self.wait(first.immediate_send_with_tag(scope, part, GATHER), self.patience);
+                });
+            }
+            return Vec::new();
+        }
+        let mut all = vec![own];
+        for (rank, &count) in counts.iter().enumerate().skip(1) {
+            let from = self.world.process_at_rank(rank as i32);
+            let mut values = vec![T::default(); count as usize];
+            for part in values.chunks_mut(MESSAGE) {
+                request::scope(|scope| {
+                    let received = from.immediate_receive_into_with_tag(scope, part, GATHER);
+                    self.wait(received, self.patience);
+                });
+            }
+            all.push(values);
+        }
+        all
+    }
+
+    /// Says that this rank is at work of its own, to the next one, a few times in what that one's patience is.
+    pub(super) fn at_work(&self) {
+        const HERE: &[u8] = &[1];
+        if self.said.get().elapsed() < self.patience {
+            return;
+        }
+        self.said.set(Instant::now());
+        let next = self.world.process_at_rank(((self.rank() + 1) % self.size()) as i32);
+        // One byte travels at once, or with whatever MPI does next.
+        if let Err(pending) = next.immediate_send_with_tag(StaticScope, HERE, AT_WORK).test() {
+            std::mem::forget(pending);
+        }
+    }
+
+    /// Waits until all ranks are here, for as long as the one before this one says that it is at work; that one, when it
+    /// waits, does so for the one before it.
+    pub(super) fn wait_for_all(&self) {
+        let before = (self.rank() + self.size() - 1) % self.size();
+        let from = self.world.process_at_rank(before as i32);
+        let patience = self.patience * TICK_PATIENCE;
+        let (mut barrier, mut heard) = (self.world.immediate_barrier(), Instant::now());
+        loop {
+            let over = barrier.test();
+            while from.immediate_probe_with_tag(AT_WORK).is_some() {
+                let _: (u8, _) = from.receive_with_tag(AT_WORK);
+                heard = Instant::now();
+            }
+            barrier = match over {
+                Ok(_) => return,
+                Err(pending) => pending,
+            };
+            self.at_work();
+            if heard.elapsed() > patience {
+                let error = Error::RanksLost { ranks: self.name(before), secs: patience.as_secs() };
+                self.abort((self.on_lost)(self.rank(), self.size(), error));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// `rank 3 (host, process 17)`
+    fn name(&self, rank: usize) -> String {
+        format!("rank {rank} ({})", self.names.get(rank).map_or("", String::as_str))
     }
 
     /// Waits for all ranks to take part. MPI may write to the request's memory for as long as it is not complete, so
@@ -163,8 +254,8 @@ impl Link {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let name = |rank: usize| format!("rank {rank} ({})", self.names.get(rank).map_or("", String::as_str));
-        let missing: Vec<String> = (0..size).filter(|&rank| !present[rank]).map(name).collect();
+        let missing: Vec<String> =
+            (0..size).filter(|&rank| !present[rank]).map(|rank| self.name(rank)).collect();
         let ranks = if missing.is_empty() { "the network".to_owned() } else { missing.join(", ") };
         Error::RanksLost { ranks, secs: patience.as_secs() }
     }

@@ -7,6 +7,7 @@
 //! rule of `nestgen-fid`), then normalised by the network's own mean and deviation.
 
 mod dinov2;
+pub mod over_ranks;
 
 use std::collections::BTreeMap;
 use std::path::Path;

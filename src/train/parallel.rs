@@ -6,9 +6,11 @@
 //!
 //! The gradients are averaged after the backward pass, in buckets, not while it goes on.
 
+use std::rc::Rc;
+
 use candle_core::Tensor;
 use nestgen_kernels::cpu::with_downloaded;
-use nestgen_kernels::{Gradients, Param};
+use nestgen_kernels::{Gradients, Param, SumOverParts};
 use serde::{Deserialize, Serialize};
 
 use super::adversarial::{Networks, Training};
@@ -17,7 +19,6 @@ use super::settings::TrainConfig;
 use super::state::Position;
 use crate::data::Share;
 use crate::error::{Error, Result};
-use crate::models::Generator;
 use crate::nn::ParamSet;
 use crate::ranks::Ranks;
 
@@ -33,12 +34,6 @@ pub fn share_out(config: &TrainConfig, networks: &Networks, ranks: &Ranks) -> Re
     if size == 1 {
         return Ok(Share::whole());
     }
-    if matches!(networks.generator, Generator::Sagan(_)) {
-        return Err(Error::Usage {
-            message: format!("this generator's batch norm would see a {size}th of each batch on {size} ranks"),
-            hint: Some("train it in one process, or choose a generator without batch norm".into()),
-        });
-    }
     // The samples that are compared with one another are the i-th of as many pieces of the batch.
     let pieces = networks.discriminator.compared_samples(part);
     if !part.is_multiple_of(size * pieces) {
@@ -53,7 +48,34 @@ pub fn share_out(config: &TrainConfig, networks: &Networks, ranks: &Ranks) -> Re
             )),
         });
     }
-    Ok(Share { rank: ranks.rank(), world: size, run: part / (size * pieces) })
+    Ok(Share { rank: ranks.rank(), world: size, run: part / (size * pieces), back: false })
+}
+
+/// Which images of each batch are this rank's, such that it has the i-th from the end for every i-th image: these two
+/// are what MixUp and CutMix bring together.
+///
+/// # Errors
+/// When the batch cannot be shared out in pairs.
+pub fn share_out_pairs(batch: usize, ranks: &Ranks) -> Result<Share> {
+    let size = ranks.size();
+    if size == 1 {
+        return Ok(Share::whole());
+    }
+    if !batch.is_multiple_of(2 * size) {
+        return Err(Error::Usage {
+            message: format!("{batch} images cannot be shared out evenly, in pairs, among {size} ranks"),
+            hint: Some(format!("choose train.batch divisible by {}, or fewer ranks", 2 * size)),
+        });
+    }
+    Ok(Share { rank: ranks.rank(), world: size, run: batch / (2 * size), back: true })
+}
+
+/// Tells the networks that this rank works on a part of every batch.
+pub fn share_batches(networks: &mut Networks, ranks: &Ranks) {
+    if ranks.size() > 1 {
+        let ranks = ranks.clone();
+        networks.generator.share_batches(&(Rc::new(move |sums: &mut [f64]| ranks.sum(sums)) as SumOverParts));
+    }
 }
 
 /// Replaces every gradient by its mean over all ranks.
@@ -141,12 +163,17 @@ impl Training<'_> {
     /// Makes sure that all ranks have the same networks.
     fn check_in_step(&self) -> Result<()> {
         let ranks = self.session.ranks;
-        if ranks.size() == 1 {
-            return Ok(());
-        }
-        ranks.check_same("the generator", digest(self.networks.generator.params())?)?;
-        ranks.check_same("the discriminator", digest(self.networks.discriminator.params())?)
+        check_same(ranks, "the generator", self.networks.generator.params())?;
+        check_same(ranks, "the discriminator", self.networks.discriminator.params())
     }
+}
+
+/// Makes sure that all ranks have the same network.
+pub(super) fn check_same(ranks: &Ranks, what: &str, params: &ParamSet) -> Result<()> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    ranks.check_same(what, digest(params)?)
 }
 
 /// FNV-1a over the bits of every number, buffers included.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nestgen::config::Override;
 use nestgen::config::classify::{ClassifyRunConfig, Launch, launch, model_preset, read_trained};
 use nestgen::error::Error;
+use nestgen::ranks::Ranks;
 use nestgen::train::classify::training::{Event, Outcome};
 use nestgen::train::folder::resume_point;
 use nestgen::train::stats::repeatable;
@@ -51,6 +52,7 @@ fn train(
         device: &candle_core::Device::Cpu,
         outdir,
         name: "tiny",
+        ranks: &Ranks::alone(),
         resume: resume.map(|what| resume_point(outdir, what)).transpose()?,
         stop: &stop,
         on_start: &mut |_| {},

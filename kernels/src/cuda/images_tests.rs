@@ -111,8 +111,9 @@ fn batch_norm_agrees_with_the_composition() -> Result<()> {
         let (x, g) = ((single(&[rows, channels], 1)? + 3.0)?, single(&[rows, channels], 2)?);
         let (w, b) = (single(&[channels], 3)?, single(&[channels], 4)?);
         let leaves = [Var::leaf(x.clone()), Var::leaf(w.clone()), Var::leaf(b.clone())];
-        let (y, mean, var) = portable::norm::batch_norm(&leaves[0], &leaves[1], &leaves[2], 1e-5)?;
-        let eval = portable::norm::normalise(&leaves[0], &leaves[1], &leaves[2], &mean, &var, 1e-5, false)?;
+        let (y, whole) = portable::norm::batch_norm(&leaves[0], &leaves[1], &leaves[2], 1e-5, None)?;
+        let (mean, var) = (whole.mean, whole.var);
+        let eval = portable::norm::normalise(&leaves[0], &leaves[1], &leaves[2], &mean, &var, 1e-5, None)?;
 
         let near = (&mean + 0.125)?;
         let [lost, square] = fused::centred_sums(&x, &near)?;

@@ -1,10 +1,11 @@
 //! Layer and batch normalisation.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::reduce::{column_sums, weighted_column_sums};
-use crate::Var;
+use crate::batch_norm::{Batch, BatchStatistics, SumOverParts, add_up};
 use crate::cuda::fused;
+use crate::{Var, cpu};
 
 const LAST: D = D::Minus1;
 
@@ -53,29 +54,48 @@ fn layer_norm_fused(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
     }))
 }
 
-/// [`crate::batch_norm`] of checked operands: the result, and the mean and the biased variance of the batch.
-pub(crate) fn batch_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<(Var, Tensor, Tensor)> {
+/// [`crate::batch_norm`] of checked operands.
+pub(crate) fn batch_norm(
+    x: &Var,
+    w: &Var,
+    b: &Var,
+    eps: f64,
+    parts: Option<&SumOverParts>,
+) -> Result<(Var, BatchStatistics)> {
     let channels = w.value().elem_count();
-    let rows = x.value().elem_count() / channels;
-    let matrix = x.value().contiguous()?.reshape((rows, channels))?;
-    let average = |x: &Tensor| column_sums(x)?.affine(1.0 / rows as f64, 0.0);
+    let own = x.value().elem_count() / channels;
+    let matrix = x.value().contiguous()?.reshape((own, channels))?;
+    let rows = add_up(vec![own as f64], parts)[0];
+    let average = |x: &Tensor| over_parts(&column_sums(x)?, parts)?.affine(1.0 / rows, 0.0);
     // What rounding left of the mean is found in the centred numbers, which are small.
     let mean = average(&matrix)?;
     let (mean, var) = if fused::takes(&matrix) {
         let [lost, square] = fused::centred_sums(&matrix, &mean)?;
-        let [lost, square] = [lost, square].map(|sum| sum.affine(1.0 / rows as f64, 0.0));
-        let (lost, square) = (lost?, square?);
+        let whole = |sums: &Tensor| over_parts(sums, parts)?.affine(1.0 / rows, 0.0);
+        let (lost, square) = (whole(&lost)?, whole(&square)?);
         ((&mean + &lost)?, (square - lost.sqr()?)?.relu()?)
     } else {
         let mean = (&mean + average(&matrix.broadcast_sub(&mean)?)?)?;
         let var = average(&matrix.broadcast_sub(&mean)?.sqr()?)?;
         (mean, var)
     };
-    let y = normalise(x, w, b, &mean, &var, eps, true)?;
-    Ok((y, mean, var))
+    let batch = Batch { rows, parts: parts.cloned() };
+    let y = normalise(x, w, b, &mean, &var, eps, Some(batch))?;
+    Ok((y, BatchStatistics { mean, var, rows }))
 }
 
-/// [`crate::batch_norm_eval`] of checked operands; with `of_batch` the statistics are functions of `x`.
+/// Sums over the whole batch, from those over this part.
+fn over_parts(sums: &Tensor, parts: Option<&SumOverParts>) -> Result<Tensor> {
+    if parts.is_none() {
+        return Ok(sums.clone());
+    }
+    let own = sums.to_dtype(DType::F64)?;
+    let own = cpu::with_downloaded::<f64, _>(&own, |own| Ok(own.to_vec()))?;
+    let whole = Tensor::from_vec(add_up(own, parts), sums.shape(), &Device::Cpu)?;
+    whole.to_dtype(sums.dtype())?.to_device(sums.device())
+}
+
+/// [`crate::batch_norm_eval`] of checked operands; with `batch` the statistics are functions of its rows.
 pub(crate) fn normalise(
     x: &Var,
     w: &Var,
@@ -83,16 +103,16 @@ pub(crate) fn normalise(
     mean: &Tensor,
     var: &Tensor,
     eps: f64,
-    of_batch: bool,
+    batch: Option<Batch>,
 ) -> Result<Var> {
     let rstd = var.affine(1.0, eps)?.sqrt()?.recip()?;
     let scale = (w.value() * &rstd)?;
     if fused::takes(x.value()) {
-        return normalise_fused(x, w, b, [mean.clone(), rstd, scale], of_batch);
+        return normalise_fused(x, w, b, [mean.clone(), rstd, scale], batch);
     }
     let value = x.value().broadcast_sub(mean)?.broadcast_mul(&scale)?.broadcast_add(b.value())?;
     let (input, mean) = (x.value().clone(), mean.clone());
-    let name = if of_batch { "batch_norm" } else { "batch_norm_eval" };
+    let name = if batch.is_some() { "batch_norm" } else { "batch_norm_eval" };
     Ok(Var::record_once(name, value, &[x, w, b], move |grad, wants| {
         let channels = rstd.elem_count();
         let rows = grad.elem_count() / channels.max(1);
@@ -103,10 +123,10 @@ pub(crate) fn normalise(
         let mut dx = None;
         if wants[0] {
             let mut inner = grad.clone();
-            if of_batch {
-                let share = 1.0 / rows as f64;
-                inner = inner.broadcast_sub(&db.affine(share, 0.0)?)?;
-                inner = (inner - normal.broadcast_mul(&dw.affine(share, 0.0)?)?)?;
+            if let Some(batch) = &batch {
+                let average = |sums| over_parts(sums, batch.parts.as_ref())?.affine(1.0 / batch.rows, 0.0);
+                inner = inner.broadcast_sub(&average(&db)?)?;
+                inner = (inner - normal.broadcast_mul(&average(&dw)?)?)?;
             }
             dx = Some(inner.broadcast_mul(&scale)?);
         }
@@ -115,19 +135,25 @@ pub(crate) fn normalise(
 }
 
 /// [`normalise`] by kernels of our own; the vectors are mean, 1 / standard deviation and scale.
-fn normalise_fused(x: &Var, w: &Var, b: &Var, vectors: [Tensor; 3], of_batch: bool) -> Result<Var> {
+fn normalise_fused(x: &Var, w: &Var, b: &Var, vectors: [Tensor; 3], batch: Option<Batch>) -> Result<Var> {
     fn statistics([mean, rstd, scale]: &[Tensor; 3]) -> fused::Statistics<'_> {
         fused::Statistics { mean, rstd, scale }
     }
     let value = statistics(&vectors).normalise(x.value(), b.value())?;
     let input = x.value().clone();
-    let name = if of_batch { "batch_norm" } else { "batch_norm_eval" };
+    let name = if batch.is_some() { "batch_norm" } else { "batch_norm_eval" };
     Ok(Var::record_once(name, value, &[x, w, b], move |grad, wants| {
         let statistics = statistics(&vectors);
         let sums = statistics.sums(grad, &input)?;
-        let rows = input.elem_count() / statistics.mean.elem_count();
-        let share = if of_batch { 1.0 / rows as f64 } else { 0.0 };
-        let dx = if wants[0] { Some(statistics.backward(grad, &input, &sums, share)?) } else { None };
+        let (whole, share) = match &batch {
+            Some(batch) => {
+                let [db, dw] = &sums;
+                let parts = batch.parts.as_ref();
+                ([over_parts(db, parts)?, over_parts(dw, parts)?], 1.0 / batch.rows)
+            }
+            None => (sums.clone(), 0.0),
+        };
+        let dx = if wants[0] { Some(statistics.backward(grad, &input, &whole, share)?) } else { None };
         let [db, dw] = sums;
         Ok(vec![dx, Some(dw), Some(db)])
     }))

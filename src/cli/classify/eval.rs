@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use nestgen::error::Error;
+use nestgen::ranks::Ranks;
 use nestgen::train::classify::evaluate::{Evaluation, evaluate};
 
 use super::{Network, open_data};
@@ -58,7 +59,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     }
     let bar = ui::progress_bar("testing", test.len() as u64);
     let start = Instant::now();
-    let result = evaluate(&trained.classifier, &test, config.normalise(), &mut |done| {
+    let result = evaluate(&trained.classifier, &test, config.normalise(), &Ranks::alone(), &mut |done| {
         bar.set_position(done as u64);
         true
     });

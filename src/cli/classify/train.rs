@@ -10,15 +10,23 @@ use nestgen::config::Override;
 use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset};
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
+use nestgen::ranks::Ranks;
 use nestgen::train::classify::training::{Event, Outcome, Progress};
-use nestgen::train::folder::resume_point;
+use nestgen::train::folder::ResumePoint;
 
 use super::open_data;
 use crate::cli::device::DeviceArgs;
+use crate::cli::ranks::{RankArgs, describe_ranks, find_point};
 use crate::cli::train::progress_line;
 use crate::cli::{interrupt, ui};
 
 /// Train a classifier
+#[cfg_attr(feature = "mpi", doc = "")]
+#[cfg_attr(
+    feature = "mpi",
+    doc = "Under mpirun or srun all processes train one classifier together: each works on"
+)]
+#[cfg_attr(feature = "mpi", doc = "its share of every batch, and the result is that of one process.")]
 #[derive(Args)]
 pub(in crate::cli) struct TrainArgs {
     /// nest-t, nest-s, nest-b, vit-t, vit-s, or nest-xs and vit-xs for a CPU; `nest-t:pool` for another aggregation
@@ -62,6 +70,8 @@ pub(in crate::cli) struct TrainArgs {
     /// Any setting of the configuration, for example `--set train.augment.rand_layers=0`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Print the configuration, parameter count and FLOPs; train nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -69,7 +79,11 @@ pub(in crate::cli) struct TrainArgs {
 
 /// Runs the verb.
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let resume = args.resume.as_deref().map(|what| resume_point(&args.outdir, what)).transpose()?;
+    args.ranks.run(|ranks| run_on(args, ranks))
+}
+
+fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
+    let resume = args.resume.as_deref().map(|what| find_point(&args.outdir, what, ranks)).transpose()?;
     let saved = resume.as_ref().map(|point| point.run.join("config.toml"));
     let file = saved.as_deref().or(args.config.as_deref());
     let overrides = overrides(args)?;
@@ -91,7 +105,8 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return dry_run(&config);
     }
-    let started = launch_and_show(&config, &data, &args.device.open()?, &args.outdir, &name, resume)?;
+    let device = args.device.open()?;
+    let started = launch_and_show(&config, &data, &device, &args.outdir, &name, resume, ranks)?;
     conclude(&started.0, &started.1)
 }
 
@@ -132,7 +147,8 @@ fn launch_and_show(
     device: &Device,
     outdir: &Path,
     name: &str,
-    resume: Option<nestgen::train::folder::ResumePoint>,
+    resume: Option<ResumePoint>,
+    ranks: &Ranks,
 ) -> anyhow::Result<(PathBuf, Outcome)> {
     let (train, test) = data.chosen(&config.data);
     ui::note(&format!(
@@ -143,6 +159,7 @@ fn launch_and_show(
         data.class_names().len(),
         config.model.resolution()
     ));
+    describe_ranks(ranks);
     let stop = interrupt::flag()?;
     let line = progress_line();
     let mut on_event = |event: Event| match event {
@@ -157,6 +174,7 @@ fn launch_and_show(
         outdir,
         name,
         resume,
+        ranks,
         stop: &stop,
         on_start: &mut on_start,
         on_event: &mut on_event,

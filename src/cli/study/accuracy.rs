@@ -10,15 +10,20 @@ use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, mo
 use nestgen::error::{Error, Result};
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
+use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
 use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
 use nestgen::train::classify::training::{Event, Outcome};
 
-use super::{conclude, describe, usage};
+use super::over_ranks::{conclude_together, open_and_deal};
+use super::{describe, usage};
 use crate::cli::device::DeviceArgs;
+use crate::cli::ranks::{RankArgs, describe_ranks};
 use crate::cli::{classify, interrupt, train, ui};
 
 /// Train classifiers on the same images in the same order, and compare their accuracy
+#[cfg_attr(feature = "mpi", doc = "")]
+#[cfg_attr(feature = "mpi", doc = "Under mpirun or srun the runs are dealt over the processes.")]
 #[derive(clap::Args)]
 pub(in crate::cli) struct Accuracy {
     /// Classifiers by name, with another block aggregation (`nest-t:conv`, `:pool`, `:none`), or configuration files
@@ -53,6 +58,8 @@ pub(in crate::cli) struct Accuracy {
     allow_unfair: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Print the plan; train nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -63,6 +70,10 @@ type Arm = (String, ClassifyRunConfig);
 
 /// Runs the verb.
 pub(super) fn run(args: &Accuracy) -> anyhow::Result<ExitCode> {
+    args.ranks.run(|ranks| run_on(args, ranks))
+}
+
+fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let (data, arms) = arms(args)?;
     let plan = plan(args, &arms)?;
     for arm in &plan.arms {
@@ -77,18 +88,19 @@ pub(super) fn run(args: &Accuracy) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let device = args.device.open()?;
-    plan.open(&args.outdir)?;
+    describe_ranks(ranks);
+    let tasks = open_and_deal(&plan, &args.outdir, ranks)?;
     let stop = interrupt::flag()?;
-    for task in plan.tasks(&args.outdir) {
-        let (name, config) = &arms[task.arm];
-        if !train_task(&task, name, config, &data, &device, &stop)? {
-            conclude(&args.outdir, args.x, &plan)?;
-            ui::result_line("stopped; the same command goes on with the study")?;
-            return Ok(ExitCode::SUCCESS);
+    let train_all = || -> anyhow::Result<bool> {
+        for task in &tasks {
+            let (name, config) = &arms[task.arm];
+            if !train_task(task, name, config, &data, &device, ranks, &stop)? {
+                return Ok(false);
+            }
         }
-    }
-    conclude(&args.outdir, args.x, &plan)?;
-    Ok(ExitCode::SUCCESS)
+        Ok(true)
+    };
+    conclude_together(train_all(), &plan, &args.outdir, args.x, ranks)
 }
 
 /// The images, and every classifier with every share of them.
@@ -165,6 +177,7 @@ fn train_task(
     config: &ClassifyRunConfig,
     data: &ClassData,
     device: &Device,
+    ranks: &Ranks,
     stop: &AtomicBool,
 ) -> anyhow::Result<bool> {
     let resume = match task.status()? {
@@ -177,11 +190,14 @@ fn train_task(
     let mut config = config.clone();
     config.train.seed = task.seed;
     let line = train::progress_line();
-    let mut on_event = |event: Event| match event {
-        Event::Progress(progress) => {
-            line.set_message(format!("{name} seed {}: {}", task.seed, classify::describe(&progress)));
+    let mut on_event = |event: Event| {
+        ranks.at_work();
+        match event {
+            Event::Progress(progress) => {
+                line.set_message(format!("{name} seed {}: {}", task.seed, classify::describe(&progress)));
+            }
+            Event::Line(text) => line.suspend(|| ui::note(&text)),
         }
-        Event::Line(text) => line.suspend(|| ui::note(&text)),
     };
     let mut folder = None;
     let launched = launch(Launch {
@@ -191,6 +207,7 @@ fn train_task(
         outdir: &task.outdir,
         name,
         resume,
+        ranks: &Ranks::alone(),
         stop,
         on_start: &mut |path| folder = Some(path.to_path_buf()),
         on_event: &mut on_event,
@@ -201,7 +218,7 @@ fn train_task(
         Ok((_, Outcome::Interrupted { .. })) => return Ok(false),
         Ok((_, Outcome::Finished { .. })) => task.end(&Ended { run, diverged: None })?,
         Err(error @ Error::NonFinite { .. }) => task.end(&Ended { run, diverged: Some(error.to_string()) })?,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(anyhow::Error::from(error).context(format!("{name}, seed {}", task.seed))),
     }
     Ok(true)
 }

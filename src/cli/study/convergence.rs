@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::Context as _;
 use candle_core::{DType, Device};
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use nestgen::config::{Launch, Override, RunConfig, Source, Start, build_generator, launch, load, parse};
@@ -20,14 +21,18 @@ use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
 use nestgen::study::panels;
 use nestgen::train::event::{Event, Outcome};
 
-use super::{conclude, describe, usage};
+use super::over_ranks::{conclude_together, open_and_deal};
+use super::{describe, usage};
 use crate::cli::device::DeviceArgs;
+use crate::cli::ranks::{RankArgs, describe_ranks};
 use crate::cli::{interrupt, train, ui};
 
 /// Scores of a run whose length is given in images and which does not say how often to score.
 const SCORES_PER_RUN: f64 = 10.0;
 
 /// Train generators against the same discriminator, on the same images in the same order, and compare them
+#[cfg_attr(feature = "mpi", doc = "")]
+#[cfg_attr(feature = "mpi", doc = "Under mpirun or srun the runs are dealt over the processes.")]
 #[derive(clap::Args)]
 pub(in crate::cli) struct Convergence {
     /// Generators: `nest` (of the configuration), `sagan` (as large as that one), or configuration files
@@ -78,6 +83,8 @@ pub(in crate::cli) struct Convergence {
     parallel: u64,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// Print the plan; train nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -85,6 +92,17 @@ pub(in crate::cli) struct Convergence {
 
 /// Runs the verb.
 pub(super) fn run(args: &Convergence) -> anyhow::Result<ExitCode> {
+    args.ranks.run(|ranks| run_on(args, ranks))
+}
+
+fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
+    if ranks.size() > 1 && args.parallel > 1 {
+        return Err(usage(
+            "--parallel on several ranks",
+            "each rank trains one run at a time; start more ranks",
+        )
+        .into());
+    }
     let configs = arm_configs(args)?;
     let plan = plan(args, &configs)?;
     for arm in &plan.arms {
@@ -102,17 +120,26 @@ pub(super) fn run(args: &Convergence) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let device = args.device.open()?;
-    plan.open(&args.outdir)?;
+    describe_ranks(ranks);
+    let tasks = open_and_deal(&plan, &args.outdir, ranks)?;
     let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;
     let data = open_data(first)?;
     let stop = interrupt::flag()?;
-    let tasks = plan.tasks(&args.outdir);
-    let all = train_all(tasks, &configs, &data, &device, &stop, args.parallel as usize)?;
-    conclude(&args.outdir, args.x, &plan)?;
-    if !all {
-        ui::result_line("stopped; the same command goes on with the study")?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let study = Study { configs: &configs, data: &data, device: &device, stop: &stop };
+    let trained = match args.parallel {
+        1 => study.train_in_turn(&tasks, ranks),
+        parallel => study.train_side_by_side(tasks, parallel as usize),
+    };
+    conclude_together(trained, &plan, &args.outdir, args.x, ranks)
+}
+
+/// What all runs of a study have in common.
+#[derive(Clone, Copy)]
+struct Study<'a> {
+    configs: &'a [(String, RunConfig)],
+    data: &'a Arc<ImageData>,
+    device: &'a Device,
+    stop: &'a AtomicBool,
 }
 
 /// The name and configuration of each arm.
@@ -212,104 +239,110 @@ fn open_data(config: &RunConfig) -> Result<Arc<ImageData>> {
     data
 }
 
-/// Trains what is left of a study, `parallel` runs at a time; `false` if it was interrupted. An error stops the other
-/// runs as Ctrl-C does, with their states saved.
-fn train_all(
-    tasks: Vec<Task>,
-    configs: &[(String, RunConfig)],
-    data: &Arc<ImageData>,
-    device: &Device,
-    stop: &AtomicBool,
-    parallel: usize,
-) -> anyhow::Result<bool> {
-    let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-    let train = |task: &Task| {
-        let (name, config) = &configs[task.arm];
-        train_task(task, name, config, data, device, stop, &lines)
-    };
-    if parallel == 1 {
-        for task in &tasks {
-            if !train(task)? {
+impl Study<'_> {
+    /// Trains runs one after the other; `false` if one was interrupted. Other ranks hear that this one is at work.
+    fn train_in_turn(&self, tasks: &[Task], ranks: &Ranks) -> anyhow::Result<bool> {
+        let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        for task in tasks {
+            if !self.train(task, &lines, &|| ranks.at_work())? {
                 return Ok(false);
             }
         }
-        return Ok(true);
+        Ok(true)
     }
-    let threads = (rayon::current_num_threads() / parallel).max(1);
-    let queue = Mutex::new(tasks.into_iter());
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || -> anyhow::Result<bool> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        while let Some(task) = next() {
-            let trained = pool.install(|| train(&task));
-            if !matches!(trained, Ok(true)) {
-                stop.store(true, Ordering::Relaxed);
-                return trained;
+
+    /// Trains `parallel` runs at a time; `false` if one was interrupted. An error stops the other runs as Ctrl-C does, with
+    /// their states saved.
+    fn train_side_by_side(&self, tasks: Vec<Task>, parallel: usize) -> anyhow::Result<bool> {
+        let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let threads = (rayon::current_num_threads() / parallel).max(1);
+        let queue = Mutex::new(tasks.into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || -> anyhow::Result<bool> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            while let Some(task) = next() {
+                let trained = pool.install(|| self.train(&task, &lines, &|| {}));
+                if !matches!(trained, Ok(true)) {
+                    self.stop.store(true, Ordering::Relaxed);
+                    return trained;
+                }
+            }
+            Ok(true)
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..parallel).map(|_| scope.spawn(work)).collect();
+            let mut all = true;
+            for worker in workers {
+                // A panic has been reported by its hook.
+                all &= worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            Ok(all)
+        })
+    }
+
+    /// Trains one run, or goes on with it; `false` if it was interrupted. An error has its name.
+    fn train(&self, task: &Task, lines: &MultiProgress, at_work: &dyn Fn()) -> anyhow::Result<bool> {
+        let (name, config) = &self.configs[task.arm];
+        self.train_one(task, name, config, lines, at_work)
+            .with_context(|| format!("{name}, seed {}", task.seed))
+    }
+
+    fn train_one(
+        &self,
+        task: &Task,
+        name: &str,
+        config: &RunConfig,
+        lines: &MultiProgress,
+        at_work: &dyn Fn(),
+    ) -> anyhow::Result<bool> {
+        let (start, going_on) = match task.status()? {
+            Status::Ended(_) => return Ok(true),
+            Status::Interrupted(point) => (Start::Resume(point), ", going on"),
+            Status::New => (Start::New, ""),
+        };
+        ui::note(&format!("{name}, seed {}{going_on}", task.seed));
+        let mut config = config.clone();
+        config.train.seed = task.seed;
+        let line = lines.add(train::progress_line());
+        let mut on_event = |event: Event| {
+            at_work();
+            match event {
+                Event::Progress(progress) => {
+                    line.set_message(format!("{name} seed {}: {}", task.seed, train::describe(&progress)))
+                }
+                Event::Line(text) => line.suspend(|| ui::note(&text)),
+                Event::Trouble { trouble, action } => {
+                    line.suspend(|| ui::warn(&format!("{trouble}; {action}")))
+                }
+            }
+        };
+        let launched = launch(Launch {
+            config: &config,
+            data: self.data.clone(),
+            device: self.device,
+            outdir: &task.outdir,
+            name,
+            start,
+            ranks: &Ranks::alone(),
+            stop: self.stop,
+            on_start: &mut |_| {},
+            on_event: &mut on_event,
+        });
+        line.finish_and_clear();
+        let (folder, outcome) = launched?;
+        let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match outcome {
+            Outcome::Interrupted { .. } => return Ok(false),
+            Outcome::Finished { snapshot } => {
+                draw_panels(&config, self.data, self.device, &folder, &snapshot)?;
+                task.end(&Ended { run, diverged: None })?;
+            }
+            Outcome::Diverged { trouble, .. } => {
+                task.end(&Ended { run, diverged: Some(trouble.to_string()) })?
             }
         }
         Ok(true)
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..parallel).map(|_| scope.spawn(work)).collect();
-        let mut all = true;
-        for worker in workers {
-            // A panic has been reported by its hook.
-            all &= worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
-        Ok(all)
-    })
-}
-
-/// Trains one run of the study, or goes on with it; `false` if it was interrupted.
-fn train_task(
-    task: &Task,
-    name: &str,
-    config: &RunConfig,
-    data: &Arc<ImageData>,
-    device: &Device,
-    stop: &AtomicBool,
-    lines: &MultiProgress,
-) -> anyhow::Result<bool> {
-    let (start, going_on) = match task.status()? {
-        Status::Ended(_) => return Ok(true),
-        Status::Interrupted(point) => (Start::Resume(point), ", going on"),
-        Status::New => (Start::New, ""),
-    };
-    ui::note(&format!("{name}, seed {}{going_on}", task.seed));
-    let mut config = config.clone();
-    config.train.seed = task.seed;
-    let line = lines.add(train::progress_line());
-    let mut on_event = |event: Event| match event {
-        Event::Progress(progress) => {
-            line.set_message(format!("{name} seed {}: {}", task.seed, train::describe(&progress)))
-        }
-        Event::Line(text) => line.suspend(|| ui::note(&text)),
-        Event::Trouble { trouble, action } => line.suspend(|| ui::warn(&format!("{trouble}; {action}"))),
-    };
-    let launched = launch(Launch {
-        config: &config,
-        data: data.clone(),
-        device,
-        outdir: &task.outdir,
-        name,
-        start,
-        ranks: &Ranks::alone(),
-        stop,
-        on_start: &mut |_| {},
-        on_event: &mut on_event,
-    });
-    line.finish_and_clear();
-    let (folder, outcome) = launched?;
-    let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    match outcome {
-        Outcome::Interrupted { .. } => return Ok(false),
-        Outcome::Finished { snapshot } => {
-            draw_panels(&config, data, device, &folder, &snapshot)?;
-            task.end(&Ended { run, diverged: None })?;
-        }
-        Outcome::Diverged { trouble, .. } => task.end(&Ended { run, diverged: Some(trouble.to_string()) })?,
     }
-    Ok(true)
 }
 
 /// Writes the pictures of a finished run that the page shows beside its samples.

@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod convergence;
+mod over_ranks;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -6,16 +6,18 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{DType, Device};
 
 use super::{ClassData, ClassifyRunConfig};
-use crate::config::launch::newest_whole;
+use crate::config::launch::{enter, read_state};
 use crate::data::LabelledImages;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
+use crate::ranks::Ranks;
 use crate::rng::Rng;
 use crate::study::provenance::{self, Network, Provenance};
 use crate::train::changes::refuse_changes;
 use crate::train::classify::training::{Event, Outcome, Position, Session, Training};
 use crate::train::classify::{TENSOR_FILES, TENSOR_FILES_EMA};
 use crate::train::folder::{ResumePoint, RunFolder};
+use crate::train::parallel::share_out_pairs;
 use crate::train::state::load_as;
 
 /// What a run needs beside its configuration.
@@ -32,6 +34,8 @@ pub struct Launch<'a> {
     pub name: &'a str,
     /// What to go on from, from [`crate::train::folder::resume_point`].
     pub resume: Option<ResumePoint>,
+    /// The processes that make this run together.
+    pub ranks: &'a Ranks,
     /// Set to end the run at the next step.
     pub stop: &'a AtomicBool,
     /// Told where the run folder is, once there is one.
@@ -49,17 +53,19 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let config = launch.config;
     let (train, test) = launch.data.chosen(&config.data);
     refuse_misfits(config, &train)?;
+    let ranks = launch.ranks;
+    let share = share_out_pairs(config.train.batch, ranks)?;
     let config_text = config.to_toml();
     let averaged = config.train.ema.halflife_kimg > 0.0;
     let (folder, state) = match launch.resume {
-        None => (RunFolder::create(launch.outdir, &config.data.name(), launch.name)?, None),
+        None => (enter(ranks, || RunFolder::create(launch.outdir, &config.data.name(), launch.name))?, None),
         Some(point) => {
-            let folder = RunFolder::open(&point.run)?;
+            let folder = enter(ranks, || RunFolder::open(&point.run))?;
             let load = |path: &Path| {
                 let averaged = path.join("classifier-ema.safetensors").is_file();
                 load_as::<Position>(path, if averaged { &TENSOR_FILES_EMA } else { &TENSOR_FILES })
             };
-            let (path, state) = newest_whole(&point.states, load)?;
+            let (path, state) = read_state(ranks, &point.states, load)?;
             refuse_changes(&path, &state.config, &config_text).map_err(|error| match error {
                 Error::Usage { message, .. } => {
                     Error::Usage { message, hint: Some("leave them as they were, or start a new run".into()) }
@@ -77,12 +83,16 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     for network in [Some(&classifier), ema.as_ref()].into_iter().flatten() {
         network.params().move_to(launch.device)?;
     }
-    folder
-        .write(provenance::FILE, provenance(config, &classifier, &train, launch.device).to_json().as_bytes())?;
+    if ranks.is_first() {
+        let record = provenance(config, &classifier, &train, launch.device);
+        folder.write(provenance::FILE, record.to_json().as_bytes())?;
+    }
     let session = Session {
         config: &config.train,
         config_text: &config_text,
         folder: &folder,
+        ranks,
+        share,
         train,
         test,
         normalise: config.data.normalise(),

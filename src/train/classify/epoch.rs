@@ -6,6 +6,7 @@ use super::evaluate::{Evaluation, evaluate};
 use super::training::{Event, Position, Training};
 use crate::error::{Error, Result};
 use crate::models::Classifier;
+use crate::train::parallel::check_same;
 use crate::train::state::{self, Best, LAST, SavedState, StateTensors};
 use crate::train::stats::{append_line, memory_gib, rewind_lines};
 use crate::train::tensors::{self, Metadata};
@@ -35,8 +36,16 @@ pub fn model_metadata(metadata: &Metadata) -> Option<(&str, Vec<String>)> {
 }
 
 impl Training<'_> {
+    /// Opens the run on the first rank; makes sure that all have the same network.
+    pub(super) fn open_together(&mut self) -> Result<()> {
+        if self.session.ranks.is_first() {
+            self.open()?;
+        }
+        check_same(self.session.ranks, "the classifier", self.classifier.params())
+    }
+
     /// Fills the folder of a new run, or rewinds the files of a resumed one to where it goes on.
-    pub(super) fn open(&mut self) -> Result<()> {
+    fn open(&mut self) -> Result<()> {
         let (folder, position) = (self.session.folder, &self.position);
         folder.write("config.toml", self.session.config_text.as_bytes())?;
         if position.cur_nimg == 0 {
@@ -63,23 +72,26 @@ impl Training<'_> {
         self.session.folder.write(SUMMARY, format!("{SUMMARY_HEADER}{kept}").as_bytes())
     }
 
-    /// Tests, writes everything down, saves. `lr` is that of the last step.
+    /// Tests, which all ranks do; the first one writes everything down and saves. `lr` is that of the last step.
     pub(super) fn end_epoch(&mut self, lr: f64) -> Result<()> {
-        let config = self.session.config;
+        let (config, ranks) = (self.session.config, self.session.ranks);
+        check_same(ranks, "the classifier", self.classifier.params())?;
         self.position.epoch += 1;
         let epoch = self.position.epoch;
         let tested = if epoch.is_multiple_of(config.eval_epochs) || epoch == config.epochs {
             let model = self.ema.as_ref().unwrap_or(&self.classifier);
-            Some(evaluate(model, &self.session.test, self.session.normalise, &mut |_| true)?)
+            Some(evaluate(model, &self.session.test, self.session.normalise, ranks, &mut |_| true)?)
         } else {
             None
         };
         self.position.wall_secs = self.before_secs + self.session_start.elapsed().as_secs_f64();
-        if let Some(tested) = &tested {
-            self.write_scores(tested)?;
-            self.keep_best(tested)?;
+        if ranks.is_first() {
+            if let Some(tested) = &tested {
+                self.write_scores(tested)?;
+                self.keep_best(tested)?;
+            }
+            self.write_epoch(tested.as_ref(), lr)?;
         }
-        self.write_epoch(tested.as_ref(), lr)?;
         self.position.train_secs += self.position.epoch_secs;
         self.position.epoch_secs = 0.0;
         self.position.epoch_start_nimg = self.position.cur_nimg;
@@ -114,10 +126,17 @@ impl Training<'_> {
             ]);
         }
         report.iter().for_each(|&(key, value)| position.collected.report(key, value));
+        if self.session.ranks.size() > 1 {
+            let spent = self.session.ranks.take_spent();
+            position.collected.report("Timing/ranks_sec", spent.secs);
+            position.collected.report("Resources/ranks_mb", spent.bytes as f64 / 1e6);
+        }
         let train_loss = position.collected.mean("Loss/train");
         let step = position.epoch;
-        let written = self.events.scalars(unix_secs(), step, &position.collected.means());
-        written.map_err(Error::io("write", self.session.folder.path()))?;
+        if let Some(events) = &mut self.events {
+            let written = events.scalars(unix_secs(), step, &position.collected.means());
+            written.map_err(Error::io("write", self.session.folder.path()))?;
+        }
         let line = position.collected.line(unix_secs());
         append_line(&self.session.folder.file("stats.jsonl"), &line)?;
 
@@ -205,14 +224,17 @@ impl Training<'_> {
         crate::train::files::write_atomic(&path, |file| tensors::write(file, &metadata, &tensors))
     }
 
-    /// Saves the state, replacing the one before.
+    /// Saves the state, replacing the one before, which the first rank does; says where it is.
     pub(super) fn save(&mut self) -> Result<PathBuf> {
+        let path = self.session.folder.file(LAST);
+        if !self.session.ranks.is_first() {
+            return Ok(path);
+        }
         self.position.wall_secs = self.before_secs + self.session_start.elapsed().as_secs_f64();
         let named = |model: &Classifier| model.params().tensors();
         let mut tensors =
             StateTensors::from([("classifier", named(&self.classifier)), ("adam", self.adam.state()?)]);
         tensors.extend(self.ema.as_ref().map(|ema| ("classifier-ema", named(ema))));
-        let path = self.session.folder.file(LAST);
         state::save_as(&path, &self.position, self.session.config_text, &tensors)?;
         Ok(path)
     }

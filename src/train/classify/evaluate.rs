@@ -7,6 +7,7 @@ use super::augment::Normalise;
 use crate::data::LabelledImages;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
+use crate::ranks::Ranks;
 
 /// Images that are classified at once.
 const BATCH: usize = 64;
@@ -34,7 +35,7 @@ impl Evaluation {
     }
 }
 
-/// Classifies every image; `progress(done)` may return false to stop.
+/// Classifies every image, each rank its share of the batches; `progress(done)` may return false to stop.
 ///
 /// # Errors
 /// When an image cannot be read, or nobody wanted to wait.
@@ -42,13 +43,15 @@ pub fn evaluate(
     classifier: &Classifier,
     images: &LabelledImages,
     normalise: Normalise,
+    ranks: &Ranks,
     progress: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Evaluation> {
     let classes = images.data().class_names().len();
-    let (mut loss, mut first, mut among_five) = (0.0, 0, 0);
-    let mut confusion = vec![vec![0; classes]; classes];
+    // Of this rank's share: the loss, how many are right, how many are among five, and how many of each class got each
+    // answer.
+    let mut tally = vec![0.0; 3 + classes * classes];
     let places: Vec<usize> = (0..images.len()).collect();
-    for places in places.chunks(BATCH) {
+    for places in places.chunks(BATCH).skip(ranks.rank()).step_by(ranks.size()) {
         let labels: Vec<u32> = places.iter().map(|&i| images.label(i).unwrap_or_default()).collect();
         let batch = read(images, places, normalise)?;
         let logits = no_grad(|| classifier.forward(&Var::constant(batch), None))?;
@@ -57,24 +60,32 @@ pub fn evaluate(
         let targets =
             Tensor::from_vec(one_hot.collect::<Vec<f32>>(), (labels.len(), classes), logits.device())?;
         let mean = f64::from(cross_entropy(&logits, &targets)?.value().to_scalar::<f32>()?);
-        loss += mean * labels.len() as f64;
+        tally[0] += mean * labels.len() as f64;
         for (row, &label) in logits.value().to_vec2::<f32>()?.iter().zip(&labels) {
             let rank = rank(row, label as usize);
-            first += usize::from(rank == 0);
-            among_five += usize::from(rank < 5);
+            tally[1] += f64::from(u8::from(rank == 0));
+            tally[2] += f64::from(u8::from(rank < 5));
             let answer = (0..row.len()).find(|&k| rank_is_first(row, k)).unwrap_or_default();
-            if let Some(cell) = confusion.get_mut(label as usize).and_then(|row| row.get_mut(answer)) {
-                *cell += 1;
+            if let Some(cell) = tally.get_mut(3 + label as usize * classes + answer) {
+                *cell += 1.0;
             }
         }
         if !progress(places.last().map_or(0, |last| last + 1)) {
             return Err(Error::Usage { message: "stopped while testing".into(), hint: None });
         }
     }
+    ranks.sum(&mut tally);
     let count = images.len();
-    let per_cent = |n: usize| 100.0 * n as f64 / count.max(1) as f64;
-    let loss = loss / count.max(1) as f64;
-    Ok(Evaluation { count, loss, top1: per_cent(first), top5: per_cent(among_five), confusion })
+    let mean = |sum: f64| sum / count.max(1) as f64;
+    let confusion =
+        tally[3..].chunks(classes.max(1)).map(|row| row.iter().map(|&n| n as u32).collect()).collect();
+    Ok(Evaluation {
+        count,
+        loss: mean(tally[0]),
+        top1: 100.0 * mean(tally[1]),
+        top5: 100.0 * mean(tally[2]),
+        confusion,
+    })
 }
 
 /// How many classes have a higher logit, or an equal one and come earlier. A logit that is not a number is last.

@@ -14,12 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use super::augment::{Augment, Normalise};
 use super::settings::ClassifyConfig;
-use crate::data::{Batch, LabelledImages, Loader, LoaderConfig};
+use crate::data::{Batch, LabelledImages, Loader, LoaderConfig, Share};
 use crate::error::{Error, Result};
 use crate::models::Classifier;
-use crate::nn::ParamSet;
+use crate::nn::{DropPath, ParamSet};
+use crate::ranks::Ranks;
 use crate::rng::Rng;
 use crate::train::folder::RunFolder;
+use crate::train::parallel::average;
 use crate::train::state::{Best, SavedState};
 use crate::train::stats::Collector;
 use crate::train::tensorboard::EventFile;
@@ -32,6 +34,10 @@ pub struct Session<'a> {
     pub config_text: &'a str,
     /// Where everything is written.
     pub folder: &'a RunFolder,
+    /// The processes that make this run together.
+    pub ranks: &'a Ranks,
+    /// Which images of a batch are this one's, from [`crate::train::parallel::share_out_pairs`].
+    pub share: Share,
     /// The images to train on.
     pub train: LabelledImages,
     /// The images to test on.
@@ -117,7 +123,8 @@ pub struct Training<'a> {
     pub(super) ema: Option<Classifier>,
     pub(super) adam: Adam,
     pub(super) position: Position,
-    pub(super) events: EventFile,
+    /// On the rank that writes.
+    pub(super) events: Option<EventFile>,
     augment: Arc<Augment>,
     loader: Option<Loader>,
     /// When training last went on.
@@ -140,8 +147,10 @@ impl<'a> Training<'a> {
     ) -> Result<Self> {
         let config = session.config;
         let events_path = session.folder.path();
-        let events = EventFile::create(events_path, crate::train::tick::unix_secs())
-            .map_err(Error::io("write", events_path))?;
+        let events = session.ranks.is_first().then(|| {
+            EventFile::create(events_path, crate::train::tick::unix_secs())
+                .map_err(Error::io("write", events_path))
+        });
         let augment = Arc::new(Augment {
             config: config.augment,
             normalise: session.normalise,
@@ -151,7 +160,7 @@ impl<'a> Training<'a> {
         let mut training = Self {
             adam: adam(classifier.params(), config)?,
             position: Position::default(),
-            events,
+            events: events.transpose()?,
             augment,
             loader: None,
             lap: Instant::now(),
@@ -180,7 +189,7 @@ impl<'a> Training<'a> {
     /// stays whole.
     pub fn run(mut self) -> Result<Outcome> {
         let config = self.session.config;
-        self.open()?;
+        self.open_together()?;
         self.lap = Instant::now();
         while self.position.epoch < config.epochs {
             // One step.
@@ -204,14 +213,14 @@ impl<'a> Training<'a> {
                 self.lap = Instant::now();
             }
             let over = self.position.epoch >= config.epochs;
-            if self.session.stop.load(Ordering::Relaxed) && !over {
+            if self.session.ranks.any(self.session.stop.load(Ordering::Relaxed)) && !over {
                 return Ok(Outcome::Interrupted { state: self.save()? });
             }
         }
         Ok(Outcome::Finished { model_best: self.session.folder.file(super::MODEL_BEST) })
     }
 
-    /// One step of AdamW on one batch; gives its loss.
+    /// One step of AdamW on this rank's share of a batch; gives the loss of the whole.
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<f64> {
         let config = self.session.config;
         let streams = Rng::new(config.seed).split("train");
@@ -220,18 +229,24 @@ impl<'a> Training<'a> {
         let mixing = config.mix.draw(&mut streams.split("mix").at(self.position.steps), self.augment.res);
         let (images, targets) = mixing.apply(&batch.images, labels, classes, config.label_smoothing)?;
 
-        let mut dropped = streams.split("drop-path").at(self.position.steps);
+        let (ranks, share) = (self.session.ranks, self.session.share);
+        let places = share.numbers(0, 0..labels.len()).into_iter().map(|place| place as usize).collect();
+        let dropped = streams.split("drop-path").at(self.position.steps);
+        let mut dropped = DropPath::new(dropped, config.batch, places);
         let logits = self.classifier.forward(&Var::constant(images), Some(&mut dropped))?;
         let loss = cross_entropy(&logits, &targets.to_device(logits.device())?)?;
         let value = loss.value().clone();
         drop(logits);
         let mut grads = backward(loss)?;
+        average(ranks, &mut grads, self.classifier.params().params())?;
         if config.clip_norm > 0.0 {
             clip_grad_norm(&mut grads, self.classifier.params().params(), config.clip_norm)?;
         }
         self.adam.step(&grads, lr)?;
         // Reading waits for the device: when all of the step is queued.
-        Ok(f64::from(value.to_scalar::<f32>()?))
+        let mut value = [f64::from(value.to_scalar::<f32>()?)];
+        ranks.sum(&mut value);
+        Ok(value[0] / ranks.size() as f64)
     }
 
     /// Moves the averaged weights towards the trained ones.
@@ -244,14 +259,15 @@ impl<'a> Training<'a> {
         Ok(ema_update(&pairs.collect::<Vec<_>>(), beta)?)
     }
 
-    /// The next training batch.
+    /// This rank's share of the next training batch.
     fn batch(&mut self) -> Result<Batch> {
         if self.loader.is_none() {
             let (config, train) = (self.session.config, &self.session.train);
             let loader = LoaderConfig {
                 start: self.position.cur_nimg,
                 workers: self.session.workers,
-                ..LoaderConfig::new(config.batch, config.seed)
+                share: self.session.share,
+                ..LoaderConfig::new(config.batch / self.session.ranks.size(), config.seed)
             };
             let augment = self.augment.clone();
             let prepare =

@@ -1,0 +1,85 @@
+//! The runs of a study, dealt over the processes of a job: each trains whole runs alone.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use nestgen::error::Result;
+use nestgen::ranks::Ranks;
+use nestgen::study::axis::Axis;
+use nestgen::study::convergence::{Plan, Status, Task};
+
+use super::conclude;
+use crate::cli::{report, ui};
+
+/// Opens the study's folder, which the first rank does, and deals out what is left to train.
+pub(super) fn open_and_deal(plan: &Plan, outdir: &Path, ranks: &Ranks) -> Result<Vec<Task>> {
+    let tasks = plan.tasks(outdir);
+    let mut left = Vec::new();
+    if ranks.is_first() {
+        plan.open(outdir)?;
+        for (number, task) in tasks.iter().enumerate() {
+            if !matches!(task.status()?, Status::Ended(_)) {
+                left.push(number);
+            }
+        }
+    }
+    let left = ranks.first_tells(left)?;
+    let own = left.into_iter().enumerate().filter(|&(turn, _)| player(turn, ranks.size()) == ranks.rank());
+    Ok(own.filter_map(|(_, number)| tasks.get(number).cloned()).collect())
+}
+
+/// Who gets what is dealt in a turn: back and forth, so that of two arms none is always the same rank's.
+fn player(turn: usize, ranks: usize) -> usize {
+    let (round, place) = (turn / ranks, turn % ranks);
+    if round % 2 == 1 { ranks - 1 - place } else { place }
+}
+
+/// Waits for all ranks; the first one writes the page. `trained` is how this rank's runs ended: whether all of them did,
+/// or the error of one, which has its name. An error ends the runs of its rank alone; the page says what is missing.
+pub(super) fn conclude_together(
+    trained: anyhow::Result<bool>,
+    plan: &Plan,
+    outdir: &Path,
+    axis: Axis,
+    ranks: &Ranks,
+) -> anyhow::Result<ExitCode> {
+    if ranks.size() == 1 {
+        let all = trained?;
+        return conclude_alone(all, plan, outdir, axis);
+    }
+    let (all, failed) = match trained {
+        Ok(all) => (all, false),
+        Err(error) => {
+            report::failure_of_rank(ranks.rank(), ranks.size(), error);
+            (false, true)
+        }
+    };
+    ranks.wait_for_all();
+    let (stopped, failed) = (ranks.any(!all), ranks.any(failed));
+    if ranks.is_first() {
+        conclude_alone(!stopped, plan, outdir, axis)?;
+    }
+    // The others stay until the page is written: a launcher ends the job when one of them fails.
+    ranks.first_tells(true)?;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn conclude_alone(all: bool, plan: &Plan, outdir: &Path, axis: Axis) -> anyhow::Result<ExitCode> {
+    conclude(outdir, axis, plan)?;
+    if !all {
+        ui::result_line("stopped; the same command goes on with the study")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rank_gets_runs_of_every_arm() {
+        let dealt: Vec<usize> = (0..8).map(|turn| player(turn, 2)).collect();
+        assert_eq!(dealt, [0, 1, 1, 0, 0, 1, 1, 0]);
+        assert_eq!((0..3).map(|turn| player(turn, 1)).collect::<Vec<_>>(), [0, 0, 0]);
+    }
+}
