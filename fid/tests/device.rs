@@ -18,7 +18,7 @@ const RELATIVE: f64 = 1e-4;
 fn run(network: &Inception, taps: &[Tap], count: usize, bad: Option<usize>) -> Extracted {
     let read = |i: usize| match bad {
         Some(bad) if bad == i => Err(Error::Caller("not an image".into())),
-        _ => Ok(image(if i % 2 == 0 { "real" } else { "fake" }, 1, i)),
+        _ => Ok(image(if i.is_multiple_of(2) { "real" } else { "fake" }, 1, i)),
     };
     extract(network, Resize::Pytorch, taps, count, &read, bad.is_some(), &|_, _| {}).unwrap()
 }
@@ -32,12 +32,6 @@ fn assert_close(found: &Extracted, wanted: &Extracted) {
         let differences =
             found.data.iter().zip(&wanted.data).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
         let worst = differences.fold(0.0, f64::max);
-        println!(
-            "{} features of {} images: off by {:.1e} of the largest",
-            found.dims,
-            found.len(),
-            worst / largest
-        );
         assert!(largest > 0.0 && worst <= RELATIVE * largest, "{}: off by {worst} of {largest}", found.dims);
     }
 }

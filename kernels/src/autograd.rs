@@ -185,6 +185,11 @@ impl Param {
         Self(Rc::new(ParamInner { name: name.into(), node, value, trainable }))
     }
 
+    /// Its number in this process, as [`backward_telling`] gives it.
+    pub fn id(&self) -> u64 {
+        self.0.node.id
+    }
+
     /// The path of the parameter in checkpoints.
     pub fn name(&self) -> &str {
         &self.0.name
@@ -266,10 +271,44 @@ impl Gradients {
 pub fn backward(loss: Var) -> Result<Gradients> {
     let seed = ones_like_scalar(&loss)?;
     let mut leaves = HashMap::new();
-    sweep(loss, seed, false, None, |id, grad| {
+    sweep(loss, seed, false, None, None, |id, grad| {
         leaves.insert(id, grad.into_value());
+        Ok(())
     })?;
     Ok(Gradients(leaves))
+}
+
+/// [`backward`], which tells of each leaf's gradient as soon as nothing can be added to it, while the pass goes on:
+/// `on_final` gets it with the [`Param::id`] of its parameter. The order is a function of the graph alone.
+///
+/// # Errors
+/// As [`backward`], and those of `on_final`.
+pub fn backward_telling(loss: Var, on_final: &mut dyn FnMut(u64, &Tensor) -> Result<()>) -> Result<Gradients> {
+    let seed = ones_like_scalar(&loss)?;
+    let mut leaves = HashMap::new();
+    let mut uses = leaf_uses(&loss);
+    sweep(loss, seed, false, None, Some(&mut uses), |id, grad| {
+        on_final(id, grad.value())?;
+        leaves.insert(id, grad.into_value());
+        Ok(())
+    })?;
+    Ok(Gradients(leaves))
+}
+
+/// How many inputs of operations each leaf is, on the ways to `output`.
+fn leaf_uses(output: &Var) -> HashMap<u64, usize> {
+    let (mut seen, mut uses) = (HashSet::new(), HashMap::new());
+    let mut stack: Vec<Rc<Node>> = output.node.iter().cloned().collect();
+    while let Some(node) = stack.pop() {
+        for input in node.op.iter().flat_map(|op| &op.inputs).filter_map(|input| input.node.as_ref()) {
+            if input.op.is_none() {
+                *uses.entry(input.id).or_insert(0) += 1;
+            } else if seen.insert(input.id) {
+                stack.push(input.clone());
+            }
+        }
+    }
+    uses
 }
 
 /// Gradients of the scalar `output` with respect to `inputs` (leaves), in their order.
@@ -283,8 +322,9 @@ pub fn grad(output: &Var, inputs: &[&Var], create_graph: bool) -> Result<Vec<Var
     let seed = ones_like_scalar(output)?;
     let mut leaves = HashMap::new();
     let way = nodes_between(output, inputs);
-    sweep(output.clone(), seed, create_graph, Some(&way), |id, grad| {
+    sweep(output.clone(), seed, create_graph, Some(&way), None, |id, grad| {
         leaves.insert(id, grad);
+        Ok(())
     })?;
     let find = |input: &&Var| match input.node.as_ref().and_then(|node| leaves.get(&node.id)) {
         Some(grad) => Ok(grad.clone()),
@@ -325,13 +365,15 @@ fn ones_like_scalar(output: &Var) -> Result<Var> {
 
 /// Visits the graph from `output` down, in order of falling node number, and hands leaf gradients over.
 ///
-/// With `way` only its nodes are visited.
+/// With `way` only its nodes are visited. With `uses` of leaves, one is handed over when its last use has been visited, and
+/// not at the end: leaves are older than all operations.
 fn sweep(
     output: Var,
     seed: Var,
     create_graph: bool,
     way: Option<&HashSet<u64>>,
-    mut on_leaf: impl FnMut(u64, Var),
+    mut uses: Option<&mut HashMap<u64, usize>>,
+    mut on_leaf: impl FnMut(u64, Var) -> Result<()>,
 ) -> Result<()> {
     let Some(root) = output.node.clone() else {
         bail!("backward: the output does not depend on anything trainable");
@@ -340,7 +382,7 @@ fn sweep(
     let mut pending: BTreeMap<u64, (Rc<Node>, Var)> = BTreeMap::from([(root.id, (root, seed))]);
     while let Some((id, (node, grad))) = pending.pop_last() {
         let Some(op) = &node.op else {
-            on_leaf(id, grad);
+            on_leaf(id, grad)?;
             continue;
         };
         if create_graph && !op.twice {
@@ -368,6 +410,15 @@ fn sweep(
                 None => grad,
             };
             pending.insert(to.id, (to.clone(), sum));
+        }
+        for leaf in op.inputs.iter().filter_map(|input| input.node.as_ref()).filter(|node| node.op.is_none()) {
+            let Some(left) = uses.as_mut().and_then(|uses| uses.get_mut(&leaf.id)) else { continue };
+            *left -= 1;
+            if *left == 0
+                && let Some((_, grad)) = pending.remove(&leaf.id)
+            {
+                on_leaf(leaf.id, grad)?;
+            }
         }
     }
     Ok(())
@@ -448,6 +499,31 @@ mod tests {
         });
         drop(first);
         backward(sum_all(&second).map(|sum| (sum, drop(second)).0).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_gradient_is_told_of_once_it_is_final() {
+        let param = |x: f64| Param::new("w", Tensor::new(&[x], &crate::gradcheck::device()).unwrap());
+        let (early, late, twice) = (param(2.0), param(3.0), param(5.0));
+        let build = || {
+            let y = mul(&mul(&early.var(), &twice.var()).unwrap(), &late.var()).unwrap();
+            sum_all(&mul(&add(&y, &late.var()).unwrap(), &twice.var()).unwrap()).unwrap()
+        };
+        let mut told = Vec::new();
+        let found = backward_telling(build(), &mut |id, grad| {
+            told.push((id, values(grad)));
+            Ok(())
+        })
+        .unwrap();
+        let plain = backward(build()).unwrap();
+        // The way back meets `late` last at the second product, the others at the first.
+        assert_eq!(told[0].0, late.id());
+        assert_eq!(told.len(), 3);
+        for param in [&early, &late, &twice] {
+            let of = |gradients: &Gradients| values(gradients.param(param).unwrap());
+            let (_, grad) = told.iter().find(|(id, _)| *id == param.id()).unwrap();
+            assert_eq!((grad, &of(&found)), (&of(&plain), &of(&plain)));
+        }
     }
 
     #[test]

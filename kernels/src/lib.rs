@@ -59,7 +59,7 @@ mod winograd_grad;
 
 pub use activation::{Activation, activate};
 pub use attention::{attention, multi_query_attention};
-pub use autograd::{Gradients, Param, Var, backward, grad, no_grad};
+pub use autograd::{Gradients, Param, Var, backward, backward_telling, grad, no_grad};
 pub use avg_pool3::avg_pool3;
 pub use batch_norm::{BatchStatistics, SumOverParts, batch_norm, batch_norm_eval};
 pub use blocks::{blockify, deblockify, pixel_shuffle2, pixel_unshuffle2};

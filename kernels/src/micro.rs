@@ -162,7 +162,7 @@ pub(crate) enum Added<'a> {
 
 impl Added<'_> {
     /// The part that starts at a column.
-    pub(crate) fn from_column(&self, column: usize) -> Self {
+    pub(crate) fn starting_at(&self, column: usize) -> Self {
         match *self {
             Self::Tensor(tensor) => Self::Tensor(&tensor[column..]),
             other => other,

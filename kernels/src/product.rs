@@ -45,7 +45,7 @@ pub(crate) fn rows(
         let to: Vec<usize> = mine.clone().map(|r| r * w.n).collect();
         for p in 0..w.count() {
             let columns = w.columns(p);
-            let (epilogue, added) = (epilogue.columns(columns.clone()), added.from_column(columns.start));
+            let (epilogue, added) = (epilogue.columns(columns.clone()), added.starting_at(columns.start));
             // The first panel meets rows that nobody has read yet.
             let next = x.get((mine.start + ROWS) * w.depth..).unwrap_or_default();
             let ahead = if p == 0 { Ahead { from: next, step: ROWS } } else { Ahead::NOTHING };

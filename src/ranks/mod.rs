@@ -150,15 +150,27 @@ impl Ranks {
         let _ = values;
     }
 
-    /// Replaces each value by its mean over all ranks: the same bits on every one.
-    pub fn mean(&self, values: &mut [f32]) {
+    /// Lets `work` hand over numbers, at most `most` times, and gives their means over all ranks, the same bits on every one.
+    /// They travel while the work goes on, whenever it hands over some; an empty vector only lets the others travel on.
+    /// All ranks hand over as many numbers in the same order.
+    ///
+    /// # Errors
+    /// Those of the work; on several ranks it ends them all, with its error.
+    pub fn while_averaging<R>(
+        &self,
+        most: usize,
+        work: impl FnOnce(&mut dyn FnMut(Vec<f32>)) -> Result<R>,
+    ) -> Result<(R, Vec<Vec<f32>>)> {
         #[cfg(feature = "mpi")]
         if let Some(link) = &self.link {
-            link.sum(values);
+            let (result, mut means) = link.while_summing(most, work);
             let share = 1.0 / self.size as f32;
-            values.iter_mut().for_each(|value| *value *= share);
+            means.iter_mut().flatten().for_each(|value| *value *= share);
+            return Ok((result, means));
         }
-        let _ = values;
+        let mut own = Vec::with_capacity(most);
+        let result = work(&mut |values| own.extend((!values.is_empty()).then_some(values)))?;
+        Ok((result, own))
     }
 
     /// Replaces each measured value by its mean over all ranks.
@@ -293,10 +305,14 @@ mod tests {
     #[test]
     fn alone_everything_stays_as_it_is() {
         let ranks = Ranks::alone();
-        let (mut sums, mut means) = ([0.1, f64::NAN], [0.3f32]);
+        let mut sums = [0.1, f64::NAN];
         ranks.sum(&mut sums);
-        ranks.mean(&mut means);
-        assert_eq!((sums[0], sums[1].is_nan(), means), (0.1, true, [0.3f32]));
+        assert_eq!((sums[0], sums[1].is_nan()), (0.1, true));
+        let work = |travel: &mut dyn FnMut(Vec<f32>)| -> Result<&'static str> {
+            [vec![0.3], vec![], vec![0.5, 0.7]].into_iter().for_each(travel);
+            Ok("done")
+        };
+        assert_eq!(ranks.while_averaging(2, work).unwrap(), ("done", vec![vec![0.3], vec![0.5, 0.7]]));
         assert!(ranks.any(true) && !ranks.any(false) && ranks.first_decides(true));
         assert_eq!(ranks.first_tells(Some(7)).unwrap(), Some(7));
         ranks.check_same("nothing", 1).unwrap();

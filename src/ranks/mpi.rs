@@ -3,7 +3,7 @@
 //! Collectives are started without blocking and tested until a deadline, since a blocking one waits for ever for a
 //! rank that hangs. A rank that dies is noticed by the launcher, which ends the others.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::time::{Duration, Instant};
 
 use mpi::Threading;
@@ -113,6 +113,47 @@ impl Link {
         let spent = self.spent.get();
         let secs = spent.secs + start.elapsed().as_secs_f64();
         self.spent.set(Spent { secs, bytes: spent.bytes + bytes });
+    }
+
+    /// Lets `work` hand over numbers, at most so many times, and gives their sums over the ranks; they travel while the
+    /// work goes on, whenever it hands over some (an empty vector only lets the others travel on). All ranks hand over as
+    /// many numbers in the same order. Work that fails ends all ranks: numbers cannot be called back.
+    pub(super) fn while_summing<R>(
+        &self,
+        most: usize,
+        work: impl FnOnce(&mut dyn FnMut(Vec<f32>)) -> Result<R>,
+    ) -> (R, Vec<Vec<f32>>) {
+        let own: Vec<OnceCell<Vec<f32>>> = (0..most).map(|_| OnceCell::new()).collect();
+        let mut sums: Vec<Vec<f32>> = vec![Vec::new(); most];
+        let mut spent = Spent::default();
+        let result = request::scope(|scope| {
+            let (mut places, mut under_way) = (own.iter().zip(&mut sums), Vec::new());
+            let result = work(&mut |values| {
+                let start = Instant::now();
+                let place = if values.is_empty() { None } else { places.next() };
+                if let Some((own, sum)) = place {
+                    spent.bytes += size_of_val(&values[..]) as u64;
+                    sum.resize(values.len(), 0.0);
+                    let (own, add) = (own.get_or_init(|| values), SystemOperation::sum());
+                    under_way.push(self.world.immediate_all_reduce_into(scope, &own[..], &mut sum[..], add));
+                }
+                let tested = std::mem::take(&mut under_way).into_iter().map(Request::test);
+                under_way = tested.filter_map(std::result::Result::err).collect();
+                spent.secs += start.elapsed().as_secs_f64();
+            });
+            let result = match result {
+                Ok(result) => result,
+                Err(error) => self.abort((self.on_lost)(self.rank(), self.size(), error)),
+            };
+            let start = Instant::now();
+            under_way.into_iter().for_each(|request| self.wait(request, self.patience));
+            spent.secs += start.elapsed().as_secs_f64();
+            result
+        });
+        let before = self.spent.get();
+        self.spent.set(Spent { secs: before.secs + spent.secs, bytes: before.bytes + spent.bytes });
+        sums.retain(|sum| !sum.is_empty());
+        (result, sums)
     }
 
     /// The first rank's text on all of them.

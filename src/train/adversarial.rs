@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use nestgen_kernels::{
-    Adam, AdamConfig, Gradients, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
+    Adam, AdamConfig, Gradients, Param, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
 };
 
 use super::evaluate::Evaluator;
@@ -19,7 +19,7 @@ use super::fakes::latents;
 use super::folder::RunFolder;
 use super::guard::Trouble;
 use super::held_out::HeldOut;
-use super::parallel::average;
+use super::parallel::backward_averaged;
 use super::penalties::gradient_penalty;
 use super::readings::{Readings, mean};
 use super::reals::RealImages;
@@ -273,9 +273,9 @@ impl<'a> Training<'a> {
             unread = Some(readings);
 
             drop((real_logits, fake_logits));
-            grads.accumulate(backward(scale(&loss, share)?)?)?;
+            let params = self.networks.discriminator.params().params();
+            grads = add_gradients(grads, scale(&loss, share)?, params, part + 1 == config.accumulate, ranks)?;
         }
-        average(ranks, &mut grads, self.networks.discriminator.params().params())?;
         let lr = config.discriminator.lr * self.lr_factor();
         if config.clip_norm > 0.0 {
             clip_grad_norm(&mut grads, self.networks.discriminator.params().params(), config.clip_norm)?;
@@ -321,10 +321,10 @@ impl<'a> Training<'a> {
             let loss = config.loss.generator(&fake_logits, real_logits.as_ref())?;
             readings.add("Loss/G", &loss)?;
             drop((fake_images, fake_logits));
-            grads.accumulate(backward(scale(&loss, share)?)?)?;
+            let params = self.networks.generator.params().params();
+            grads = add_gradients(grads, scale(&loss, share)?, params, part + 1 == config.accumulate, ranks)?;
         }
         discriminator.params().set_trainable(true);
-        average(ranks, &mut grads, self.networks.generator.params().params())?;
         let lr = config.generator.lr * self.lr_factor();
         if config.clip_norm > 0.0 {
             clip_grad_norm(&mut grads, self.networks.generator.params().params(), config.clip_norm)?;
@@ -389,4 +389,19 @@ impl Session<'_> {
     fn rng(&self, rollbacks: u32) -> Rng {
         Rng::new(self.config.seed).split("train").at(u64::from(rollbacks))
     }
+}
+
+/// Adds a part's gradients to those before; with the last part, they are averaged over all ranks.
+fn add_gradients(
+    mut before: Gradients,
+    loss: Var,
+    params: &[Param],
+    last: bool,
+    ranks: &Ranks,
+) -> Result<Gradients> {
+    if last {
+        return backward_averaged(ranks, loss, before, params);
+    }
+    before.accumulate(backward(loss)?)?;
+    Ok(before)
 }

@@ -4,13 +4,15 @@
 //! gradients are averaged, and every rank makes the same optimizer step. Everything random is a function of the
 //! number of an image, so a run does not depend on how many ranks make it, to rounding.
 //!
-//! The gradients are averaged after the backward pass, in buckets, not while it goes on.
+//! Gradients are averaged in buckets while the backward pass goes on: it tells of each as soon as nothing can be added
+//! to it. MPI does its part whenever the pass hands one over, on the thread that trains.
 
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use candle_core::Tensor;
 use nestgen_kernels::cpu::with_downloaded;
-use nestgen_kernels::{Gradients, Param, SumOverParts};
+use nestgen_kernels::{Gradients, Param, SumOverParts, Var, backward, backward_telling};
 use serde::{Deserialize, Serialize};
 
 use super::adversarial::{Networks, Training};
@@ -22,8 +24,9 @@ use crate::error::{Error, Result};
 use crate::nn::ParamSet;
 use crate::ranks::Ranks;
 
-/// Gradient numbers that travel together: 16 MiB, long against a network's latency, short against a network's size.
-const BUCKET: usize = 4 << 20;
+/// Gradient numbers that travel together: 1 MiB, long against a network's latency, short against all gradients: most of
+/// the pass back is still to come when the first bucket is full.
+const BUCKET: usize = 1 << 18;
 
 /// Which images of each global batch are this rank's, such that no rank needs another's images for its losses.
 ///
@@ -78,45 +81,64 @@ pub fn share_batches(networks: &mut Networks, ranks: &Ranks) {
     }
 }
 
-/// Replaces every gradient by its mean over all ranks.
-pub(super) fn average(ranks: &Ranks, gradients: &mut Gradients, params: &[Param]) -> Result<()> {
+/// The gradients of a loss, added to those `before` of earlier parts of the batch; each sum is then its mean over all ranks.
+/// Buckets of them travel while the pass back goes on.
+pub(super) fn backward_averaged(
+    ranks: &Ranks,
+    loss: Var,
+    before: Gradients,
+    params: &[Param],
+) -> Result<Gradients> {
+    let mut all = before;
     if ranks.size() == 1 {
-        return Ok(());
+        all.accumulate(backward(loss)?)?;
+        return Ok(all);
     }
-    let (mut bucket, mut members) = (Vec::new(), Vec::new());
-    for param in params {
-        let Some(gradient) = gradients.param(param) else { continue };
-        with_downloaded::<f32, _>(gradient, |numbers| {
-            bucket.extend_from_slice(numbers);
-            Ok(())
+    let by_id: HashMap<u64, &Param> = params.iter().map(|param| (param.id(), param)).collect();
+    let mut buckets: Vec<Vec<&Param>> = Vec::new();
+    let work = |travel: &mut dyn FnMut(Vec<f32>)| -> Result<()> {
+        let (mut numbers, mut members, mut told) = (Vec::new(), Vec::new(), HashSet::new());
+        let mut take = |param, gradient: &Tensor| {
+            with_downloaded::<f32, _>(gradient, |own| {
+                numbers.extend_from_slice(own);
+                Ok(())
+            })?;
+            members.push(param);
+            let full = numbers.len() >= BUCKET;
+            if full {
+                buckets.push(std::mem::take(&mut members));
+            }
+            travel(if full { std::mem::take(&mut numbers) } else { Vec::new() });
+            candle_core::Result::Ok(())
+        };
+        backward_telling(loss, &mut |id, gradient| {
+            let Some(&param) = by_id.get(&id) else { return Ok(()) };
+            told.insert(id);
+            match all.param(param) {
+                Some(before) => take(param, &(before + gradient)?),
+                None => take(param, gradient),
+            }
         })?;
-        members.push(param);
-        if bucket.len() >= BUCKET {
-            average_bucket(ranks, gradients, &mut bucket, &mut members)?;
+        for param in params.iter().filter(|param| !told.contains(&param.id())) {
+            if let Some(gradient) = all.param(param) {
+                take(param, gradient)?;
+            }
+        }
+        travel(numbers);
+        buckets.push(members);
+        Ok(())
+    };
+    let ((), means) = ranks.while_averaging(params.len(), work)?;
+    for (members, means) in buckets.into_iter().zip(means) {
+        let mut rest = means.as_slice();
+        for param in members {
+            let value = param.value();
+            let (own, others) = rest.split_at(value.elem_count());
+            all.set_param(param, Tensor::from_slice(own, value.shape(), value.device())?);
+            rest = others;
         }
     }
-    average_bucket(ranks, gradients, &mut bucket, &mut members)
-}
-
-fn average_bucket(
-    ranks: &Ranks,
-    gradients: &mut Gradients,
-    bucket: &mut Vec<f32>,
-    members: &mut Vec<&Param>,
-) -> Result<()> {
-    if bucket.is_empty() {
-        return Ok(());
-    }
-    ranks.mean(bucket);
-    let mut rest = bucket.as_slice();
-    for param in members.drain(..) {
-        let value = param.value();
-        let (own, others) = rest.split_at(value.elem_count());
-        gradients.set_param(param, Tensor::from_slice(own, value.shape(), value.device())?);
-        rest = others;
-    }
-    bucket.clear();
-    Ok(())
+    Ok(all)
 }
 
 /// What the first rank decides at the end of a tick.

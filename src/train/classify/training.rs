@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use nestgen_kernels::{Adam, AdamConfig, Var, backward, clip_grad_norm, cross_entropy, ema_update};
+use nestgen_kernels::{Adam, AdamConfig, Gradients, Var, clip_grad_norm, cross_entropy, ema_update};
 use serde::{Deserialize, Serialize};
 
 use super::augment::{Augment, Normalise};
@@ -21,7 +21,7 @@ use crate::nn::{DropPath, ParamSet};
 use crate::ranks::Ranks;
 use crate::rng::Rng;
 use crate::train::folder::RunFolder;
-use crate::train::parallel::average;
+use crate::train::parallel::backward_averaged;
 use crate::train::state::{Best, SavedState};
 use crate::train::stats::Collector;
 use crate::train::tensorboard::EventFile;
@@ -237,8 +237,8 @@ impl<'a> Training<'a> {
         let loss = cross_entropy(&logits, &targets.to_device(logits.device())?)?;
         let value = loss.value().clone();
         drop(logits);
-        let mut grads = backward(loss)?;
-        average(ranks, &mut grads, self.classifier.params().params())?;
+        let params = self.classifier.params().params();
+        let mut grads = backward_averaged(ranks, loss, Gradients::default(), params)?;
         if config.clip_norm > 0.0 {
             clip_grad_norm(&mut grads, self.classifier.params().params(), config.clip_norm)?;
         }
