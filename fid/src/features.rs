@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nestgen_images::RgbImage8;
+use nestgen_kernels::inference::Workspace;
 
-use crate::engine::Workspace;
 use crate::error::{Error, Result};
 use crate::inception::{CHUNK, Inception, Tap};
 use crate::preprocess::{Preprocessor, Resize};

@@ -2,7 +2,10 @@
 
 mod spec;
 
-use crate::engine::{ConvShape, Layer, Map, Workspace, average_pool3_relu, global_average, max_pool3};
+use nestgen_kernels::inference::{
+    ConvShape, Layer, Map, Workspace, average_pool3_relu, global_average, max_pool3,
+};
+
 use crate::error::Result;
 use crate::weights::StateDict;
 use spec::Branch;
