@@ -4,12 +4,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nestgen_images::RgbImage8;
+use nestgen_kernels::inference::{Layer, Workspace};
 
 use crate::batches;
-use crate::engine::{Layer, Workspace};
 use crate::error::{Error, Result};
 use crate::inception::{CHUNK, Inception, Layers, Place, Tap};
-
 use crate::preprocess::{Preprocessor, Resize};
 
 /// Features of one tap: a row for each image.

@@ -13,12 +13,10 @@
 //! The path of a score: [`Input`] -> [`preprocess`] (8-bit RGB to 299x299) -> [`inception`] (pooled features, f32)
 //! -> [`frechet`], [`kid`], [`inception_score`], [`precision_recall`], ... (f64) -> [`Report`].
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod batches;
 pub mod cache;
-#[expect(unsafe_code, reason = "the vectorised convolution kernels")]
-mod engine;
 pub mod error;
 pub mod extractor;
 pub mod features;

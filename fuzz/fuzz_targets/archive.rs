@@ -1,13 +1,6 @@
-//! A zip, tar or tar.gz of images; its first bytes say which.
 #![no_main]
 
-use nestgen_fuzz::{read_set, with_file};
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let name = match bytes {
-        [b'P', b'K', ..] => "a.zip",
-        [0x1f, 0x8b, ..] => "a.tar.gz",
-        _ => "a.tar",
-    };
-    with_file(name, bytes, read_set);
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nestgen_fuzz::readers::archive(bytes));
+libfuzzer_sys::fuzz_mutator!(|bytes: &mut [u8], size: usize, max: usize, seed: u32| {
+    nestgen_fuzz::mutate(bytes, size, max, seed, nestgen_fuzz::repair::archive)
 });

@@ -1,6 +1,6 @@
-//! An HDF5 pack.
 #![no_main]
 
-use nestgen_fuzz::{read_set, with_file};
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| with_file("a.h5", bytes, read_set));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nestgen_fuzz::readers::pack(bytes));
+libfuzzer_sys::fuzz_mutator!(|bytes: &mut [u8], size: usize, max: usize, seed: u32| {
+    nestgen_fuzz::mutate(bytes, size, max, seed, nestgen_fuzz::repair::hdf5)
+});

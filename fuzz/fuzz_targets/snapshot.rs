@@ -1,9 +1,6 @@
-//! A snapshot of a generator, and a trained classifier.
 #![no_main]
 
-use nestgen_fuzz::with_file;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| with_file("a.safetensors", bytes, |path| {
-    let _ = nestgen::sample::read_snapshot(path);
-    let _ = nestgen::config::classify::read_trained(path);
-}));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nestgen_fuzz::readers::snapshot(bytes));
+libfuzzer_sys::fuzz_mutator!(|bytes: &mut [u8], size: usize, max: usize, seed: u32| {
+    nestgen_fuzz::mutate(bytes, size, max, seed, nestgen_fuzz::repair::snapshot)
+});

@@ -30,6 +30,7 @@ mod fused;
 mod gemm;
 pub mod gradcheck;
 mod im2col;
+pub mod inference;
 mod layer_norm;
 mod linear;
 mod linear_value;

@@ -329,7 +329,9 @@ impl View<'_> {
             images_per_sec: Estimate::of(&speeds),
             peak_memory_gib: (memory > 0.0).then_some(memory),
             parameters: record
-                .map(|p| (p.generator.parameters + p.classifier.parameters, p.discriminator.parameters))
+                .map(|p| {
+                    (p.generator.parameters.saturating_add(p.classifier.parameters), p.discriminator.parameters)
+                })
                 .filter(|p| p.0 > 0),
             flops_per_image: flops,
             runs: results,

@@ -98,6 +98,9 @@ impl Run {
         let settings = flatten(&table);
         let number = |key: &str| settings.get(key).and_then(|value| value.parse::<f64>().ok());
         let images_per_step = number("train.batch").unwrap_or(1.0) * number("train.d_steps").unwrap_or(1.0);
+        if !(images_per_step.is_finite() && images_per_step > 0.0) {
+            return Err(damaged(&config_path, &format!("a step of {images_per_step} images")));
+        }
         let seed = settings.get(SEED_KEY).and_then(|seed| seed.parse().ok()).unwrap_or(0);
         let absolute = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
         let name = absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());

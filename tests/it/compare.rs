@@ -211,6 +211,10 @@ fn a_killed_run_compares_and_a_damaged_one_is_named() {
     fs::write(&stats, format!("{{\"Progress/ki\n{text}")).unwrap();
     let error = String::from_utf8(compare(&runs, &[]).stderr).unwrap();
     assert!(error.contains("stats.jsonl`: line 1:"), "{error}");
+    fs::write(&stats, text).unwrap();
+    fs::write(runs[0].join("config.toml"), "[train]\nbatch = 0\n").unwrap();
+    let error = String::from_utf8(compare(&runs, &["--x", "steps"]).stderr).unwrap();
+    assert!(error.contains("config.toml`: a step of 0 images"), "{error}");
 }
 
 /// Issue of a user waiting: 50 runs of 1000 ticks within 2 seconds.

@@ -15,6 +15,8 @@ mod model_gradients;
 mod models;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(target_os = "linux")]
+mod msrv;
 mod portable;
 mod score_space;
 mod study;

@@ -5,9 +5,9 @@ mod on_processor;
 mod spec;
 
 use candle_core::Device;
+use nestgen_kernels::inference::{ConvShape, Layer};
 use nestgen_kernels::portable;
 
-use crate::engine::{ConvShape, Layer};
 use crate::error::Result;
 use crate::weights::StateDict;
 use spec::Branch;
@@ -83,7 +83,7 @@ pub struct Inception {
 /// Where the network runs.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// On the processor, over the engine of this crate.
+    /// On the processor, over `nestgen_kernels::inference`.
     Processor(Layers<Layer>),
     /// On a GPU, over the operations of `nestgen-kernels`.
     Device(OnDevice),

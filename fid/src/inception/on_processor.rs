@@ -1,8 +1,10 @@
-//! The network on the processor, over the engine of this crate: one thread runs whole images.
+//! The network on the processor, over `nestgen_kernels::inference`: one thread runs whole images.
 
 use super::spec::Branch;
 use super::{Layers, SIDE, Tap, tap_after_block, tap_after_stem};
-use crate::engine::{ConvShape, Layer, Map, Workspace, average_pool3_relu, global_average, max_pool3};
+use nestgen_kernels::inference::{
+    ConvShape, Layer, Map, Workspace, average_pool3_relu, global_average, max_pool3,
+};
 
 /// Images that go through the later blocks together: the weights of those are larger than their activations, so
 /// one image at a time would wait for memory.

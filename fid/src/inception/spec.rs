@@ -4,7 +4,7 @@
 //! pytorch-fid's `inception.py`. Differs from torchvision's `inception_v3`: average pools do not count padding, the
 //! last block pools by maximum, 1008 classes, no auxiliary head.
 
-use crate::engine::ConvShape;
+use nestgen_kernels::inference::ConvShape;
 
 /// One path from a block's input to a part of its output. `L` is a convolution: its description or the layer itself.
 #[derive(Debug)]

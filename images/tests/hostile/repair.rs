@@ -45,7 +45,7 @@ pub(crate) fn gzip_of_tar(bytes: &mut Vec<u8>) {
         unpacked[at] ^= 1 << (bytes.len() % 8);
     }
     tar(&mut unpacked);
-    *bytes = crate::make::gz(&unpacked);
+    *bytes = super::make::gz(&unpacked);
 }
 
 /// Checksums of the superblock and of object headers of one chunk, version 2: those that our packs have. Files of

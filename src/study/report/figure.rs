@@ -60,7 +60,9 @@ impl Scale {
     fn y(&self, value: f64) -> f64 {
         let place = |v: f64| if self.log { v.max(f64::MIN_POSITIVE).ln() } else { v };
         let (low, high) = (place(self.y.0), place(self.y.1));
-        let share = (place(value.clamp(self.y.0, self.y.1)) - low) / (high - low).max(f64::MIN_POSITIVE);
+        // No `clamp`: places that are not finite leave no range at all, which it takes for a defect.
+        let value = value.max(self.y.0).min(self.y.1);
+        let share = (place(value) - low) / (high - low).max(f64::MIN_POSITIVE);
         HEIGHT - MARGIN[3] - share * (HEIGHT - MARGIN[2] - MARGIN[3])
     }
 
@@ -79,8 +81,8 @@ fn ticks(from: f64, to: f64, count: usize) -> Vec<f64> {
     let raw = ((to - from) / count as f64).max(f64::MIN_POSITIVE);
     let power = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|s| s * power).into_iter().find(|&step| step >= raw).unwrap_or(raw);
-    let first = (from / step).ceil() as i64;
-    (first..).map(|i| i as f64 * step).take_while(|&tick| tick <= to + step * 1e-9).take(50).collect()
+    let first = (from / step).ceil();
+    (0..50).map(|i| (first + f64::from(i)) * step).take_while(|&tick| tick <= to + step * 1e-9).collect()
 }
 
 /// The curves of a comparison.
@@ -197,6 +199,22 @@ mod tests {
         assert_eq!(ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         let small = ticks(0.011, 0.049, 5);
         assert!(small.iter().all(|tick| (0.011..=0.0491).contains(tick)) && small.len() >= 3, "{small:?}");
+    }
+
+    #[test]
+    fn places_beyond_all_bounds_are_drawn_without_harm() {
+        for x in [f64::INFINITY, f64::NAN, 1e300, f64::MAX] {
+            for y in [f64::NAN, f64::MAX, -f64::MAX] {
+                let points = [(x, y, None), (x, y, Some(f64::INFINITY))];
+                let plot = Plot {
+                    title: "t".into(),
+                    x_label: "x",
+                    y_label: "y (".into(),
+                    curves: vec![("a", &points)],
+                };
+                assert!(draw(&plot).ends_with("</svg>\n"));
+            }
+        }
     }
 
     #[test]

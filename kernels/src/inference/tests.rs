@@ -8,7 +8,14 @@ const LAYER_TOLERANCE: f64 = 5e-6;
 
 /// Numbers in -1..1 from a counter.
 fn noise(seed: u64, len: usize) -> Vec<f64> {
-    (0..len as u64).map(|i| crate::formula::unit(seed, i)).collect()
+    let mut state = seed;
+    (0..len).map(|_| unit(&mut state)).collect()
+}
+
+/// The next number in -1..1 (Knuth's linear congruential generator, upper bits).
+fn unit(state: &mut u64) -> f64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 40) as f64 / f64::from(1 << 23) - 1.0
 }
 
 fn shape(
@@ -87,6 +94,7 @@ fn every_algorithm_matches_the_plain_sum() {
         (shape(16, 16, (1, 3), 1, true), 3, 8, 8),
         (shape(16, 32, (3, 1), 1, true), 3, 8, 7),
         (shape(48, 64, (3, 3), 2, false), 1, 17, 17),
+        (shape(16, 32, (1, 7), 1, false), 1, 5, 11),
     ];
     for (shape, images, height, width) in cases {
         let weights = noise(1, shape.weights());
@@ -117,4 +125,13 @@ fn an_image_has_the_same_bits_in_any_batch() {
             assert_eq!(together[image * alone.len()..][..alone.len()], alone[..], "image {image}, {shape:?}");
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "output shape")]
+fn a_map_that_does_not_fit_is_refused() {
+    let shape = shape(16, 16, (3, 3), 1, true);
+    let layer = Layer::new(shape, &noise(1, shape.weights()), &noise(2, 16));
+    let mut output = Map { images: 1, height: 4, width: 5, channels: 16, data: vec![0.0; 320] };
+    layer.forward(&input(1, 5, 5, 16), &mut output, 0, false, &mut Workspace::default());
 }

@@ -164,7 +164,7 @@ impl Block<'_> {
     }
 }
 
-nestgen_kernels::multiversion! {
+crate::multiversion! {
     /// Input tiles to their six points: `transformed[product][line][tile][channel]`, products `plane` apart.
     fn transform_input(block: &Block, plane: usize, transformed: &mut [f32]) {
         let depth = block.layer.shape.in_channels;

@@ -129,7 +129,7 @@ fn multiply(rows: &[f32], depth: usize, panel: &[f32], width: usize, out: &mut [
     }
 }
 
-nestgen_kernels::multiversion! {
+crate::multiversion! {
     /// Input tiles to their 36 points: `transformed[product][tile][channel]`, products `plane` apart.
     fn transform_input(block: &Block, plane: usize, transformed: &mut [f32]) {
         let depth = block.shape.in_channels;

@@ -2,10 +2,10 @@
 
 use super::Map;
 
-nestgen_kernels::multiversion! {
+crate::multiversion! {
     /// The largest of each 3x3 window, without padding (`stride` 2) or with one pixel of it (`stride` 1), into channels
     /// `offset..` of `output`.
-    pub(crate) fn max_pool3(input: &Map, output: &mut Map, offset: usize, stride: usize) {
+    pub fn max_pool3(input: &Map, output: &mut Map, offset: usize, stride: usize) {
         let padding = usize::from(stride == 1);
         let (channels, total) = (input.channels, output.channels);
         for image in 0..input.images {
@@ -30,7 +30,7 @@ nestgen_kernels::multiversion! {
 
     /// The mean of each 3x3 window (stride 1) over the pixels that exist, then ReLU, into channels `offset..` of
     /// `output`. Padding is not counted: the FID network's own rule.
-    pub(crate) fn average_pool3_relu(input: &Map, output: &mut Map, offset: usize) {
+    pub fn average_pool3_relu(input: &Map, output: &mut Map, offset: usize) {
         let (channels, total) = (input.channels, output.channels);
         for image in 0..input.images {
             let data = input.image(image);
@@ -61,7 +61,7 @@ nestgen_kernels::multiversion! {
 }
 
 /// The mean over all pixels of one image, summed in f64: `[channels]`.
-pub(crate) fn global_average(input: &Map, image: usize) -> Vec<f32> {
+pub fn global_average(input: &Map, image: usize) -> Vec<f32> {
     let mut sums = vec![0f64; input.channels];
     for pixel in input.image(image).chunks_exact(input.channels) {
         for (sum, &value) in sums.iter_mut().zip(pixel) {

@@ -2,8 +2,8 @@
 //! packed once, bias and ReLU in the last pass over a result, concatenation by writing in place.
 //!
 //! One thread runs whole images; threads share nothing but the weights. Each convolution takes the cheapest of three
-//! exact algorithms by its shape: indirect GEMM ([`direct`]), Winograd's on square tiles ([`winograd2d`]) or along
-//! one axis ([`winograd1d`]). A pixel's result is the same bits in any batch and on any number of threads.
+//! exact algorithms by its shape: indirect GEMM (`direct`), Winograd's on square tiles (`winograd2d`) or along
+//! one axis (`winograd1d`). A pixel's result is the same bits in any batch and on any number of threads.
 
 mod direct;
 mod gemm;
@@ -13,27 +13,42 @@ mod transforms;
 mod winograd1d;
 mod winograd2d;
 
-pub(crate) use layer::{ConvShape, Layer};
-pub(crate) use pool::{average_pool3_relu, global_average, max_pool3};
+pub use layer::{ConvShape, Layer};
+pub use pool::{average_pool3_relu, global_average, max_pool3};
 
 /// Activations of a few images: `[images, height, width, channels]`, contiguous.
 #[derive(Debug, Default)]
-pub(crate) struct Map {
-    pub(crate) images: usize,
-    pub(crate) height: usize,
-    pub(crate) width: usize,
-    pub(crate) channels: usize,
-    pub(crate) data: Vec<f32>,
+pub struct Map {
+    /// Number of images.
+    pub images: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
+    /// Numbers of a pixel.
+    pub channels: usize,
+    /// The numbers.
+    pub data: Vec<f32>,
 }
 
 impl Map {
     /// Number of pixels over all images.
-    pub(crate) fn pixels(&self) -> usize {
+    pub fn pixels(&self) -> usize {
         self.images * self.height * self.width
     }
 
+    /// Whether its data are as many as its shape says.
+    fn is_whole(&self) -> bool {
+        let sides = [self.images, self.height, self.width, self.channels];
+        let count = sides.into_iter().try_fold(1_usize, usize::checked_mul);
+        count.is_some_and(|count| self.data.len() >= count)
+    }
+
     /// The elements of one image.
-    pub(crate) fn image(&self, index: usize) -> &[f32] {
+    ///
+    /// # Panics
+    /// When there is no such image.
+    pub fn image(&self, index: usize) -> &[f32] {
         let size = self.height * self.width * self.channels;
         &self.data[index * size..][..size]
     }
@@ -42,7 +57,7 @@ impl Map {
 /// A thread's own memory: buffers that are given back and used again, so that a pass allocates nothing after the
 /// first image.
 #[derive(Debug, Default)]
-pub(crate) struct Workspace {
+pub struct Workspace {
     free: Vec<Vec<f32>>,
     pointers: Vec<*const f32>,
 }
@@ -53,7 +68,7 @@ unsafe impl Send for Workspace {}
 
 impl Workspace {
     /// A map of the given shape, contents arbitrary.
-    pub(crate) fn map(&mut self, images: usize, height: usize, width: usize, channels: usize) -> Map {
+    pub fn map(&mut self, images: usize, height: usize, width: usize, channels: usize) -> Map {
         let data = self.buffer(images * height * width * channels);
         Map { images, height, width, channels, data }
     }
@@ -72,7 +87,7 @@ impl Workspace {
     }
 
     /// Takes a map's memory back.
-    pub(crate) fn reclaim(&mut self, map: Map) {
+    pub fn reclaim(&mut self, map: Map) {
         self.free.push(map.data);
     }
 }

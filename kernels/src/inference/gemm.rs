@@ -8,7 +8,7 @@
 //! Activations are reached through pointers (one for each pixel and kernel tap: Dukhan, "The Indirect Convolution
 //! Algorithm", arXiv 1907.02129), so there is no im2col copy.
 
-use nestgen_kernels::simd::{self, Level};
+use crate::simd::{self, Level};
 
 /// Output channels of one vector.
 pub(super) const LANES: usize = 16;
@@ -236,17 +236,19 @@ mod avx2 {
         vector: usize,
     ) {
         let mut sums = [[_mm256_setzero_ps(); 2]; PART];
-        // SAFETY (all blocks below): within the sizes that the caller of `tile` promises.
+        // SAFETY: within the panel, whose size the caller of `tile` promises.
         let mut weights = unsafe { panel.add(vector * LANES) };
         for tap in 0..taps.count {
             let mut pointers = [std::ptr::null::<f32>(); PART];
             for (row, pointer) in pointers.iter_mut().enumerate() {
+                // SAFETY: the caller of `tile` gives ROWS pointers for each tap.
                 *pointer = unsafe { *a.add(tap * taps.stride + first + row) };
             }
             for c in 0..taps.depth {
-                let low = unsafe { _mm256_loadu_ps(weights) };
-                let high = unsafe { _mm256_loadu_ps(weights.add(8)) };
+                // SAFETY: the panel has `taps * depth * VECTORS * LANES` elements; these are the LANES of one vector.
+                let (low, high) = unsafe { (_mm256_loadu_ps(weights), _mm256_loadu_ps(weights.add(8))) };
                 for row in 0..PART {
+                    // SAFETY: each row pointer has `depth` elements.
                     let x = _mm256_set1_ps(unsafe { *pointers[row].add(c) });
                     sums[row][0] = _mm256_fmadd_ps(x, low, sums[row][0]);
                     sums[row][1] = _mm256_fmadd_ps(x, high, sums[row][1]);
@@ -259,6 +261,7 @@ mod avx2 {
             let bias = if epilogue.bias.is_null() {
                 _mm256_setzero_ps()
             } else {
+                // SAFETY: the bias has `VECTORS * LANES` elements.
                 unsafe { _mm256_loadu_ps(epilogue.bias.add(offset)) }
             };
             for row in 0..PART {
@@ -267,6 +270,7 @@ mod avx2 {
                     // As above: a NaN stays a NaN.
                     y = _mm256_max_ps(_mm256_setzero_ps(), y);
                 }
+                // SAFETY: each output pointer has `VECTORS * LANES` writable elements.
                 unsafe { _mm256_storeu_ps((*out.add(first + row)).add(offset), y) };
             }
         }
