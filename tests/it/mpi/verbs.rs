@@ -221,7 +221,7 @@ fn scores(outdir: &Path) -> Vec<String> {
     let text = fs::read_to_string(outdir.join("scores.csv")).unwrap();
     let columns =
         |line: &str| line.rsplit(',').enumerate().filter(|&(i, _)| i != 4).map(|(_, x)| x.to_owned()).collect();
-    text.lines().map(|line| columns(line)).map(|columns: Vec<String>| columns.join(",")).collect()
+    text.lines().map(columns).map(|columns: Vec<String>| columns.join(",")).collect()
 }
 
 #[test]
