@@ -54,6 +54,7 @@ impl ChunkedRows {
     pub(super) fn open(path: &Path, images: Dataset, shape: &[u64], row_bytes: usize) -> Outcome<ChunkedRows> {
         let count = shape.first().copied().unwrap_or(0) as usize;
         let chunk = images.chunk_shape().map_err(|e| e.to_string())?.unwrap_or_default();
+        check_sizes(&images, path)?;
         let chunk_rows = (chunk.first().copied().unwrap_or(1).max(1) as usize).min(count);
         let block_rows = chunk_rows.min((MAX_BLOCK_BYTES / row_bytes).max(1));
         let filters: Vec<u16> = images.filter_pipeline().iter().map(|filter| filter.id).collect();
@@ -130,6 +131,15 @@ impl ChunkedRows {
         } else {
             Err(format!("a chunk holds {} bytes instead of {whole}", stored.len()))
         }
+    }
+}
+
+/// The library makes room for as much as a chunk claims to take in the file.
+fn check_sizes(images: &Dataset, path: &Path) -> Outcome<()> {
+    let file_bytes = path.metadata().map_err(|e| e.to_string())?.len();
+    match images.chunks().map_err(|e| e.to_string())?.iter().find(|chunk| chunk.storage_size > file_bytes) {
+        Some(chunk) => Err(format!("a chunk claims {} bytes in a file of {file_bytes}", chunk.storage_size)),
+        None => Ok(()),
     }
 }
 
