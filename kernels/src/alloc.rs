@@ -42,7 +42,7 @@ unsafe fn moved(block: *mut u8) -> *mut u8 {
 }
 
 /// The system's allocator, counting, with large buffers at cache lines. A program that computes makes it its
-/// `#[global_allocator]`; without it, matrix products take up to a third longer.
+/// `#[global_allocator]`; without it products are slower (docs/kernels.md).
 pub struct Counting;
 
 // SAFETY: blocks are the system's, of at least the caller's size and alignment; a large one is entered a few bytes later,

@@ -79,7 +79,7 @@ pub(crate) fn matmul(
 }
 
 /// Rows of both operands that a task works on at a time: a panel of `b` is 32 KiB then, and waits in the level-1 cache while
-/// the strip of `a` (192 KiB, in the level-2 cache) goes by.
+/// the strip of `a` (at most 288 KiB, in the level-2 cache) goes by.
 const CHUNK_ROWS: usize = 256;
 /// Most rows of the result, columns of `a`, of one task.
 const STRIP: usize = 24 * ROWS;
@@ -90,8 +90,8 @@ const ENOUGH_TASKS: usize = 16;
 /// Shortest part of the inner dimension worth a task: its result is written and added up.
 const MIN_DEPTH: usize = 1024;
 
-/// `a^T b` for `a [k, m]` and `b [k, n]`: the gradient of a layer's weights. Both are packed in chunks of rows, which for
-/// row-major operands are copies of runs of a row; nothing is turned.
+/// `a^T b` for `a [k, m]` and `b [k, n]`: the gradient of a layer's weights. It goes by chunks of rows, packed by
+/// copying runs of a row; nothing is turned, and an `a` that is one strip is read where it lies.
 fn transposed_left((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> Vec<f32> {
     if k == 0 {
         return vec![0.0; m * n];
