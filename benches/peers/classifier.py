@@ -3,8 +3,8 @@
 import compare
 
 ROWS = [
-    compare.Row("nest_t", "NesT-T classifier step, 32 px, batch 64", convolutions=True),
-    compare.Row("vit_t", "ViT-T classifier step, 32 px, batch 64"),
+    compare.Row("nest_t", "NesT-T classifier step, 32 px", 64, convolutions=True),
+    compare.Row("vit_t", "ViT-T classifier step, 32 px", 64),
 ]
 
 if __name__ == "__main__":

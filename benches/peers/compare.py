@@ -30,8 +30,12 @@ THREADS = (2, 1)
 class Row:
     """One line of the table: a case of the workers."""
 
-    def __init__(self, case, name, convolutions=False):
-        self.case, self.name, self.convolutions = case, name, convolutions
+    def __init__(self, case, name, batch, convolutions=False):
+        self.case, self.batch, self.convolutions = case, batch, convolutions
+        self.work, self.name = name, f"{name}, batch {batch}"
+
+    def with_batch(self, batch):
+        return Row(self.case, self.work, batch, self.convolutions)
 
 
 def build(package_arguments, program="cargo"):
@@ -57,7 +61,7 @@ def make(row, ours, threads, folder):
     """The message that prepares a row's case: its name, a file of weights and inputs, the models' configurations."""
     file = str(folder / f"{row.case}.safetensors")
     worker = Worker("nestgen", [ours], threads)
-    config = worker.ask(cmd="make", case=row.case, file=file)["config"]
+    config = worker.ask(cmd="make", case=row.case, batch=row.batch, file=file)["config"]
     worker.close()
     return {"cmd": "prepare", "case": row.case, "file": file, "config": config}
 
@@ -79,9 +83,9 @@ def fastest_torch(row, threads, made, count):
     return min(times, key=times.get).split()
 
 
-def check(workers, made, folder):
-    """Distances to PyTorch in f64: nestgen's, and that of each PyTorch in f32."""
-    reference = torch_worker("PyTorch in f64", 2, ["--double"], tuned=True)
+def check(workers, made, folder, options=()):
+    """Distances of the workers to PyTorch in f64, which runs with further options."""
+    reference = torch_worker("PyTorch in f64", 2, ["--double", *options], tuned=True)
     try:
         dumps = []
         for index, worker in enumerate([reference, *workers]):

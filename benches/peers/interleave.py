@@ -5,7 +5,7 @@ A worker reads lines from stdin and answers each with one JSON line on stdout:
     {"cmd": "prepare", "case": NAME, "file": SAFETENSORS, "config": {}}
                                                             -> {"ok": true}     builds the case from weights and inputs
     {"cmd": "dump", "file": SAFETENSORS}                    -> {"ok": true}     outputs and gradients, for the agreement check
-    {"cmd": "run"}                                          -> {"seconds": s}   one timed pass
+    {"cmd": "run", "passes": N}                             -> {"seconds": s}   seconds of one of N passes back to back
     {"cmd": "memory"}                                       -> {"peak_mib": m}  peak resident memory so far
 
 Rounds are interleaved (A B C A B C ...) so that a slow minute of a shared machine falls on everybody, and each worker
@@ -50,13 +50,13 @@ class Worker:
         self.process.wait()
 
 
-def rounds(workers, count, warm_up=2):
-    """Median seconds of each worker over `count` interleaved rounds, after `warm_up` rounds that do not count."""
+def rounds(workers, count, warm_up=2, passes=1, settle=SETTLE_SECONDS):
+    """Median seconds a pass of each worker over `count` interleaved rounds, after `warm_up` rounds that do not count."""
     times = {worker.name: [] for worker in workers}
     for index in range(warm_up + count):
         for worker in workers:
-            time.sleep(SETTLE_SECONDS)
-            seconds = worker.ask(cmd="run")["seconds"]
+            time.sleep(settle)
+            seconds = worker.ask(cmd="run", passes=passes)["seconds"]
             if index >= warm_up:
                 times[worker.name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}

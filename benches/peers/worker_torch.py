@@ -5,7 +5,7 @@
 Without options it is PyTorch as a user would write it. --channels-last keeps images and convolution weights in
 channels-last memory, --compile passes the models through torch.compile, --fused takes the fused Adam. --double
 computes in f64: what all others are compared with. --cuda computes on the GPU, with matrix products and convolutions
-in bf16 (autocast) and f32 weights; a pass then ends when the GPU has. Threads and the allocator are set by environment variables.
+in bf16 (autocast) and f32 weights, unless in f64; passes then end when the GPU has ended them. Threads and the allocator are set by environment variables.
 """
 
 import argparse
@@ -35,18 +35,20 @@ def answer(message, state, options):
             with autocast(options):
                 tensors = state["case"].dump()
             if options.cuda:
-                tensors = {name: t.float().cpu() for name, t in tensors.items()}
+                tensors = {name: (t.float() if t.dtype == torch.bfloat16 else t).cpu() for name, t in tensors.items()}
             save_file({name: t.detach().contiguous().clone() for name, t in tensors.items()}, message["file"])
         case "run":
             start = time.perf_counter()
             with autocast(options):
-                state["case"].run()
+                for _ in range(message["passes"]):
+                    state["case"].run()
             if options.cuda:
                 torch.cuda.synchronize()
-            return {"seconds": time.perf_counter() - start}
+            return {"seconds": (time.perf_counter() - start) / message["passes"]}
         case "profile":
-            for _ in range(message["count"]):
-                state["case"].run()
+            with autocast(options):
+                for _ in range(message["count"]):
+                    state["case"].run()
         case "operators":
             return {"table": operators(state["case"], message["count"])}
         case "memory" if options.cuda:
@@ -61,7 +63,8 @@ def answer(message, state, options):
 
 
 def autocast(options):
-    return torch.autocast("cuda", dtype=torch.bfloat16) if options.cuda else contextlib.nullcontext()
+    rough = options.cuda and not options.double
+    return torch.autocast("cuda", dtype=torch.bfloat16) if rough else contextlib.nullcontext()
 
 
 def operators(case, count):

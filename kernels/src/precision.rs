@@ -147,11 +147,11 @@ mod tests {
                 |v| crate::conv2d(&v[0], &v[1], None, Conv2d::same(3), Activation::None),
                 &[&[2, 7, 6, 5], &[8, 3, 3, 5]],
             ),
-            ("attention", |v| crate::attention(&v[0], 2), &[&[2, 2, 9, 48]]),
+            ("attention", |v| crate::attention(&v[0], 2), &[&[2, 2, 65, 48]]),
             (
                 "multi_query_attention",
                 |v| crate::multi_query_attention(&v[0], &v[1], 2),
-                &[&[2, 1, 9, 16], &[2, 1, 9, 16]],
+                &[&[2, 1, 65, 16], &[2, 1, 65, 16]],
             ),
         ];
         for (name, f, dims) in operations {

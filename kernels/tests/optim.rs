@@ -29,7 +29,7 @@ fn gradients_of(params: &[Param], wanted: &[Tensor]) -> Result<Gradients> {
 }
 
 fn assert_close(name: &str, found: &Tensor, want: &Tensor) -> Result<()> {
-    let worst = (found - want)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+    let worst = (found - want.to_device(found.device())?)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
     assert!(worst <= TOLERANCE, "{name}: off by {worst}");
     Ok(())
 }

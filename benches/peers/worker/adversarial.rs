@@ -8,7 +8,7 @@ use nestgen_kernels::{
 };
 
 use crate::case::{Case, Tensors, export, import, input, named_gradients, normal, to_torch_layout};
-use crate::gan::{BATCH, FORWARD_BACKWARD, discriminator, generator, images};
+use crate::gan::{FORWARD_BACKWARD, discriminator, generator, images};
 
 /// A step of D on real and fake images, a step of G through the frozen D, two Adams, the moving average of G.
 pub(crate) struct Adversarial {
@@ -37,13 +37,13 @@ fn relu(x: &Var) -> candle_core::Result<Var> {
 }
 
 impl Adversarial {
-    pub(crate) fn make() -> Result<Tensors> {
+    pub(crate) fn make(batch: usize) -> Result<Tensors> {
         let (g, d) = (generator()?, discriminator()?);
         let mut out = export("g.", g.params())?;
         out.extend(export("d.", d.params())?);
-        out.insert("real".into(), images("images")?);
+        out.insert("real".into(), images("images", batch)?);
         for name in ["z0", "z1"] {
-            out.insert(name.into(), normal(name, &[BATCH, g.z_dim()])?);
+            out.insert(name.into(), normal(name, &[batch, g.z_dim()])?);
         }
         Ok(out)
     }
@@ -122,6 +122,6 @@ impl Case for Adversarial {
     /// D's step: G forward, D twice forward and backward. G's: both forward and backward, without D's weights.
     fn flops(&self) -> u64 {
         let (g, d) = (self.generator.flops(), self.discriminator.flops());
-        BATCH as u64 * (g + 2 * FORWARD_BACKWARD * d + FORWARD_BACKWARD * g + 2 * d)
+        self.real.dims()[0] as u64 * (g + 2 * FORWARD_BACKWARD * d + FORWARD_BACKWARD * g + 2 * d)
     }
 }

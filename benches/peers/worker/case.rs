@@ -27,13 +27,13 @@ pub(crate) trait Case {
     fn flops(&self) -> u64;
 }
 
-/// Weights and inputs of a case, always the same.
-pub(crate) fn make(name: &str) -> Result<Tensors> {
+/// Weights and inputs of a case of `batch` images, always the same.
+pub(crate) fn make(name: &str, batch: usize) -> Result<Tensors> {
     match name {
-        "generator" => gan::GeneratorPass::make(),
-        "discriminator" => gan::DiscriminatorPass::make(),
-        "adversarial" => Adversarial::make(),
-        "nest_t" | "vit_t" => ClassifierStep::make(name),
+        "generator" => gan::GeneratorPass::make(batch),
+        "discriminator" => gan::DiscriminatorPass::make(batch),
+        "adversarial" => Adversarial::make(batch),
+        "nest_t" | "vit_t" => ClassifierStep::make(name, batch),
         _ => bail!("unknown case `{name}`"),
     }
 }

@@ -8,7 +8,6 @@ use nestgen_kernels::{Adam, AdamConfig, Gradients, Var, backward, cross_entropy,
 use crate::case::{Case, Tensors, export, import, input, named_gradients, normal, stream};
 use crate::gan::FORWARD_BACKWARD;
 
-const BATCH: usize = 64;
 const RESOLUTION: usize = 32;
 const CLASSES: usize = 10;
 /// Learning rate and epsilon of AdamW as in training, and as in the comparison (see `adversarial.rs`).
@@ -42,11 +41,11 @@ fn adam(model: &Classifier, (lr, eps): (f64, f64)) -> Result<Adam> {
 }
 
 impl ClassifierStep {
-    pub(crate) fn make(name: &str) -> Result<Tensors> {
+    pub(crate) fn make(name: &str, batch: usize) -> Result<Tensors> {
         let mut out = export("m.", model(name)?.params())?;
-        out.insert("images".into(), normal("images", &[BATCH, RESOLUTION, RESOLUTION, 3])?);
+        out.insert("images".into(), normal("images", &[batch, RESOLUTION, RESOLUTION, 3])?);
         // Smooth targets, as MixUp makes them.
-        let targets = softmax(&Var::constant(normal("targets", &[BATCH, CLASSES])?))?;
+        let targets = softmax(&Var::constant(normal("targets", &[batch, CLASSES])?))?;
         out.insert("targets".into(), targets.into_value());
         Ok(out)
     }
@@ -86,6 +85,6 @@ impl Case for ClassifierStep {
     }
 
     fn flops(&self) -> u64 {
-        FORWARD_BACKWARD * BATCH as u64 * self.model.flops()
+        FORWARD_BACKWARD * self.images.dims()[0] as u64 * self.model.flops()
     }
 }

@@ -9,7 +9,6 @@ use nestgen_kernels::{Gradients, Var, backward, mul, sum_all};
 
 use crate::case::{Case, Tensors, export, import, input, named_gradients, normal, stream};
 
-pub(crate) const BATCH: usize = 16;
 const RESOLUTION: usize = 64;
 /// A pass forward, and the two products of each layer's backward pass.
 pub(crate) const FORWARD_BACKWARD: u64 = 3;
@@ -29,8 +28,8 @@ pub(crate) fn discriminator() -> Result<Discriminator> {
     Ok(Discriminator::new(&preset()?.discriminator, &b)?)
 }
 
-pub(crate) fn images(name: &str) -> Result<candle_core::Tensor> {
-    normal(name, &[BATCH, RESOLUTION, RESOLUTION, 3])
+pub(crate) fn images(name: &str, batch: usize) -> Result<candle_core::Tensor> {
+    normal(name, &[batch, RESOLUTION, RESOLUTION, 3])
 }
 
 /// z -> images, and gradients of all weights for a given gradient of the images.
@@ -41,11 +40,11 @@ pub(crate) struct GeneratorPass {
 }
 
 impl GeneratorPass {
-    pub(crate) fn make() -> Result<Tensors> {
+    pub(crate) fn make(batch: usize) -> Result<Tensors> {
         let model = generator()?;
         let mut out = export("g.", model.params())?;
-        out.insert("z".into(), normal("z", &[BATCH, model.z_dim()])?);
-        out.insert("weights".into(), images("weights")?);
+        out.insert("z".into(), normal("z", &[batch, model.z_dim()])?);
+        out.insert("weights".into(), images("weights", batch)?);
         Ok(out)
     }
 
@@ -75,7 +74,7 @@ impl Case for GeneratorPass {
     }
 
     fn flops(&self) -> u64 {
-        FORWARD_BACKWARD * BATCH as u64 * self.model.flops()
+        FORWARD_BACKWARD * self.z.dims()[0] as u64 * self.model.flops()
     }
 }
 
@@ -87,10 +86,10 @@ pub(crate) struct DiscriminatorPass {
 }
 
 impl DiscriminatorPass {
-    pub(crate) fn make() -> Result<Tensors> {
+    pub(crate) fn make(batch: usize) -> Result<Tensors> {
         let mut out = export("d.", discriminator()?.params())?;
-        out.insert("images".into(), images("images")?);
-        out.insert("weights".into(), normal("weights", &[BATCH])?);
+        out.insert("images".into(), images("images", batch)?);
+        out.insert("weights".into(), normal("weights", &[batch])?);
         Ok(out)
     }
 
@@ -120,6 +119,6 @@ impl Case for DiscriminatorPass {
     }
 
     fn flops(&self) -> u64 {
-        FORWARD_BACKWARD * BATCH as u64 * self.model.flops()
+        FORWARD_BACKWARD * self.images.dims()[0] as u64 * self.model.flops()
     }
 }

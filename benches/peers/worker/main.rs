@@ -2,7 +2,7 @@
 //!
 //! Commands, beside those that `interleave.py` documents:
 //!
-//! - `{"cmd": "make", "case": NAME, "file": FILE}` writes weights and inputs, drawn from a fixed seed, in
+//! - `{"cmd": "make", "case": NAME, "batch": N, "file": FILE}` writes weights and inputs, drawn from a fixed seed, in
 //!   PyTorch's names and layouts, so that every contestant starts from the same numbers, and answers with the
 //!   models' configurations;
 //! - `{"cmd": "latents", "count": N, "z_dim": N, "file": FILE}` writes the latents of `nestgen sample`;
@@ -49,10 +49,11 @@ fn main() -> Result<()> {
 
 fn answer(message: &Value, case: &mut Option<Box<dyn Case>>) -> Result<Value> {
     let text = |key: &str| message[key].as_str().with_context(|| format!("no `{key}` in {message}"));
+    let number = |key: &str| message[key].as_u64().with_context(|| format!("no `{key}` in {message}"));
     let current = |case: &mut Option<Box<dyn Case>>| case.take().context("nothing is prepared");
     match text("cmd")? {
         "make" => {
-            save(text("file")?, make(text("case")?)?)?;
+            save(text("file")?, make(text("case")?, number("batch")? as usize)?)?;
             return Ok(json!({"config": config(text("case")?)?}));
         }
         "prepare" => *case = Some(prepare(text("case")?, load(text("file")?)?)?),
@@ -63,22 +64,24 @@ fn answer(message: &Value, case: &mut Option<Box<dyn Case>>) -> Result<Value> {
         }
         "run" => {
             let mut done = current(case)?;
-            let start = Instant::now();
-            done.run()?;
+            let (start, passes) = (Instant::now(), number("passes")?);
+            for _ in 0..passes {
+                done.run()?;
+            }
             place::device().synchronize()?;
-            let seconds = start.elapsed().as_secs_f64();
+            let seconds = start.elapsed().as_secs_f64() / passes as f64;
             *case = Some(done);
             return Ok(json!({"seconds": seconds}));
         }
         "profile" => {
             let mut done = current(case)?;
-            for _ in 0..message["count"].as_u64().context("no `count`")? {
+            for _ in 0..number("count")? {
                 done.run()?;
             }
+            place::device().synchronize()?;
             *case = Some(done);
         }
         "latents" => {
-            let number = |key: &str| message[key].as_u64().with_context(|| format!("no `{key}` in {message}"));
             save(text("file")?, latents(number("count")?, number("z_dim")? as usize)?)?;
         }
         "memory" => return Ok(json!({"peak_mib": place::peak_mib()?})),

@@ -36,7 +36,8 @@ pub(crate) enum Direction {
     Weight,
 }
 
-/// A convolution's product by cuDNN; `None` where it is not built in, the operands are on no GPU, or it has no algorithm.
+/// A convolution's product by cuDNN; `None` where it is not built in or not wanted (`NESTGEN_CUDNN=0`), the operands are
+/// on no GPU, or it has no algorithm.
 #[cfg(feature = "cudnn")]
 pub(crate) fn convolution(
     direction: Direction,
@@ -44,6 +45,10 @@ pub(crate) fn convolution(
     a: &Tensor,
     b: &Tensor,
 ) -> Result<Option<Tensor>> {
+    static WANTED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    if !WANTED.get_or_init(|| std::env::var_os("NESTGEN_CUDNN").is_none_or(|value| value != "0")) {
+        return Ok(None);
+    }
     cudnn::convolution(direction, g, a, b)
 }
 
