@@ -5,6 +5,7 @@ among allocator tuning, channels-last memory and torch.compile; the fused optimi
 """
 
 import argparse
+import concurrent.futures
 import itertools
 import json
 import pathlib
@@ -86,13 +87,16 @@ def fastest_torch(row, threads, made, count):
 def check(workers, made, folder, options=()):
     """Distances of the workers to PyTorch in f64, which runs with further options."""
     reference = torch_worker("PyTorch in f64", 2, ["--double", *options], tuned=True)
+
+    def dump(index, worker):
+        path = folder / f"dump{index}.safetensors"
+        worker.ask(**made)
+        worker.ask(cmd="dump", file=str(path))
+        return load_file(path)
+
     try:
-        dumps = []
-        for index, worker in enumerate([reference, *workers]):
-            path = folder / f"dump{index}.safetensors"
-            worker.ask(**made)
-            worker.ask(cmd="dump", file=str(path))
-            dumps.append(load_file(path))
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            dumps = list(pool.map(dump, itertools.count(), [reference, *workers]))
     finally:
         reference.close()
     found = []

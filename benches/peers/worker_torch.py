@@ -1,11 +1,11 @@
 """PyTorch's side of benches/peers: one process that does one case at a time, told by JSON lines (see interleave.py).
 
-    worker_torch.py [--channels-last] [--compile] [--fused] [--double] [--cuda]
+    worker_torch.py [--channels-last] [--compile] [--fused] [--double] [--cuda [--exact]]
 
 Without options it is PyTorch as a user would write it. --channels-last keeps images and convolution weights in
 channels-last memory, --compile passes the models through torch.compile, --fused takes the fused Adam. --double
 computes in f64: what all others are compared with. --cuda computes on the GPU, with matrix products and convolutions
-in bf16 (autocast) and f32 weights, unless in f64; passes then end when the GPU has ended them. Threads and the allocator are set by environment variables.
+in bf16 (autocast) and f32 weights, unless in f64 or --exact; passes then end when the GPU has ended them. Threads and the allocator are set by environment variables.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def answer(message, state, options):
 
 
 def autocast(options):
-    rough = options.cuda and not options.double
+    rough = options.cuda and not options.double and not options.exact
     return torch.autocast("cuda", dtype=torch.bfloat16) if rough else contextlib.nullcontext()
 
 
@@ -88,7 +88,7 @@ def matmul_peak(side=2048, tries=8):
 
 def main():
     parser = argparse.ArgumentParser()
-    for option in ("channels-last", "compile", "fused", "double", "cuda"):
+    for option in ("channels-last", "compile", "fused", "double", "cuda", "exact"):
         parser.add_argument(f"--{option}", action="store_true")
     options = parser.parse_args()
     torch.set_default_dtype(torch.float64 if options.double else torch.float32)

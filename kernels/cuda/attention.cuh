@@ -8,6 +8,9 @@
 // before the first head's; of keys and values: elements from token to token, before the first head's keys, and values;
 // 1 if all heads share one head of keys and values. f: factor of the scores.
 
+// An output that is always f32.
+__device__ __forceinline__ float *results(const Args &a, int k) { return (float *)a.out[k]; }
+
 #define HEAD 64
 #define TILE 32
 #define ROWS_A_WARP 4
@@ -33,9 +36,9 @@ struct Attention {
   __device__ Tokens part(const float *in, size_t step, size_t before, size_t index) const {
     return {in + sequence * tokens * step + before + index * head, step};
   }
-  __device__ Tokens queries(const Args &a, size_t index) const { return part(a.in[0], a.n[4], a.n[5], index); }
-  __device__ Tokens keys(const Args &a, size_t index) const { return part(a.in[1], a.n[6], a.n[7], shared ? 0 : index); }
-  __device__ Tokens values(const Args &a, size_t index) const { return part(a.in[1], a.n[6], a.n[8], shared ? 0 : index); }
+  __device__ Tokens queries(const Args &a, size_t index) const { return part(numbers(a, 0), a.n[4], a.n[5], index); }
+  __device__ Tokens keys(const Args &a, size_t index) const { return part(numbers(a, 1), a.n[6], a.n[7], shared ? 0 : index); }
+  __device__ Tokens values(const Args &a, size_t index) const { return part(numbers(a, 1), a.n[6], a.n[8], shared ? 0 : index); }
   // A tensor of the output's shape: all heads side by side.
   __device__ Tokens output(const Args &a, const float *in, size_t index) const {
     return part(in, a.n[2] * head, 0, index);
@@ -107,9 +110,9 @@ extern "C" __global__ void attention(Args a) {
   EACH_ROW(r) {
     const unsigned token = first + at.warp * ROWS_A_WARP + r;
     if (token >= at.tokens) continue;
-    float *row = a.out[0] + (at.sequence * at.tokens + token) * a.n[2] * at.head + index * at.head;
+    float *row = results(a, 0) + (at.sequence * at.tokens + token) * a.n[2] * at.head + index * at.head;
     put(at, row, y[r], 1.f / sum[r]);
-    if (at.lane == 0) a.out[1][(size_t)blockIdx.x * at.tokens + token] = top[r] + logf(sum[r]);
+    if (at.lane == 0) results(a, 1)[(size_t)blockIdx.x * at.tokens + token] = top[r] + logf(sum[r]);
   }
 }
 
@@ -126,18 +129,18 @@ extern "C" __global__ void attention_queries(Args a) {
   const size_t index = blockIdx.x % a.n[2];
   const unsigned first = blockIdx.y * ROWS_A_BLOCK;
   fetch(at, at.queries(a, index), first, ROWS_A_BLOCK, queries);
-  fetch(at, at.output(a, a.in[2], index), first, ROWS_A_BLOCK, grads);
+  fetch(at, at.output(a, numbers(a, 2), index), first, ROWS_A_BLOCK, grads);
   __syncthreads();
   float inner[ROWS_A_WARP], norm[ROWS_A_WARP], dq[ROWS_A_WARP][2];
-  const Tokens outputs = at.output(a, a.in[3], index);
+  const Tokens outputs = at.output(a, numbers(a, 3), index);
   EACH_ROW(r) {
     const unsigned row = at.warp * ROWS_A_WARP + r, token = first + row;
     const bool exists = token < at.tokens;
     float sum = 0.f;
     for (unsigned d = at.lane; exists && d < at.head; d += 32) sum += grads[row][d] * outputs.first[token * outputs.step + d];
     inner[r] = warp_sum(sum);
-    norm[r] = exists ? a.in[4][(size_t)blockIdx.x * at.tokens + token] : 0.f;
-    if (exists && at.lane == 0) a.out[1][(size_t)blockIdx.x * at.tokens + token] = inner[r];
+    norm[r] = exists ? numbers(a, 4)[(size_t)blockIdx.x * at.tokens + token] : 0.f;
+    if (exists && at.lane == 0) results(a, 1)[(size_t)blockIdx.x * at.tokens + token] = inner[r];
     dq[r][0] = dq[r][1] = 0.f;
   }
   for (unsigned start = 0; start < at.tokens; start += TILE) {
@@ -160,7 +163,7 @@ extern "C" __global__ void attention_queries(Args a) {
   EACH_ROW(r) {
     const unsigned token = first + at.warp * ROWS_A_WARP + r;
     if (token >= at.tokens) continue;
-    put(at, a.out[0] + (at.sequence * at.tokens + token) * a.n[2] * at.head + index * at.head, dq[r], 1.f);
+    put(at, results(a, 0) + (at.sequence * at.tokens + token) * a.n[2] * at.head + index * at.head, dq[r], 1.f);
   }
 }
 
@@ -188,11 +191,11 @@ extern "C" __global__ void attention_keys(Args a) {
     for (unsigned start = 0; start < at.tokens; start += TILE) {
       __syncthreads();
       fetch(at, at.queries(a, index), start, TILE, queries);
-      fetch(at, at.output(a, a.in[2], index), start, TILE, grads);
+      fetch(at, at.output(a, numbers(a, 2), index), start, TILE, grads);
       __syncthreads();
       const bool exists = start + at.lane < at.tokens;
       const size_t place = (at.sequence * a.n[2] + index) * at.tokens + start + at.lane;
-      const float norm = exists ? a.in[3][place] : 0.f, inner = exists ? a.in[4][place] : 0.f;
+      const float norm = exists ? numbers(a, 3)[place] : 0.f, inner = exists ? numbers(a, 4)[place] : 0.f;
       EACH_ROW(r) {
         const unsigned row = at.warp * ROWS_A_WARP + r;
         float p = exists ? expf(dot(keys[row], queries[at.lane], at.head) * a.f[0] - norm) : 0.f;
@@ -209,7 +212,7 @@ extern "C" __global__ void attention_keys(Args a) {
     const unsigned token = first + at.warp * ROWS_A_WARP + r;
     if (token >= at.tokens) continue;
     const size_t row = (at.sequence * at.tokens + token) * key_heads * at.head + key_head * at.head;
-    put(at, a.out[0] + row, dk[r], 1.f);
-    put(at, a.out[1] + row, dv[r], 1.f);
+    put(at, results(a, 0) + row, dk[r], 1.f);
+    put(at, results(a, 1) + row, dv[r], 1.f);
   }
 }

@@ -1,19 +1,47 @@
-// Element by element.
+// Element by element. n[0] is the number of elements throughout.
 
-// in: x, bias or null. n: elements, width. f: slope. out: y.
+// What is added to element i and its three neighbours: a vector over the last dimension of `width`, or nothing.
+__device__ __forceinline__ Four bias4(const float *bias, size_t i, size_t width) {
+  Four b = {{0.f, 0.f, 0.f, 0.f}};
+  if (!bias) return b;
+  size_t column = i % width;
+  EACH_OF_FOUR(j) {
+    b.v[j] = bias[column];
+    column = column + 1 == width ? 0 : column + 1;
+  }
+  return b;
+}
+
+// in: x, bias [width] or null. n: elements, width. f: slope. out: y.
 extern "C" __global__ void bias_leak(Args a) {
-  const float *bias = a.in[1];
-  EACH(i, a.n[0]) {
-    float v = a.in[0][i] + (bias ? bias[i % a.n[1]] : 0.f);
-    a.out[0][i] = v > 0.f ? v : v * a.f[0];
+  EACH4(i, a.n[0]) {
+    Four x = get4(a, 0, i, a.n[0]);
+    const Four b = bias4(numbers(a, 1), i, a.n[1]);
+    EACH_OF_FOUR(j) {
+      const float v = x.v[j] + b.v[j];
+      x.v[j] = v > 0.f ? v : v * a.f[0];
+    }
+    put4(a, 0, i, a.n[0], x);
   }
 }
 
-// in: gradient, output. n: elements. f: slope. out: gradient before the activation.
+// in: x, bias [width] or null, residual. n: elements, width. out: residual + x + bias.
+extern "C" __global__ void bias_residual(Args a) {
+  EACH4(i, a.n[0]) {
+    Four x = get4(a, 0, i, a.n[0]);
+    const Four b = bias4(numbers(a, 1), i, a.n[1]), r = get4(a, 2, i, a.n[0]);
+    EACH_OF_FOUR(j) x.v[j] = r.v[j] + (x.v[j] + b.v[j]);
+    put4(a, 0, i, a.n[0], x);
+  }
+}
+
+// in: gradient, output. f: slope. out: gradient before the activation.
 extern "C" __global__ void leak_backward(Args a) {
-  EACH(i, a.n[0]) {
-    float g = a.in[0][i];
-    a.out[0][i] = a.in[1][i] > 0.f ? g : g * a.f[0];
+  EACH4(i, a.n[0]) {
+    Four g = get4(a, 0, i, a.n[0]);
+    const Four y = get4(a, 1, i, a.n[0]);
+    EACH_OF_FOUR(j) g.v[j] = y.v[j] > 0.f ? g.v[j] : g.v[j] * a.f[0];
+    put4(a, 0, i, a.n[0], g);
   }
 }
 
@@ -44,36 +72,51 @@ __device__ __forceinline__ void smooth(int kind, float x, float *value, float *s
   }
 }
 
-// in: x. n: elements, kind. out: y.
+// in: x, bias [width] or null. n: elements, width, kind. out: y.
 extern "C" __global__ void activate(Args a) {
   float slope;
-  EACH(i, a.n[0]) smooth((int)a.n[1], a.in[0][i], &a.out[0][i], &slope);
+  EACH4(i, a.n[0]) {
+    Four x = get4(a, 0, i, a.n[0]);
+    const Four b = bias4(numbers(a, 1), i, a.n[1]);
+    EACH_OF_FOUR(j) smooth((int)a.n[2], x.v[j] + b.v[j], &x.v[j], &slope);
+    put4(a, 0, i, a.n[0], x);
+  }
 }
 
-// in: x, gradient. n: elements, kind. out: gradient before the activation.
+// in: x, bias [width] or null, gradient. n: elements, width, kind. out: gradient before the activation.
 extern "C" __global__ void activate_backward(Args a) {
   float value, slope;
-  EACH(i, a.n[0]) {
-    smooth((int)a.n[1], a.in[0][i], &value, &slope);
-    a.out[0][i] = a.in[1][i] * slope;
+  EACH4(i, a.n[0]) {
+    const Four x = get4(a, 0, i, a.n[0]), b = bias4(numbers(a, 1), i, a.n[1]);
+    Four g = get4(a, 2, i, a.n[0]);
+    EACH_OF_FOUR(j) {
+      smooth((int)a.n[2], x.v[j] + b.v[j], &value, &slope);
+      g.v[j] *= slope;
+    }
+    put4(a, 0, i, a.n[0], g);
   }
 }
 
-// in: parameter, gradient, mean, mean square. n: elements.
-// f: 1 - beta1, 1 - beta2, rate, root correction, eps, keep. out: parameter, mean, mean square.
-extern "C" __global__ void adam(Args a) {
-  EACH(i, a.n[0]) {
-    float g = a.in[1][i];
-    float mean = a.in[2][i], square = a.in[3][i];
-    mean += (g - mean) * a.f[0];
-    square += (g * g - square) * a.f[1];
-    a.out[0][i] = a.in[0][i] * a.f[5] - a.f[2] * (mean / (sqrtf(square) * a.f[3] + a.f[4]));
-    a.out[1][i] = mean;
-    a.out[2][i] = square;
+// in: x, y. out: x + y.
+extern "C" __global__ void add(Args a) {
+  EACH4(i, a.n[0]) {
+    Four x = get4(a, 0, i, a.n[0]);
+    const Four y = get4(a, 1, i, a.n[0]);
+    EACH_OF_FOUR(j) x.v[j] += y.v[j];
+    put4(a, 0, i, a.n[0], x);
   }
 }
 
-// in: from, to. n: elements. f: weight. out: from + weight (to - from).
-extern "C" __global__ void lerp_towards(Args a) {
-  EACH(i, a.n[0]) a.out[0][i] = a.in[0][i] + (a.in[1][i] - a.in[0][i]) * a.f[0];
+// in: x. out: the same numbers in the type of the output.
+extern "C" __global__ void convert(Args a) {
+  EACH4(i, a.n[0]) put4(a, 0, i, a.n[0], get4(a, 0, i, a.n[0]));
+}
+
+// in: x [samples, each], factors [samples]. n: elements, each. out: x times its sample's factor.
+extern "C" __global__ void scale_samples(Args a) {
+  EACH4(i, a.n[0]) {
+    Four x = get4(a, 0, i, a.n[0]);
+    EACH_OF_FOUR(j) if (i + j < a.n[0]) x.v[j] *= numbers(a, 1)[(i + j) / a.n[1]];
+    put4(a, 0, i, a.n[0], x);
+  }
 }

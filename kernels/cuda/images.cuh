@@ -42,27 +42,48 @@ extern "C" __global__ void columns(Args a) {
     unsigned from_y = y * (unsigned)a.n[8] + ky - (unsigned)a.n[10];
     unsigned from_x = x * (unsigned)a.n[9] + kx - (unsigned)a.n[11];
     bool inside = from_y < h && from_x < w;
-    a.out[0][i] = inside ? a.in[0][(((size_t)image * h + from_y) * w + from_x) * c + channel] : 0.f;
+    put(a, 0, i, inside ? get(a, 0, offset(image, from_y, from_x, channel, h, w, c)) : 0.f);
   }
 }
 
 // Nearest-neighbour enlargement by 2. in: x [B, h, w, c]. n: elements of y, h, w, c. f: factor. out: y [B, 2h, 2w, c].
 extern "C" __global__ void enlarge2(Args a) {
   const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
+  if (c % 4 == 0) {
+    EACH4(i, a.n[0]) {
+      const Pixel p = pixel(i, 2 * h, 2 * w, c);
+      Four x = get4(a, 0, offset(p.image, p.y / 2, p.x / 2, p.channel, h, w, c), a.n[0] / 4);
+      EACH_OF_FOUR(j) x.v[j] *= a.f[0];
+      put4(a, 0, i, a.n[0], x);
+    }
+    return;
+  }
   EACH(i, a.n[0]) {
     Pixel p = pixel(i, 2 * h, 2 * w, c);
-    a.out[0][i] = a.in[0][offset(p.image, p.y / 2, p.x / 2, p.channel, h, w, c)] * a.f[0];
+    put(a, 0, i, get(a, 0, offset(p.image, p.y / 2, p.x / 2, p.channel, h, w, c)) * a.f[0]);
   }
 }
 
 // Sums of 2x2 squares. in: x [B, 2h, 2w, c]. n: elements of y, h, w, c. f: factor. out: y [B, h, w, c].
 extern "C" __global__ void sum_squares2(Args a) {
   const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
+  if (c % 4 == 0) {
+    EACH4(i, a.n[0]) {
+      const Pixel p = pixel(i, h, w, c);
+      const size_t top = offset(p.image, 2 * p.y, 2 * p.x, p.channel, 2 * h, 2 * w, c), bottom = top + (size_t)2 * w * c;
+      const size_t count = a.n[0] * 4;
+      Four x = get4(a, 0, top, count);
+      const Four right = get4(a, 0, top + c, count);
+      const Four below = get4(a, 0, bottom, count), corner = get4(a, 0, bottom + c, count);
+      EACH_OF_FOUR(j) x.v[j] = ((x.v[j] + right.v[j]) + (below.v[j] + corner.v[j])) * a.f[0];
+      put4(a, 0, i, a.n[0], x);
+    }
+    return;
+  }
   EACH(i, a.n[0]) {
     Pixel p = pixel(i, h, w, c);
-    const float *top = a.in[0] + offset(p.image, 2 * p.y, 2 * p.x, p.channel, 2 * h, 2 * w, c);
-    const float *bottom = top + (size_t)2 * w * c;
-    a.out[0][i] = ((top[0] + top[c]) + (bottom[0] + bottom[c])) * a.f[0];
+    const size_t top = offset(p.image, 2 * p.y, 2 * p.x, p.channel, 2 * h, 2 * w, c), bottom = top + (size_t)2 * w * c;
+    put(a, 0, i, ((get(a, 0, top) + get(a, 0, top + c)) + (get(a, 0, bottom) + get(a, 0, bottom + c))) * a.f[0]);
   }
 }
 
@@ -81,10 +102,10 @@ extern "C" __global__ void means3(Args a) {
     float sum = 0.f;
     for (unsigned y = p.y > 0 ? p.y - 1 : 0; y < p.y + 2 && y < h; y++)
       for (unsigned x = p.x > 0 ? p.x - 1 : 0; x < p.x + 2 && x < w; x++) {
-        float v = a.in[0][offset(p.image, y, x, p.channel, h, w, c)];
+        const float v = get(a, 0, offset(p.image, y, x, p.channel, h, w, c));
         sum += transposed ? v / (neighbours(y, h) * neighbours(x, w)) : v;
       }
-    a.out[0][i] = transposed ? sum : sum / (neighbours(p.y, h) * neighbours(p.x, w));
+    put(a, 0, i, transposed ? sum : sum / (neighbours(p.y, h) * neighbours(p.x, w)));
   }
 }
 
@@ -106,14 +127,14 @@ extern "C" __global__ void max_pool(Args a) {
       // Above or left of the image these wrap round to numbers larger than any side.
       unsigned y = p.y * stride + tap / side - above, x = p.x * stride + tap % side - left;
       if (y >= h || x >= w) continue;
-      float v = a.in[0][offset(p.image, y, x, p.channel, h, w, c)];
+      const float v = get(a, 0, offset(p.image, y, x, p.channel, h, w, c));
       if (v > best || v != v) {
         best = v;
         winner = tap;
       }
     }
-    a.out[0][i] = best;
-    a.out[1][i] = (float)winner;
+    put(a, 0, i, best);
+    put(a, 1, i, (float)winner);
   }
 }
 
@@ -128,9 +149,9 @@ extern "C" __global__ void max_scatter(Args a) {
       unsigned y = p.y + above - tap / side, x = p.x + left - tap % side;
       if (y % stride || x % stride || y / stride >= oh || x / stride >= ow) continue;
       size_t at = offset(p.image, y / stride, x / stride, p.channel, oh, ow, c);
-      if (a.in[1][at] == (float)tap) sum += a.in[0][at];
+      if (get(a, 1, at) == (float)tap) sum += get(a, 0, at);
     }
-    a.out[0][i] = sum;
+    put(a, 0, i, sum);
   }
 }
 
@@ -139,9 +160,9 @@ extern "C" __global__ void max_gather(Args a) {
   WINDOWS
   EACH(i, a.n[0]) {
     Pixel p = pixel(i, oh, ow, c);
-    unsigned tap = (unsigned)a.in[1][i];
+    unsigned tap = (unsigned)get(a, 1, i);
     unsigned y = p.y * stride + tap / side - above, x = p.x * stride + tap % side - left;
-    a.out[0][i] = y < h && x < w ? a.in[0][offset(p.image, y, x, p.channel, h, w, c)] : 0.f;
+    put(a, 0, i, y < h && x < w ? get(a, 0, offset(p.image, y, x, p.channel, h, w, c)) : 0.f);
   }
 }
 
@@ -151,28 +172,46 @@ __device__ __forceinline__ unsigned grouped(unsigned y, unsigned x, unsigned w, 
   return block * bh * bw + y % bh * bw + x % bw;
 }
 
+// Where element i of regrouped tokens comes from; `apart` is how far apart its channel and the next come from.
+__device__ __forceinline__ size_t regrouped(const Args &a, size_t i, unsigned *apart) {
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3], bh = a.n[4], bw = a.n[5], from_bh = a.n[6], from_bw = a.n[7];
+  const unsigned way = a.n[8], columns = w / bw;
+  unsigned rest = (unsigned)i, channel = rest % c;
+  rest /= c;
+  const unsigned inside = rest % (bh * bw);
+  rest /= bh * bw;
+  const unsigned block = rest % (h / bh * columns), image = rest / (h / bh * columns);
+  unsigned y = block / columns * bh + inside / bw, x = block % columns * bw + inside % bw;
+  unsigned from_h = h, from_w = w, from_c = c;
+  *apart = 1;
+  if (way == 1) {
+    channel = channel * 4 + y % 2 * 2 + x % 2;
+    y /= 2, x /= 2, from_h /= 2, from_w /= 2, from_c *= 4;
+    *apart = 4;
+  } else if (way == 2) {
+    y = y * 2 + channel % 4 / 2, x = x * 2 + channel % 2;
+    channel /= 4, from_h *= 2, from_w *= 2, from_c /= 4;
+  }
+  const unsigned token = grouped(y, x, from_w, from_bh, from_bw);
+  return ((size_t)image * from_h * from_w + token) * from_c + channel;
+}
+
 // Regroups an image's tokens, and on the way shuffles four channels into a 2x2 square of pixels or back.
 // n: elements, h, w, c of the result as an image, height and width of its blocks, height and width of the input's blocks,
 // way: 0 tokens only, 1 channels to pixels, 2 pixels to channels. An image is one block.
 extern "C" __global__ void regroup(Args a) {
-  const unsigned h = a.n[1], w = a.n[2], c = a.n[3], bh = a.n[4], bw = a.n[5], from_bh = a.n[6], from_bw = a.n[7];
-  const unsigned way = a.n[8], columns = w / bw;
-  EACH(i, a.n[0]) {
-    unsigned rest = (unsigned)i, channel = rest % c;
-    rest /= c;
-    const unsigned inside = rest % (bh * bw);
-    rest /= bh * bw;
-    const unsigned block = rest % (h / bh * columns), image = rest / (h / bh * columns);
-    unsigned y = block / columns * bh + inside / bw, x = block % columns * bw + inside % bw;
-    unsigned from_h = h, from_w = w, from_c = c;
-    if (way == 1) {
-      channel = channel * 4 + y % 2 * 2 + x % 2;
-      y /= 2, x /= 2, from_h /= 2, from_w /= 2, from_c *= 4;
-    } else if (way == 2) {
-      y = y * 2 + channel % 4 / 2, x = x * 2 + channel % 2;
-      channel /= 4, from_h *= 2, from_w *= 2, from_c /= 4;
+  unsigned apart;
+  if (a.n[3] % 4 == 0 && a.n[8] != 2) {
+    EACH4(i, a.n[0]) {
+      const size_t from = regrouped(a, i, &apart);
+      Four x;
+      if (a.n[8] == 0)
+        x = get4(a, 0, from, a.n[0]);
+      else
+        EACH_OF_FOUR(j) x.v[j] = get(a, 0, from + j * apart);
+      put4(a, 0, i, a.n[0], x);
     }
-    const unsigned token = grouped(y, x, from_w, from_bh, from_bw);
-    a.out[0][i] = a.in[0][((size_t)image * from_h * from_w + token) * from_c + channel];
+    return;
   }
+  EACH(i, a.n[0]) put(a, 0, i, get(a, 0, regrouped(a, i, &apart)));
 }

@@ -1,4 +1,4 @@
-// Own CUDA kernels, f32: what takes several passes as a composition of candle's operations, in one.
+// Own CUDA kernels: what takes several passes as a composition of candle's operations, in one.
 //
 // Every kernel has the one parameter `Args`, filled by `src/cuda/plan.rs`, which also chooses grid and block and says
 // there what each place holds. Kernels of rows give a warp to each row. Nothing returns early where threads meet.
@@ -9,19 +9,26 @@
 #endif
 
 struct Args {
-  const float *in[8];
-  float *out[4];
+  const void *in[8];
+  void *out[4];
   unsigned long long n[12];
   float f[8];
+  // Which operands are bf16: bit k for in[k], bit 8 + k for out[k]. The others are f32.
+  unsigned rough;
+  // Whether all operands start at multiples of 16 bytes.
+  unsigned aligned;
 };
 
 #define EACH(i, count)                                                                     \
   for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < (size_t)(count);      \
        i += (size_t)gridDim.x * blockDim.x)
 
-#include "columns.cuh"
+#include "numbers.cuh"
 #include "elementwise.cuh"
+#include "columns.cuh"
 #include "images.cuh"
 #include "rows.cuh"
-// After `rows.cuh`, whose sums over a warp it needs.
+// After `rows.cuh`, whose sums over a warp they need.
 #include "attention.cuh"
+#include "attention_bf16.cuh"
+#include "optim.cuh"

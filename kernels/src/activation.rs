@@ -9,6 +9,7 @@ use crate::Var;
 use crate::cpu::by_dtype;
 use crate::fused::activation_backward;
 use crate::map::{binary, unary};
+use crate::mixed::fitting;
 use crate::portable;
 use crate::simd::multiversion;
 use crate::vmath::Math;
@@ -117,6 +118,7 @@ pub fn activate(x: &Var, activation: Activation) -> Result<Var> {
 }
 
 fn leak(x: &Var, slope: f32) -> Result<Var> {
+    let x = &fitting(x)?;
     let input = x.value().clone();
     let value = match portable::takes(&input) {
         true => portable::elementwise::leak(&input, slope)?,
@@ -132,9 +134,9 @@ fn leak(x: &Var, slope: f32) -> Result<Var> {
 
 fn smooth_portable(x: &Var, activation: Activation) -> Result<Var> {
     let input = x.value().clone();
-    let value = portable::elementwise::activate(&input, activation)?;
+    let value = portable::elementwise::activate(&input, None, activation)?;
     Ok(Var::record_once("activate", value, &[x], move |grad: &Tensor, _| {
-        Ok(vec![Some(portable::elementwise::activate_backward(&input, grad, activation)?)])
+        Ok(vec![Some(portable::elementwise::activate_backward(&input, None, grad, activation)?)])
     }))
 }
 

@@ -405,6 +405,11 @@ fn sweep(
             if grad.dims() != input.dims() {
                 bail!("{}: gradient {:?} for an input {:?}", op.name, grad.dims(), input.dims());
             }
+            // The gradient of an f32 value is f32, and summed in it.
+            let grad = match input.dtype() {
+                DType::F32 => with_recording(create_graph, || crate::widened(&grad))?,
+                _ => grad,
+            };
             let sum = match pending.remove(&to.id) {
                 Some((_, have)) => with_recording(create_graph, || crate::add(&have, &grad))?,
                 None => grad,

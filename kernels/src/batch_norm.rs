@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
+use crate::mixed::goes_with;
 use crate::portable;
 use crate::reduce::{accumulate_rows, column_reduce, reduce_width};
 use crate::simd::multiversion;
@@ -66,7 +67,7 @@ fn chunk(wide: usize) -> usize {
 fn check(name: &str, x: &Var, vectors: &[(&str, &Tensor)]) -> Result<usize> {
     let Some(&channels) = x.dims().last() else { bail!("{name}: expected x [.., C], got []") };
     for (what, v) in vectors {
-        if v.dims() != [channels] || v.dtype() != x.dtype() {
+        if v.dims() != [channels] || !goes_with(v.dtype(), x) {
             let (dims, ty) = (v.dims(), v.dtype());
             bail!("{name}: expected {what} [{channels}] of type {:?}, got {dims:?} {ty:?}", x.dtype());
         }

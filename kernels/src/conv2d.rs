@@ -10,6 +10,7 @@ use crate::conv2d_f32;
 use crate::cpu::{self, Element, by_dtype};
 use crate::fused::{activation_backward, slope};
 use crate::im2col;
+use crate::mixed::{factor, goes_with};
 use crate::portable;
 use crate::reduce::sum_leading;
 use crate::{Activation, Var};
@@ -96,18 +97,20 @@ impl Geometry {
 /// When the channels disagree or the kernel is larger than the padded image.
 pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, conv: Conv2d, activation: Activation) -> Result<Var> {
     let geometry = Geometry::of(x.dims(), w.dims(), conv)?;
-    let bias_fits = b.is_none_or(|b| b.dims() == [geometry.c_out] && b.dtype() == x.dtype());
-    if w.dtype() != x.dtype() || !bias_fits {
+    let bias_fits = b.is_none_or(|b| b.dims() == [geometry.c_out] && goes_with(b.dtype(), x));
+    if !(goes_with(w.dtype(), x) || goes_with(x.dtype(), w)) || !bias_fits {
         bail!("conv2d: expected b [{}] and one element type, got {:?}", geometry.c_out, b.map(Var::dims));
     }
     let Some(slope) = slope(activation) else {
         return crate::activate(&conv2d(x, w, b, conv, Activation::None)?, activation);
     };
+    let (x, w) = (&factor(x)?, &factor(w)?);
     let value = forward(geometry, x.value(), w.value(), b.map(Var::value), slope)?;
     let (kept_x, kept_w, output) = (x.clone(), w.clone(), value.clone());
     let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
     Ok(Var::record("conv2d", value, &inputs, move |grad, wants| {
-        let grad = activation_backward(grad, &output, slope)?;
+        // Rounded once for both products.
+        let grad = factor(&activation_backward(grad, &output, slope)?)?;
         let dx = if wants[0] { Some(input_gradient(geometry, &grad, &kept_w)?) } else { None };
         let dw = if wants[1] { Some(weight_gradient(geometry, &kept_x, &grad)?) } else { None };
         let mut grads = vec![dx, dw];
@@ -125,6 +128,7 @@ fn convolve(geometry: Geometry, x: &Var, w: &Var) -> Result<Var> {
 
 /// The gradient for the input: linear in `grad [B, OH, OW, C_out]` and in `w`.
 fn input_gradient(geometry: Geometry, grad: &Var, w: &Var) -> Result<Var> {
+    let (grad, w) = (&factor(grad)?, &factor(w)?);
     let value = input_gradient_value(geometry, grad.value(), w.value())?;
     let (kept_grad, kept_w) = (grad.clone(), w.clone());
     Ok(Var::record("conv2d_input_gradient", value, &[grad, w], move |outer, wants| {
@@ -136,6 +140,7 @@ fn input_gradient(geometry: Geometry, grad: &Var, w: &Var) -> Result<Var> {
 
 /// The gradient for the weight: linear in `x` and in `grad [B, OH, OW, C_out]`.
 fn weight_gradient(geometry: Geometry, x: &Var, grad: &Var) -> Result<Var> {
+    let (x, grad) = (&factor(x)?, &factor(grad)?);
     let value = weight_gradient_value(geometry, x.value(), grad.value())?;
     let (kept_x, kept_grad) = (x.clone(), grad.clone());
     Ok(Var::record("conv2d_weight_gradient", value, &[x, grad], move |outer, wants| {

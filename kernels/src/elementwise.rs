@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::Var;
 use crate::cpu::{Element, by_dtype};
 use crate::map::{binary, unary};
+use crate::mixed::{goes_with, widened};
 use crate::portable;
 use crate::reduce::{sum_all, sum_leading};
 use crate::simd::multiversion;
@@ -49,7 +50,7 @@ multiversion! {
 
 /// The common shape and element type of two operands, or an error that names both.
 fn same_shape(name: &str, a: &Var, b: &Var) -> Result<()> {
-    if a.dims() != b.dims() || a.dtype() != b.dtype() {
+    if a.dims() != b.dims() || !(goes_with(a.dtype(), b) || goes_with(b.dtype(), a)) {
         bail!(
             "{name}: expected two equal shapes and types, got {:?} {:?} and {:?} {:?}",
             a.dims(),
@@ -68,7 +69,7 @@ fn same_shape(name: &str, a: &Var, b: &Var) -> Result<()> {
 pub fn add(a: &Var, b: &Var) -> Result<Var> {
     same_shape("add", a, b)?;
     let value = match portable::takes(a.value()) {
-        true => (a.value() + b.value())?,
+        true => portable::elementwise::add(a.value(), b.value())?,
         false => by_dtype!("add", a, T => binary::<T>(a.value(), b.value(), add_slices))?,
     };
     Ok(Var::record("add", value, &[a, b], |grad, _| Ok(vec![Some(grad.clone()), Some(grad.clone())])))
@@ -80,6 +81,7 @@ pub fn add(a: &Var, b: &Var) -> Result<Var> {
 /// When the shapes differ.
 pub fn sub(a: &Var, b: &Var) -> Result<Var> {
     same_shape("sub", a, b)?;
+    let (a, b) = (&widened(a)?, &widened(b)?);
     let value = match portable::takes(a.value()) {
         true => (a.value() - b.value())?,
         false => by_dtype!("sub", a, T => binary::<T>(a.value(), b.value(), sub_slices))?,
@@ -96,6 +98,7 @@ pub fn sub(a: &Var, b: &Var) -> Result<Var> {
 /// When the shapes differ.
 pub fn mul(a: &Var, b: &Var) -> Result<Var> {
     same_shape("mul", a, b)?;
+    let (a, b) = (&widened(a)?, &widened(b)?);
     let value = match portable::takes(a.value()) {
         true => (a.value() * b.value())?,
         false => by_dtype!("mul", a, T => binary::<T>(a.value(), b.value(), mul_slices))?,
@@ -117,18 +120,21 @@ fn affine(x: &Tensor, factor: f64, offset: f64) -> Result<Tensor> {
 
 /// `x * factor` for a constant.
 pub fn scale(x: &Var, factor: f64) -> Result<Var> {
+    let x = &widened(x)?;
     let value = affine(x.value(), factor, 0.0)?;
     Ok(Var::record("scale", value, &[x], move |grad, _| Ok(vec![Some(scale(grad, factor)?)])))
 }
 
 /// `x + offset` for a constant.
 pub fn add_scalar(x: &Var, offset: f64) -> Result<Var> {
+    let x = &widened(x)?;
     let value = affine(x.value(), 1.0, offset)?;
     Ok(Var::record("add_scalar", value, &[x], |grad, _| Ok(vec![Some(grad.clone())])))
 }
 
 /// `x * x` element by element.
 pub fn square(x: &Var) -> Result<Var> {
+    let x = &widened(x)?;
     let value = match portable::takes(x.value()) {
         true => x.value().sqr()?,
         false => by_dtype!("square", x, T => unary::<T>(x.value(), square_slice))?,
@@ -142,12 +148,13 @@ pub fn square(x: &Var) -> Result<Var> {
 /// # Errors
 /// When `s` has more than one element, or another element type.
 pub fn mul_scalar(x: &Var, s: &Var) -> Result<Var> {
+    let (x, s) = (&widened(x)?, &widened(s)?);
     if s.value().elem_count() != 1 || s.dtype() != x.dtype() {
         bail!("mul_scalar: expected one {:?} element, got {:?} {:?}", x.dtype(), s.dims(), s.dtype());
     }
     let value = match portable::takes(x.value()) {
         // Nothing is read back: the device multiplies by what it has.
-        true => x.value().broadcast_mul(&s.value().reshape(vec![1; x.dims().len()])?)?,
+        true => portable::reduce::scale_all(x.value(), s.value())?,
         false => affine(x.value(), by_dtype!("mul_scalar", s, T => first::<T>(s.value()))?, 0.0)?,
     };
     let (kept_x, kept_s) = (x.clone(), s.clone());
@@ -165,6 +172,7 @@ fn first<T: Element>(x: &Tensor) -> Result<f64> {
 
 /// `1 / x` element by element.
 pub fn recip(x: &Var) -> Result<Var> {
+    let x = &widened(x)?;
     let value = match portable::takes(x.value()) {
         true => x.value().recip()?,
         false => by_dtype!("recip", x, T => unary::<T>(x.value(), recip_slice))?,
@@ -178,6 +186,7 @@ pub fn recip(x: &Var) -> Result<Var> {
 
 /// The square root of every element (its derivative at 0 is infinite).
 pub fn sqrt(x: &Var) -> Result<Var> {
+    let x = &widened(x)?;
     let value = match portable::takes(x.value()) {
         true => x.value().sqrt()?,
         false => by_dtype!("sqrt", x, T => unary::<T>(x.value(), sqrt_slice))?,
@@ -195,6 +204,7 @@ pub fn sqrt(x: &Var) -> Result<Var> {
 /// # Errors
 /// When the dimensions of `b` are not a suffix of those of `x`.
 pub fn add_broadcast(x: &Var, b: &Var) -> Result<Var> {
+    let x = &widened(x)?;
     if !x.dims().ends_with(b.dims()) || x.dtype() != b.dtype() {
         bail!(
             "add_broadcast: expected a suffix of {:?} {:?}, got {:?} {:?}",
@@ -205,7 +215,7 @@ pub fn add_broadcast(x: &Var, b: &Var) -> Result<Var> {
         );
     }
     let value = match portable::takes(x.value()) {
-        true => x.value().broadcast_add(b.value())?,
+        true => portable::elementwise::add_suffix(x.value(), b.value())?,
         false => by_dtype!("add_broadcast", x, T => crate::reduce::add_suffix::<T>(x.value(), b.value()))?,
     };
     let suffix = b.dims().to_vec();
@@ -217,6 +227,7 @@ pub fn add_broadcast(x: &Var, b: &Var) -> Result<Var> {
 
 /// `log(1 + exp(x))`, without overflow for any `x`.
 pub fn softplus(x: &Var) -> Result<Var> {
+    let x = &widened(x)?;
     let f = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
     let value = match portable::takes(x.value()) {
         true => portable::elementwise::softplus(x.value())?,
@@ -228,6 +239,7 @@ pub fn softplus(x: &Var) -> Result<Var> {
 
 /// `1 / (1 + exp(-x))`.
 pub fn sigmoid(x: &Var) -> Result<Var> {
+    let x = &widened(x)?;
     let f = |x: f64| {
         let small = (-x.abs()).exp();
         if x >= 0.0 { 1.0 / (1.0 + small) } else { small / (1.0 + small) }

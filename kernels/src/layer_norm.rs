@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
+use crate::mixed::goes_with;
 use crate::simd::multiversion;
 use crate::{Var, portable, rows};
 
@@ -89,7 +90,7 @@ fn check(x: &Var, w: &Var, b: &Var) -> Result<()> {
             b.dims()
         );
     }
-    if w.dtype() != x.dtype() || b.dtype() != x.dtype() {
+    if !goes_with(w.dtype(), x) || !goes_with(b.dtype(), x) {
         bail!("layer_norm: expected one element type, got {:?}, {:?}, {:?}", x.dtype(), w.dtype(), b.dtype());
     }
     Ok(())

@@ -6,6 +6,8 @@ use candle_core::{Result, Tensor, bail};
 use crate::activation::Smooth;
 use crate::cpu::by_dtype;
 use crate::linear_value::{Then, value};
+use crate::matmul::matmul_to;
+use crate::mixed::{factor, goes_with};
 use crate::reduce::times_with_column_sums;
 use crate::vmath::Math;
 use crate::{Activation, Var, autograd, fused, matmul, portable, reshape};
@@ -20,7 +22,7 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>, activation: Activation) -> Resu
     check(x, w, b)?;
     match fused::slope(activation) {
         Some(slope) => linear_leak(x, w, b, slope),
-        None if portable::takes(x.value()) => crate::activate(&linear_leak(x, w, b, 1.0)?, activation),
+        None if portable::takes(x.value()) => linear_smooth_portable(x, w, b, activation),
         None => by_dtype!("linear", x, T => match Smooth::<T>::of(activation) {
             Some(smooth) => linear_smooth(x, w, b, smooth),
             None => bail!("linear: {activation:?} is neither smooth nor of the relu family"),
@@ -35,10 +37,11 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>, activation: Activation) -> Resu
 pub fn linear_residual(x: &Var, w: &Var, b: Option<&Var>, residual: &Var) -> Result<Var> {
     let c_out = check(x, w, b)?;
     let added = check_residual(x, residual, c_out)?;
-    if portable::takes(x.value()) {
-        return crate::add(residual, &linear_leak(x, w, b, 1.0)?);
-    }
-    let value = by_dtype!("linear_residual", x, T => value::<T>(x, w, b, &Then::Add(&added)))?.0;
+    let (x, w) = (&factor(x)?, &factor(w)?);
+    let value = match portable::takes(x.value()) {
+        true => portable::linear::add_residual(product(x, w)?, b.map(Var::value), &added)?,
+        false => by_dtype!("linear_residual", x, T => value::<T>(x, w, b, &Then::Add(&added)))?.0,
+    };
     let (kept_x, kept_w) = (x.clone(), w.clone());
     let inputs: Vec<&Var> = [x, w, residual].into_iter().chain(b).collect();
     Ok(Var::record("linear_residual", value, &inputs, move |grad, wants| {
@@ -54,7 +57,7 @@ pub fn linear_residual(x: &Var, w: &Var, b: Option<&Var>, residual: &Var) -> Res
 /// The residual, contiguous, if it fits.
 pub(crate) fn check_residual(x: &Var, residual: &Var, c_out: usize) -> Result<Tensor> {
     let dims = result_dims(x, c_out);
-    if residual.dims() != dims || residual.dtype() != x.dtype() {
+    if residual.dims() != dims || !(goes_with(residual.dtype(), x) || goes_with(x.dtype(), residual)) {
         bail!("linear: expected a residual {dims:?} {:?}, got {residual:?}", x.dtype());
     }
     residual.value().contiguous()
@@ -65,8 +68,8 @@ pub(crate) fn check(x: &Var, w: &Var, b: Option<&Var>) -> Result<usize> {
     let (&[c_out, c_in], Some(&channels)) = (w.dims(), x.dims().last()) else {
         bail!("linear: expected x [.., C_in] and w [C_out, C_in], got {:?} and {:?}", x.dims(), w.dims())
     };
-    let bias_fits = b.is_none_or(|b| b.dims() == [c_out] && b.dtype() == x.dtype());
-    if channels != c_in || !bias_fits || w.dtype() != x.dtype() {
+    let bias_fits = b.is_none_or(|b| b.dims() == [c_out] && goes_with(b.dtype(), x));
+    if channels != c_in || !bias_fits || !goes_with(w.dtype(), x) {
         let bias = b.map(Var::dims);
         bail!("linear: expected x [.., {c_in}] and b [{c_out}], got {:?} and {bias:?}, of one type", x.dims());
     }
@@ -83,13 +86,9 @@ fn result_dims(x: &Var, c_out: usize) -> Vec<usize> {
 /// With an activation of the relu family, whose derivative can be read off the output.
 fn linear_leak(x: &Var, w: &Var, b: Option<&Var>, slope: f32) -> Result<Var> {
     let c_out = w.dims()[0];
+    let (x, w) = (&factor(x)?, &factor(w)?);
     let value = match portable::takes(x.value()) {
-        true => {
-            let rows = x.value().elem_count() / w.dims()[1].max(1);
-            let flat = x.value().contiguous()?.reshape((rows, w.dims()[1]))?;
-            portable::linear::linear(&flat, &w.value().contiguous()?, b.map(Var::value), slope)?
-                .reshape(result_dims(x, c_out))?
-        }
+        true => portable::linear::epilogue(product(x, w)?, b.map(Var::value), slope)?,
         false => by_dtype!("linear", x, T => value::<T>(x, w, b, &Then::Leak(slope)))?.0,
     };
     let (kept_x, kept_w, output) = (x.clone(), w.clone(), value.clone());
@@ -101,6 +100,33 @@ fn linear_leak(x: &Var, w: &Var, b: Option<&Var>, slope: f32) -> Result<Var> {
             grads.push(if want { Some(crate::reduce::sum_leading(&grad, &[c_out])?) } else { None });
         }
         Ok(grads)
+    }))
+}
+
+/// `x w^T` on the portable path, with the dimensions of `x` but the last.
+fn product(x: &Var, w: &Var) -> Result<Tensor> {
+    let (c_out, c_in) = w.value().dims2()?;
+    let rows = x.value().elem_count() / c_in.max(1);
+    let flat = x.value().contiguous()?.reshape((rows, c_in))?;
+    portable::linear::product(&flat, w.value(), (false, true), false)?.reshape(result_dims(x, c_out))
+}
+
+/// With an activation whose derivative needs its input, on the portable path: the product is kept, the bias added again.
+fn linear_smooth_portable(x: &Var, w: &Var, b: Option<&Var>, activation: Activation) -> Result<Var> {
+    let c_out = w.dims()[0];
+    let (x, w) = (&factor(x)?, &factor(w)?);
+    let (before, bias) = (product(x, w)?, b.map(|b| b.value().clone()));
+    let value = portable::elementwise::activate(&before, bias.as_ref(), activation)?;
+    let (kept_x, kept_w) = (x.clone(), w.clone());
+    let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
+    Ok(Var::record_once("linear", value, &inputs, move |grad, wants| {
+        let grad = portable::elementwise::activate_backward(&before, bias.as_ref(), grad, activation)?;
+        let grad = Var::constant(grad);
+        let mut grads = gradients(&grad, &kept_x, &kept_w, wants)?.to_vec();
+        if let Some(&want) = wants.get(2) {
+            grads.push(if want { Some(crate::reduce::sum_leading(&grad, &[c_out])?) } else { None });
+        }
+        Ok(grads.into_iter().map(|grad| grad.map(Var::into_value)).collect())
     }))
 }
 
@@ -123,13 +149,14 @@ fn linear_smooth<T: Math>(x: &Var, w: &Var, b: Option<&Var>, smooth: Smooth<T>) 
 fn gradients(grad: &Var, x: &Var, w: &Var, wants: &[bool]) -> Result<[Option<Var>; 2]> {
     let (c_out, c_in) = w.value().dims2()?;
     let rows = grad.value().elem_count() / c_out.max(1);
-    let grad = reshape(grad, &[rows, c_out])?;
+    // Rounded once for both products.
+    let grad = reshape(&factor(grad)?, &[rows, c_out])?;
     let dx = match wants[0] {
         true => Some(reshape(&matmul(&grad, w, false, false)?, x.dims())?),
         false => None,
     };
     let dw = match wants[1] {
-        true => Some(matmul(&grad, &reshape(x, &[rows, c_in])?, true, false)?),
+        true => Some(matmul_to(&grad, &reshape(x, &[rows, c_in])?, true, false, true)?),
         false => None,
     };
     Ok([dx, dw])

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::gemm::{self, Mat};
+use crate::mixed::factor;
 use crate::portable;
 
 /// A product over the last two dimensions, batched over the leading ones: `op(a) op(b)`, where `op`
@@ -14,11 +15,24 @@ use crate::portable;
 /// # Errors
 /// When the leading dimensions or the inner dimension disagree.
 pub fn matmul(a: &Var, b: &Var, trans_a: bool, trans_b: bool) -> Result<Var> {
+    matmul_to(a, b, trans_a, trans_b, false)
+}
+
+/// [`matmul`], whose result is not rounded where the factors are if it is `wide`.
+pub(crate) fn matmul_to(a: &Var, b: &Var, trans_a: bool, trans_b: bool, wide: bool) -> Result<Var> {
+    let (a, b) = (&factor(a)?, &factor(b)?);
     let size = MatmulSize::of(a.dims(), b.dims(), trans_a, trans_b)?;
     if a.dtype() != b.dtype() {
         bail!("matmul: expected one element type, got {:?} and {:?}", a.dtype(), b.dtype());
     }
-    let value = by_dtype!("matmul", a, T => matmul_value::<T>(a.value(), b.value(), trans_a, trans_b, size))?;
+    let value = match portable::takes(a.value()) {
+        true => {
+            let (a, b) = (a.value().contiguous()?, b.value().contiguous()?);
+            let (dims, MatmulSize { batch, m, n, k }) = (size.dims(&a), size);
+            portable::linear::matmul(&a, &b, (trans_a, trans_b), (batch, m, n, k), &dims, wide)?
+        }
+        false => by_dtype!("matmul", a, T => matmul_value::<T>(a.value(), b.value(), trans_a, trans_b, size))?,
+    };
     let (ka, kb) = (a.clone(), b.clone());
     Ok(Var::record("matmul", value, &[a, b], move |grad, wants| {
         let da = match (wants[0], trans_a) {
@@ -56,6 +70,13 @@ impl MatmulSize {
             "matmul: expected [.., m, k] and [.., k, n], got {a:?} (transposed: {trans_a}) and {b:?} ({trans_b})"
         )
     }
+
+    /// The shape of the result for a left factor `a`.
+    fn dims(&self, a: &Tensor) -> Vec<usize> {
+        let mut dims = a.dims()[..a.dims().len() - 2].to_vec();
+        dims.extend([self.m, self.n]);
+        dims
+    }
 }
 
 fn matmul_value<T: Element>(
@@ -68,11 +89,7 @@ fn matmul_value<T: Element>(
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     let MatmulSize { batch, m, n, k } = size;
     let (a_cols, b_cols) = (if trans_a { m } else { k }, if trans_b { k } else { n });
-    let mut dims = a.dims()[..a.dims().len() - 2].to_vec();
-    dims.extend([m, n]);
-    if portable::takes(&a) {
-        return portable::linear::matmul(&a, &b, (trans_a, trans_b), (batch, m, n, k), &dims);
-    }
+    let dims = size.dims(&a);
     #[cfg(target_arch = "x86_64")]
     if batch == 1 && k > 0 && n > 0 && !(trans_a && trans_b) && crate::micro::takes(&a) {
         let out = cpu::with_slice::<f32, _>(&a, |a| {

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
+use crate::mixed::goes_with;
 use crate::portable;
 use crate::simd::multiversion;
 
@@ -22,7 +23,8 @@ multiversion! {
 /// # Errors
 /// When `factors` is not `[B]` or of another element type.
 pub fn mul_samples(x: &Var, factors: &Tensor) -> Result<Var> {
-    if x.dims().first() != factors.dims().first() || factors.dims().len() != 1 || x.dtype() != factors.dtype() {
+    let fits = x.dims().first() == factors.dims().first() && factors.dims().len() == 1;
+    if !fits || !goes_with(factors.dtype(), x) {
         bail!("mul_samples: expected x [B, ..] and factors [B], got {x:?} and {factors:?}");
     }
     let factors = factors.contiguous()?;

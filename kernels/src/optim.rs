@@ -10,6 +10,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu;
+use crate::cuda::{fused, many};
 use crate::map::{self, CHUNK};
 use crate::simd::multiversion;
 use crate::{Gradients, Param, portable, rows};
@@ -194,10 +195,21 @@ impl Adam {
             eps: config.eps as f32,
             keep: (1.0 - lr * config.weight_decay) as f32,
         };
+        // On a GPU all parameters go together.
+        let mut together: Vec<(&mut Slot, many::Item)> = Vec::new();
         for slot in &mut self.slots {
-            if let Some(gradient) = gradients.param(&slot.param) {
-                slot.step(if slot.decays { step } else { Step { keep: 1.0, ..step } }, gradient)?;
+            let Some(gradient) = gradients.param(&slot.param) else { continue };
+            match slot.item(gradient)? {
+                Some(item) => together.push((slot, item)),
+                None => slot.step(if slot.decays { step } else { Step { keep: 1.0, ..step } }, gradient)?,
             }
+        }
+        let (slots, items): (Vec<_>, Vec<_>) = together.into_iter().unzip();
+        if items.is_empty() {
+            return Ok(());
+        }
+        for (slot, updated) in slots.into_iter().zip(many::adam(step, &items)?) {
+            slot.set(updated)?;
         }
         Ok(())
     }
@@ -252,19 +264,42 @@ impl Adam {
 }
 
 impl Slot {
-    fn step(&mut self, step: Step, gradient: &Tensor) -> Result<()> {
+    /// The parameter and its gradient, contiguous, if they fit.
+    fn operands(&self, gradient: &Tensor) -> Result<[Tensor; 2]> {
         let value = self.param.value();
         if gradient.dims() != value.dims() {
             bail!("Adam: {} is {:?}, its gradient {:?}", self.param.name(), value.dims(), gradient.dims());
         }
-        let (value, gradient) = (value.contiguous()?, gradient.contiguous()?);
+        Ok([value.contiguous()?, gradient.contiguous()?])
+    }
+
+    /// What a launch for all parameters needs of this one; `None` where there are no kernels for it.
+    fn item(&self, gradient: &Tensor) -> Result<Option<many::Item>> {
+        let Moments::Device { mean, square } = &self.moments else { return Ok(None) };
+        let [value, gradient] = self.operands(gradient)?;
+        if !fused::takes(&value) || !gradient.device().same_device(value.device()) {
+            return Ok(None);
+        }
+        let operands = [value, gradient, mean.contiguous()?, square.contiguous()?];
+        Ok(Some(many::Item { operands, decays: self.decays }))
+    }
+
+    /// Takes the new parameter, mean and mean square over.
+    fn set(&mut self, updated: Vec<Tensor>) -> Result<()> {
+        let Ok([value, mean, square]) = <[Tensor; 3]>::try_from(updated) else {
+            bail!("Adam: expected three results for {}", self.param.name())
+        };
+        self.moments = Moments::Device { mean, square };
+        self.param.set(value)
+    }
+
+    fn step(&mut self, step: Step, gradient: &Tensor) -> Result<()> {
+        let [value, gradient] = self.operands(gradient)?;
         let (mean, square) = match &mut self.moments {
             Moments::Host { mean, square } => (mean, square),
             Moments::Device { mean, square } => {
-                let (updated, new_mean, new_square) =
-                    portable::optim::adam(step, &value, &gradient, mean, square)?;
-                (*mean, *square) = (new_mean, new_square);
-                return self.param.set(updated);
+                let updated = portable::optim::adam(step, [&value, &gradient, mean, square])?;
+                return self.set(updated.to_vec());
             }
         };
         let updated = cpu::with_slice::<f32, _>(&value, |p| {
@@ -292,10 +327,17 @@ impl Slot {
 /// When the two parameters of a pair differ in shape or are not f32.
 pub fn ema_update(pairs: &[(Param, Param)], beta: f64) -> Result<()> {
     let weight = (1.0 - beta) as f32;
+    let mut together = Vec::new();
     for (average, source) in pairs {
         let (old, new) = (average.value(), source.value());
         if old.dims() != new.dims() {
             bail!("ema_update: {} is {:?}, its source {:?}", average.name(), old.dims(), new.dims());
+        }
+        if fused::takes(&old) && new.device().same_device(old.device()) {
+            let (old, new) = (old.contiguous()?, new.contiguous()?);
+            let operands = [old.clone(), new.clone(), old, new];
+            together.push((average, many::Item { operands, decays: false }));
+            continue;
         }
         let value = match portable::takes(&old) {
             true => portable::optim::lerp(&old, &new, weight)?,
@@ -303,7 +345,13 @@ pub fn ema_update(pairs: &[(Param, Param)], beta: f64) -> Result<()> {
         };
         average.set(value)?;
     }
-    Ok(())
+    // On a GPU all of them go together.
+    let (averages, items): (Vec<_>, Vec<_>) = together.into_iter().unzip();
+    if items.is_empty() {
+        return Ok(());
+    }
+    let updated = many::lerp(&items, weight)?.into_iter().flatten();
+    averages.into_iter().zip(updated).try_for_each(|(average, value)| average.set(value))
 }
 
 /// Scales all gradients so that their joint Euclidean norm is at most `max_norm`; returns the norm before.

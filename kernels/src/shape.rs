@@ -1,6 +1,6 @@
 //! Changes of shape: no arithmetic, only which element is where. All can be differentiated twice.
 
-use candle_core::{Result, bail};
+use candle_core::{DType, Result, bail};
 
 use crate::Var;
 
@@ -64,6 +64,12 @@ pub fn narrow(x: &Var, dim: usize, start: usize, len: usize) -> Result<Var> {
 /// # Errors
 /// When there is nothing to join, or another dimension or the element type differs.
 pub fn cat(parts: &[&Var], dim: usize) -> Result<Var> {
+    if parts.iter().any(|part| part.dtype() == DType::BF16)
+        && parts.iter().any(|part| part.dtype() == DType::F32)
+    {
+        let wide: Vec<Var> = parts.iter().map(|part| crate::widened(part)).collect::<Result<_>>()?;
+        return cat(&wide.iter().collect::<Vec<_>>(), dim);
+    }
     let Some(first) = parts.first() else { bail!("cat: expected at least one part, got none") };
     let fits = |part: &Var| {
         let (a, b) = (part.dims(), first.dims());

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::cpu::{self, by_dtype};
 use crate::map::CHUNK;
+use crate::mixed::widened;
 use crate::portable;
 use crate::simd::multiversion;
 use crate::vmath::Math;
@@ -177,6 +178,7 @@ fn each_row_twice<T: Math>(
 /// # Errors
 /// When the last dimension is missing or empty, or the element type has no kernel.
 pub fn softmax(x: &Var) -> Result<Var> {
+    let x = &widened(x)?;
     let width = last_dim("softmax", x)?;
     let p = match portable::takes(x.value()) {
         true => portable::softmax::softmax(x.value())?,
@@ -205,6 +207,7 @@ pub fn softmax(x: &Var) -> Result<Var> {
 /// # Errors
 /// When the last dimension is missing or empty, or the element type has no kernel.
 pub fn log_softmax(x: &Var) -> Result<Var> {
+    let x = &widened(x)?;
     let width = last_dim("log_softmax", x)?;
     let y = match portable::takes(x.value()) {
         true => portable::softmax::log_softmax(x.value())?,
@@ -237,6 +240,7 @@ pub fn log_softmax(x: &Var) -> Result<Var> {
 /// # Errors
 /// When the shapes or element types differ, or are not `[B, K]` with B and K at least 1.
 pub fn cross_entropy(logits: &Var, targets: &Tensor) -> Result<Var> {
+    let logits = &widened(logits)?;
     let &[batch, classes] = logits.dims() else {
         bail!("cross_entropy: expected logits [B, K], got {:?}", logits.dims())
     };

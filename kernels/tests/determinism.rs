@@ -5,9 +5,13 @@ use candle_core::{DType, Result, Tensor};
 use nestgen_kernels as k;
 use nestgen_kernels::{Activation, Conv2d, Var};
 
-/// An image's result is the same alone, in a batch and on any number of threads, to the bit.
+/// An image's result is the same alone, in a batch and on any number of threads, to the bit. On a GPU, libraries choose
+/// another algorithm for another batch.
 #[test]
 fn convolutions_do_not_depend_on_the_batch_or_the_threads() -> Result<()> {
+    if !k::gradcheck::device().is_cpu() {
+        return Ok(());
+    }
     let p = |dims: &[usize], seed| k::gradcheck::pattern(dims, seed)?.to_dtype(DType::F32).map(Var::constant);
     let cases: [([usize; 4], [usize; 4], Conv2d); 5] = [
         ([7, 20, 18, 32], [48, 3, 3, 32], Conv2d::same(3)),

@@ -133,10 +133,11 @@ impl Classifier {
 
     fn run(&self, images: &Var, drop: Option<&mut DropPath>, watched: bool) -> Result<Features> {
         let images = self.params().bring(images)?;
-        match self {
-            Self::Nest(model) => model.forward(&images, drop, watched),
-            Self::Vit(model) => model.forward(&images, drop, watched),
-        }
+        let found = match self {
+            Self::Nest(model) => model.forward(&images, drop, watched)?,
+            Self::Vit(model) => model.forward(&images, drop, watched)?,
+        };
+        Ok(Features { logits: k::widened(&found.logits)?, tokens: k::widened(&found.tokens)?, ..found })
     }
 
     /// Its named tensors.

@@ -1,7 +1,7 @@
 //! Which generator and which discriminator: the only place that tells architectures apart.
 
 use candle_core::{DType, Device, Result};
-use nestgen_kernels::{SumOverParts, Var};
+use nestgen_kernels::{SumOverParts, Var, widened};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -82,10 +82,10 @@ impl Generator {
     /// batch norm and spectral norm where the architecture has them.
     pub fn forward(&self, z: &Var, train: bool) -> Result<Var> {
         let z = self.params().bring(z)?;
-        match self {
-            Self::TransposedNest(generator) => generator.forward(&z),
-            Self::Sagan(generator) => generator.forward(&z, train),
-        }
+        widened(&match self {
+            Self::TransposedNest(generator) => generator.forward(&z)?,
+            Self::Sagan(generator) => generator.forward(&z, train)?,
+        })
     }
 
     /// From here on the batches of training are parts of larger ones, held by several processes: what looks at a whole
@@ -185,10 +185,10 @@ impl Discriminator {
     /// Images `[B, H, W, 3]` -> logits `[B]`, positive for "real". In training, spectral norm's estimates move.
     pub fn forward(&self, images: &Var, train: bool) -> Result<Var> {
         let images = self.params().bring(images)?;
-        match self {
-            Self::Residual(discriminator) => discriminator.forward(&images, train),
-            Self::Sagan(discriminator) => discriminator.forward(&images, train),
-        }
+        widened(&match self {
+            Self::Residual(discriminator) => discriminator.forward(&images, train)?,
+            Self::Sagan(discriminator) => discriminator.forward(&images, train)?,
+        })
     }
 
     /// How many samples of a batch it compares with one another; 1 where it judges each by itself. They lie as many

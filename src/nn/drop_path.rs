@@ -1,6 +1,6 @@
 //! Stochastic depth (Huang et al., arXiv 1603.09382), per sample.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use nestgen_kernels::{self as k, Var};
 
 use crate::rng::Rng;
@@ -34,7 +34,8 @@ impl DropPath {
         match own {
             Some(own) if x.dims().first() == Some(&own.len()) => {
                 let own = Tensor::from_slice(&own, own.len(), x.device())?;
-                k::mul_samples(x, &own.to_dtype(x.dtype())?)
+                let dtype = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+                k::mul_samples(x, &own.to_dtype(dtype)?)
             }
             _ => {
                 bail!("drop-path: {} places in a batch of {} for {:?}", self.places.len(), self.batch, x.dims())

@@ -1,8 +1,8 @@
-//! Attention by own kernels, which keep scores and probabilities out of memory: f32 tensors on one GPU.
+//! Attention by own kernels, which keep scores and probabilities out of memory: in f32, or by the matrix units in bf16.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use super::fused::{run, takes};
+use super::fused::{run, takes, two};
 use super::plan::Plan;
 use crate::precision::{Precision, current};
 
@@ -10,48 +10,65 @@ use crate::precision::{Precision, current};
 const HEAD: usize = 64;
 /// Rows of a block of threads.
 const ROWS: usize = 16;
-/// Tokens at most: the kernels multiply in plain f32. Where matrix products have faster units, they win earlier.
+/// Its warps.
+const WARPS: usize = 4;
+/// Tokens at most where the kernels multiply in plain f32. Where matrix products have faster units, they win earlier.
 const MOST_TOKENS: usize = 256;
 const MOST_TOKENS_BESIDE_FAST_PRODUCTS: usize = 64;
 
-/// Where queries, keys and values lie in two tensors `[B, T, N, C]`.
+/// Where queries, keys and values lie in two tensors `[B, T, N, C]`, or in one that is given twice.
 #[derive(Clone, Copy)]
 pub(crate) struct Layout {
     pub(crate) heads: usize,
     pub(crate) head_dim: usize,
     /// Channels before the first head's queries, keys and values.
     pub(crate) first: [usize; 3],
-    /// Whether all heads share one head of keys and values.
+    /// Whether all heads share one head of keys and values, which lies in a tensor of its own.
     pub(crate) shared: bool,
+    /// Whether the matrix units multiply, in bf16.
+    pub(crate) rough: bool,
 }
 
 impl Layout {
+    /// Queries, keys and values side by side.
+    pub(crate) fn packed(heads: usize, head_dim: usize) -> Self {
+        let c = heads * head_dim;
+        Self { heads, head_dim, first: [0, c, 2 * c], shared: false, rough: current() == Precision::Bf16 }
+    }
+
+    /// Queries, and one head of keys and values.
+    pub(crate) fn multi_query(heads: usize, head_dim: usize) -> Self {
+        Self { heads, head_dim, first: [0, 0, head_dim], shared: true, rough: current() == Precision::Bf16 }
+    }
+
     /// Whether the kernels are for these queries.
     pub(crate) fn takes(&self, q: &Tensor) -> Result<bool> {
         let (_, _, tokens, _) = q.dims4()?;
         let most = match current() {
             Precision::F32 => MOST_TOKENS,
-            Precision::Tf32 | Precision::Bf16 => MOST_TOKENS_BESIDE_FAST_PRODUCTS,
+            Precision::Tf32 => MOST_TOKENS_BESIDE_FAST_PRODUCTS,
+            Precision::Bf16 => usize::MAX,
         };
         Ok(takes(q) && self.head_dim <= HEAD && tokens <= most)
     }
 
-    /// A plan with blocks for `heads` heads of each sequence; the tensors' shapes fill its sizes.
+    /// A plan with `grid` blocks; the tensors' shapes fill its sizes.
     fn plan(
         &self,
         kernel: &'static str,
-        heads: usize,
-        q: &Tensor,
-        kv: &Tensor,
+        grid: (usize, usize),
+        warps: usize,
+        (q, kv): (&Tensor, &Tensor),
         outputs: Vec<Vec<usize>>,
     ) -> Result<Plan> {
         let (batch, blocks, tokens, q_step) = q.dims4()?;
-        let (sequences, kv_step) = (batch * blocks, kv.dim(3)?);
+        let kv_step = kv.dim(3)?;
         let [q_first, k_first, v_first] = self.first;
-        let sizes = [sequences, tokens, self.heads, self.head_dim, q_step, q_first, kv_step, k_first, v_first];
-        let grid = (sequences * heads, tokens.div_ceil(ROWS));
-        let plan =
-            Plan::blocks(kernel, grid, outputs).with_sizes(&sizes).with_sizes(&[usize::from(self.shared)]);
+        let sizes =
+            [batch * blocks, tokens, self.heads, self.head_dim, q_step, q_first, kv_step, k_first, v_first];
+        let plan = Plan::blocks(kernel, grid, warps, outputs)
+            .with_sizes(&sizes)
+            .with_sizes(&[usize::from(self.shared)]);
         Ok(plan.with_numbers(&[1.0 / (self.head_dim as f32).sqrt()]))
     }
 
@@ -59,31 +76,72 @@ impl Layout {
     pub(crate) fn forward(&self, q: &Tensor, kv: &Tensor) -> Result<[Tensor; 2]> {
         let (b, t, n, _) = q.dims4()?;
         let outputs = vec![vec![b, t, n, self.heads * self.head_dim], vec![b, t, self.heads, n]];
-        two(run(&self.plan("attention", self.heads, q, kv, outputs)?, &[Some(q), Some(kv)])?)
+        let plan = if self.rough {
+            let (warps, groups) = groups(n);
+            let plan = self.plan("attention_bf16", (b * t * self.heads, groups), warps, (q, kv), outputs)?;
+            plan.with_types(&[DType::BF16])
+        } else {
+            self.plan("attention", (b * t * self.heads, n.div_ceil(ROWS)), WARPS, (q, kv), outputs)?
+        };
+        two("attention", run(&plan, &[Some(q), Some(kv)])?)
     }
 
-    /// The gradients of queries, keys and values from that of the output.
+    /// The gradients of `q`, and of `kv` where that is another tensor, from that of the output.
     pub(crate) fn backward(
+        &self,
+        q: &Tensor,
+        kv: &Tensor,
+        kept: &[Tensor; 2],
+        grad: &Tensor,
+    ) -> Result<Vec<Tensor>> {
+        if self.rough { self.backward_rough(q, kv, kept, grad) } else { self.backward_exact(q, kv, kept, grad) }
+    }
+
+    fn backward_rough(
         &self,
         q: &Tensor,
         kv: &Tensor,
         [output, logs]: &[Tensor; 2],
         grad: &Tensor,
-    ) -> Result<[Tensor; 3]> {
+    ) -> Result<Vec<Tensor>> {
         let (b, t, n, _) = q.dims4()?;
-        let kv_heads = if self.shared { 1 } else { self.heads };
+        let mut outputs = vec![q.dims().to_vec()];
+        if self.shared {
+            outputs.push(kv.dims().to_vec());
+        }
+        let (warps, groups) = groups(n);
+        let grid = (b * t * self.heads, 2 * groups);
+        let plan = self.plan("attention_backward_bf16", grid, warps, (q, kv), outputs)?;
+        let plan = plan.with_types(&[DType::BF16; 2][..1 + usize::from(self.shared)]);
+        run(&plan, &[q, kv, grad, output, logs].map(Some))
+    }
+
+    fn backward_exact(
+        &self,
+        q: &Tensor,
+        kv: &Tensor,
+        [output, logs]: &[Tensor; 2],
+        grad: &Tensor,
+    ) -> Result<Vec<Tensor>> {
+        let (b, t, n, _) = q.dims4()?;
+        let (kv_heads, rows) = (if self.shared { 1 } else { self.heads }, n.div_ceil(ROWS));
         let outputs = vec![output.dims().to_vec(), logs.dims().to_vec()];
-        let plan = self.plan("attention_queries", self.heads, q, kv, outputs)?;
-        let [dq, inner] = two(run(&plan, &[Some(q), Some(kv), Some(grad), Some(output), Some(logs)])?)?;
+        let plan = self.plan("attention_queries", (b * t * self.heads, rows), WARPS, (q, kv), outputs)?;
+        let [dq, inner] = two("attention", run(&plan, &[q, kv, grad, output, logs].map(Some))?)?;
         let outputs = vec![vec![b, t, n, kv_heads * self.head_dim]; 2];
-        let plan = self.plan("attention_keys", kv_heads, q, kv, outputs)?;
-        let [dk, dv] = two(run(&plan, &[Some(q), Some(kv), Some(grad), Some(logs), Some(&inner)])?)?;
-        Ok([dq, dk, dv])
+        let plan = self.plan("attention_keys", (b * t * kv_heads, rows), WARPS, (q, kv), outputs)?;
+        let [dk, dv] = two("attention", run(&plan, &[q, kv, grad, logs, &inner].map(Some))?)?;
+        Ok(match self.shared {
+            true => vec![dq, Tensor::cat(&[dk, dv], 3)?],
+            false => vec![Tensor::cat(&[dq, dk, dv], 3)?],
+        })
     }
 }
 
-fn two(outputs: Vec<Tensor>) -> Result<[Tensor; 2]> {
-    outputs.try_into().map_err(|_| candle_core::Error::Msg("attention: expected two outputs".into()))
+/// Warps of a block of the kernels for the matrix units, 16 rows each, and blocks for so many tokens.
+fn groups(tokens: usize) -> (usize, usize) {
+    let warps = tokens.div_ceil(16).next_power_of_two().min(4);
+    (warps, tokens.div_ceil(16 * warps))
 }
 
 #[cfg(test)]
@@ -107,16 +165,12 @@ mod tests {
             let qkv = (single(&[1, sequences, tokens, 3 * c], 1)? * 3.0)?;
             let leaf = Var::leaf(qkv.clone());
             let composed = portable::attention::attention(&leaf, heads)?;
-            let layout = Layout { heads, head_dim, first: [0, c, 2 * c], shared: false };
+            let layout = Layout::packed(heads, head_dim);
             let kept = layout.forward(&qkv, &qkv)?;
             close("attention", &kept[0], composed.value())?;
             let grad = single(composed.dims(), 2)?;
             let found = layout.backward(&qkv, &qkv, &kept, &grad)?;
-            close(
-                "attention's gradient",
-                &Tensor::cat(&found, 3)?,
-                &gradients(&composed, &grad, &[&leaf])?[0],
-            )?;
+            close("attention's gradient", &found[0], &gradients(&composed, &grad, &[&leaf])?[0])?;
         }
         Ok(())
     }
@@ -131,14 +185,14 @@ mod tests {
             let kv = single(&[sequences, 1, tokens, 2 * head_dim], 2)?;
             let leaves = [Var::leaf(q.clone()), Var::leaf(kv.clone())];
             let composed = portable::attention::multi_query_attention(&leaves[0], &leaves[1], heads)?;
-            let layout = Layout { heads, head_dim, first: [0, 0, head_dim], shared: true };
+            let layout = Layout::multi_query(heads, head_dim);
             let kept = layout.forward(&q, &kv)?;
             close("multi_query_attention", &kept[0], composed.value())?;
             let grad = single(composed.dims(), 3)?;
-            let [dq, dk, dv] = layout.backward(&q, &kv, &kept, &grad)?;
+            let found = layout.backward(&q, &kv, &kept, &grad)?;
             let wanted = gradients(&composed, &grad, &[&leaves[0], &leaves[1]])?;
-            close("its queries' gradient", &dq, &wanted[0])?;
-            close("its keys' and values' gradient", &Tensor::cat(&[dk, dv], 3)?, &wanted[1])?;
+            close("its queries' gradient", &found[0], &wanted[0])?;
+            close("its keys' and values' gradient", &found[1], &wanted[1])?;
         }
         Ok(())
     }

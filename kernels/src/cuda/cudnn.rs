@@ -1,9 +1,10 @@
-//! A convolution's three products by cuDNN, channels last. What algorithm suits a product, and how much memory it works
-//! in, is asked once; the memory is kept.
+//! A convolution's three products by cuDNN, channels last. What is fastest for a product is measured once: cuDNN's
+//! algorithms that give the same bits every time, and gathered columns. The memory they work in is kept.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use candle_core::cuda_backend::cudarc::cudnn::{
     ConvBackwardData, ConvBackwardFilter, ConvDescriptor, ConvForward, Cudnn, CudnnDataType, CudnnError,
@@ -17,10 +18,14 @@ use half::bf16;
 
 use super::Direction;
 use crate::conv2d::Geometry;
+use crate::mixed::convert;
 use crate::precision::{Precision, current};
 
 /// Elements of an operand at most: cuDNN counts in 32 bits with sign.
 const LARGEST: usize = i32::MAX as usize;
+
+/// Bytes that an algorithm may work in.
+const MOST_WORKSPACE: usize = 1 << 30;
 
 /// What an algorithm was chosen for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,18 +44,36 @@ enum Algorithm {
     Weight(sys::cudnnConvolutionBwdFilterAlgo_t),
 }
 
-/// An algorithm and the bytes it works in.
-#[derive(Clone, Copy)]
-struct Choice {
-    algorithm: Algorithm,
-    bytes: usize,
+impl Algorithm {
+    /// Those that give the same bits every time; FFT's rounding is left out.
+    fn all(direction: Direction) -> Vec<Self> {
+        use sys::cudnnConvolutionBwdDataAlgo_t as Data;
+        use sys::cudnnConvolutionBwdFilterAlgo_t as Filter;
+        use sys::cudnnConvolutionFwdAlgo_t as Forward;
+        match direction {
+            Direction::Output => vec![
+                Self::Output(Forward::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM),
+                Self::Output(Forward::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM),
+                Self::Output(Forward::CUDNN_CONVOLUTION_FWD_ALGO_GEMM),
+                Self::Output(Forward::CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD_NONFUSED),
+            ],
+            Direction::Input => vec![
+                Self::Input(Data::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1),
+                Self::Input(Data::CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD_NONFUSED),
+            ],
+            Direction::Weight => vec![
+                Self::Weight(Filter::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1),
+                Self::Weight(Filter::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_WINOGRAD_NONFUSED),
+            ],
+        }
+    }
 }
 
 /// cuDNN on one GPU.
 struct Library {
     handle: Arc<Cudnn>,
-    /// `None` where cuDNN has no algorithm for the case.
-    choices: HashMap<Case, Option<Choice>>,
+    /// `None` where columns are faster, or cuDNN has no algorithm.
+    choices: HashMap<Case, Option<Algorithm>>,
     workspace: CudaSlice<u8>,
 }
 
@@ -65,13 +88,15 @@ pub(super) fn convolution(
     g: &Geometry,
     a: &Tensor,
     b: &Tensor,
-) -> Result<Option<Tensor>> {
+    columns: &dyn Fn() -> Result<Tensor>,
+) -> Result<Tensor> {
     let largest = [g.x_dims(), g.w_dims(), g.y_dims()].map(|dims| dims.iter().product::<usize>());
-    if !a.device().is_cuda() || a.dtype() != DType::F32 || largest.iter().any(|&count| count > LARGEST) {
-        return Ok(None);
+    let types = [DType::F32, DType::BF16];
+    if !a.device().is_cuda() || !types.contains(&a.dtype()) || largest.iter().any(|&count| count > LARGEST) {
+        return columns();
     }
     let device = a.device().as_cuda_device()?;
-    LIBRARIES.with_borrow_mut(|libraries| {
+    let found = LIBRARIES.with_borrow_mut(|libraries| {
         if !libraries.contains_key(&device.id()) {
             let handle = Cudnn::new(device.cuda_stream()).map_err(Error::wrap)?;
             // SAFETY: working memory, which no algorithm reads before it writes.
@@ -81,12 +106,12 @@ pub(super) fn convolution(
         let Some(library) = libraries.get_mut(&device.id()) else { return Ok(None) };
         let (a, b) = (a.contiguous()?, b.contiguous()?);
         if current() == Precision::Bf16 {
-            let (a, b) = (a.to_dtype(DType::BF16)?, b.to_dtype(DType::BF16)?);
-            let found = library.run::<bf16>(device, direction, g, &a, &b)?;
-            return found.map(|found| found.to_dtype(DType::F32)).transpose();
+            let (a, b) = (convert(&a, DType::BF16)?, convert(&b, DType::BF16)?);
+            return library.run::<bf16>(device, direction, g, [&a, &b], columns);
         }
-        library.run::<f32>(device, direction, g, &a, &b)
-    })
+        library.run::<f32>(device, direction, g, [&a, &b], columns)
+    })?;
+    found.map_or_else(columns, Ok)
 }
 
 /// `[n, h, w, c]` in the order that cuDNN names dimensions, whatever their order in memory.
@@ -110,7 +135,9 @@ impl<T: CudnnDataType> Described<T> {
         let mut conv = handle.create_conv2d::<f32>(pair(conv.padding), pair(conv.stride), [1, 1], mode)?;
         conv.set_math_type(match current() {
             Precision::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-            Precision::Tf32 | Precision::Bf16 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+            Precision::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+            // Without it there are only slow kernels for bf16.
+            Precision::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
         })?;
         Ok(Self {
             conv,
@@ -132,38 +159,38 @@ impl<T: CudnnDataType> Described<T> {
         ConvBackwardFilter { conv: &self.conv, x: &self.x, dw: &self.w, dy: &self.y }
     }
 
-    /// What cuDNN recommends.
-    fn choose(&self, direction: Direction) -> std::result::Result<Choice, CudnnError> {
-        Ok(match direction {
-            Direction::Output => {
-                let algorithm = self.output().pick_algorithm()?;
-                let bytes = self.output().get_workspace_size(algorithm)?;
-                Choice { algorithm: Algorithm::Output(algorithm), bytes }
-            }
-            Direction::Input => {
-                let algorithm = self.input().pick_algorithm()?;
-                let bytes = self.input().get_workspace_size(algorithm)?;
-                Choice { algorithm: Algorithm::Input(algorithm), bytes }
-            }
-            Direction::Weight => {
-                let algorithm = self.weight().pick_algorithm()?;
-                let bytes = self.weight().get_workspace_size(algorithm)?;
-                Choice { algorithm: Algorithm::Weight(algorithm), bytes }
-            }
-        })
+    /// Bytes that an algorithm works in.
+    fn bytes(&self, algorithm: Algorithm) -> std::result::Result<usize, CudnnError> {
+        match algorithm {
+            Algorithm::Output(how) => self.output().get_workspace_size(how),
+            Algorithm::Input(how) => self.input().get_workspace_size(how),
+            Algorithm::Weight(how) => self.weight().get_workspace_size(how),
+        }
     }
 }
 
+/// Seconds that `f` takes when everything it needs has been loaded; `None` when it fails.
+fn seconds(device: &CudaDevice, f: &mut dyn FnMut() -> Result<Tensor>) -> Option<f64> {
+    let mut once = || -> Option<f64> {
+        let start = Instant::now();
+        f().ok()?;
+        device.cuda_stream().synchronize().ok()?;
+        Some(start.elapsed().as_secs_f64())
+    };
+    once()?;
+    Some(once()?.min(once()?))
+}
+
 impl Library {
+    /// The product by cuDNN; `None` where columns are to make it.
     fn run<T: CudnnDataType + DeviceRepr + CudaDType + WithDType>(
         &mut self,
         device: &CudaDevice,
         direction: Direction,
         g: &Geometry,
-        a: &Tensor,
-        b: &Tensor,
+        operands: [&Tensor; 2],
+        columns: &dyn Fn() -> Result<Tensor>,
     ) -> Result<Option<Tensor>> {
-        let described = Described::<T>::new(&self.handle, g).map_err(Error::wrap)?;
         let ((stride_y, stride_x), (pad_y, pad_x)) = (g.conv.stride, g.conv.padding);
         let case = Case {
             direction,
@@ -172,16 +199,43 @@ impl Library {
             how: [stride_y, stride_x, pad_y, pad_x],
             precision: current() as u8,
         };
-        let choice = self.choices.entry(case).or_insert_with(|| described.choose(direction).ok());
-        let Some(Choice { algorithm, bytes }) = *choice else { return Ok(None) };
+        let choice = match self.choices.get(&case) {
+            Some(choice) => *choice,
+            None => {
+                let mut best = (seconds(device, &mut || columns()).unwrap_or(f64::INFINITY), None);
+                for algorithm in Algorithm::all(direction) {
+                    let mut try_it = || self.launch::<T>(device, g, algorithm, operands);
+                    if let Some(time) = seconds(device, &mut try_it).filter(|time| *time < best.0) {
+                        best = (time, Some(algorithm));
+                    }
+                }
+                self.choices.insert(case, best.1);
+                best.1
+            }
+        };
+        choice.map(|algorithm| self.launch::<T>(device, g, algorithm, operands)).transpose()
+    }
+
+    fn launch<T: CudnnDataType + DeviceRepr + CudaDType + WithDType>(
+        &mut self,
+        device: &CudaDevice,
+        g: &Geometry,
+        algorithm: Algorithm,
+        [a, b]: [&Tensor; 2],
+    ) -> Result<Tensor> {
+        let described = Described::<T>::new(&self.handle, g).map_err(Error::wrap)?;
+        let bytes = described.bytes(algorithm).map_err(Error::wrap)?;
+        if bytes > MOST_WORKSPACE {
+            bail!("cuDNN: an algorithm wants {bytes} bytes to work in");
+        }
         if self.workspace.len() < bytes {
             // SAFETY: as above; the old memory is freed in the stream's order, after those who work in it.
             self.workspace = unsafe { device.alloc::<u8>(bytes) }?;
         }
-        let dims = match direction {
-            Direction::Output => g.y_dims(),
-            Direction::Input => g.x_dims(),
-            Direction::Weight => g.w_dims(),
+        let dims = match algorithm {
+            Algorithm::Output(_) => g.y_dims(),
+            Algorithm::Input(_) => g.x_dims(),
+            Algorithm::Weight(_) => g.w_dims(),
         };
         // SAFETY: cuDNN writes the whole result.
         let mut found = unsafe { device.alloc::<T>(dims.iter().product()) }?;
@@ -196,23 +250,25 @@ impl Library {
                 bail!("cuDNN: an operand is not contiguous")
             };
             let (a, b) = (a.as_cuda_slice::<T>()?.slice(a0..a1), b.as_cuda_slice::<T>()?.slice(b0..b1));
-            let scales = (T::from_f64(1.0), T::from_f64(0.0));
+            let (one, zero) = (T::from_f64(1.0), T::from_f64(0.0));
             let memory = Some(&mut self.workspace);
             // SAFETY: the operands are contiguous, of the described shapes and type, and on the handle's GPU.
             let launched = unsafe {
                 match algorithm {
                     Algorithm::Output(how) => {
-                        described.output().launch(how, memory, scales, &a, &b, &mut found)
+                        described.output().launch(how, memory, (one, zero), &a, &b, &mut found)
                     }
-                    Algorithm::Input(how) => described.input().launch(how, memory, scales, &mut found, &b, &a),
+                    Algorithm::Input(how) => {
+                        described.input().launch(how, memory, (one, zero), &mut found, &b, &a)
+                    }
                     Algorithm::Weight(how) => {
-                        described.weight().launch(how, memory, scales, &a, &mut found, &b)
+                        described.weight().launch(how, memory, (one, zero), &a, &mut found, &b)
                     }
                 }
             };
             launched.map_err(Error::wrap)?;
         }
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(found, device.clone()));
-        Ok(Some(Tensor::from_storage(storage, &dims[..], BackpropOp::none(), false)))
+        Ok(Tensor::from_storage(storage, &dims[..], BackpropOp::none(), false))
     }
 }

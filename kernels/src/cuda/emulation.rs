@@ -3,6 +3,7 @@
 //! The host's C++ compiler makes a library of `cuda/emulation.cpp`; where there is none, these tests say that they were
 //! skipped. What they cannot see: what the GPU's compiler and its hardware do.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,9 +13,8 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use super::fused;
 use super::plan::{Args, Plan};
-use crate::cpu::with_downloaded;
 use crate::gradcheck::pattern;
-use crate::{Activation, Var, portable};
+use crate::{Activation, Adam, AdamConfig, Param, Var, portable};
 
 /// f32 against f32: sums of some hundred terms of size 1 in another order, relative to the largest.
 const TOLERANCE: f64 = 1e-5;
@@ -24,11 +24,16 @@ const ELEMENTWISE: (u32, u32) = (3, 64);
 const OF_ROWS: [&str; 4] = ["layer_norm", "layer_norm_backward", "softmax", "softmax_backward"];
 
 /// Kernels whose blocks share memory, launched as on a GPU.
-const OF_BLOCKS: [&str; 7] = [
+const OF_BLOCKS: [&str; 12] = [
     "column_sums",
     "weighted_column_sums",
     "centred_sums",
     "norm_sums",
+    "layer_norm_sums",
+    "adam",
+    "lerp_towards",
+    "attention_bf16",
+    "attention_backward_bf16",
     "attention",
     "attention_queries",
     "attention_keys",
@@ -42,13 +47,14 @@ fn library() -> Option<usize> {
     *LIBRARY.get_or_init(|| {
         let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cuda/emulation.cpp");
         let file = std::env::temp_dir().join(format!("nestgen-emulation-{}.so", std::process::id()));
-        let made = Command::new("c++")
+        let Ok(made) = Command::new("c++")
             .args(["-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o"])
             .args([&file, &source])
-            .status();
-        if !made.is_ok_and(|status| status.success()) {
+            .status()
+        else {
             return None;
-        }
+        };
+        assert!(made.success(), "the kernels' source does not compile for the processor");
         let path = CString::new(file.to_string_lossy().into_owned()).unwrap();
         // SAFETY: a library of plain functions, without constructors that do anything.
         let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) } as usize;
@@ -71,17 +77,18 @@ pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tenso
     // One block at a time: the emulation has one shared memory.
     static RUNNING: Mutex<()> = Mutex::new(());
     let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    let data: Vec<Option<Vec<f32>>> = inputs
-        .iter()
-        .map(|x| x.as_ref().map(|x| with_downloaded::<f32, _>(x, |x| Ok(x.to_vec()))).transpose())
-        .collect::<Result<_>>()?;
+    let data: Vec<Option<Vec<u8>>> =
+        inputs.iter().map(|x| x.as_ref().map(bytes).transpose()).collect::<Result<_>>()?;
+    let rough = inputs.iter().enumerate();
+    let rough = rough.map(|(k, x)| u32::from(x.as_ref().is_some_and(|x| x.dtype() == DType::BF16)) << k).sum();
     let Some(first) = inputs.iter().flatten().next() else { bail!("{}: no operands", plan.kernel) };
     // What a kernel leaves unwritten is found as NaN.
-    let mut outputs: Vec<Vec<f32>> =
-        plan.outputs.iter().map(|dims| vec![f32::NAN; dims.iter().product()]).collect();
+    let size = |(k, dims): (usize, &Vec<usize>)| dims.iter().product::<usize>() * plan.dtype(k).size_in_bytes();
+    let mut outputs: Vec<Vec<u8>> =
+        plan.outputs.iter().enumerate().map(|output| vec![0xFF; size(output)]).collect();
     let inputs: Vec<u64> = data.iter().map(|x| x.as_ref().map_or(0, |x| x.as_ptr() as u64)).collect();
     let written: Vec<u64> = outputs.iter_mut().map(|x| x.as_mut_ptr() as u64).collect();
-    let args = plan.args(&inputs, &written);
+    let args = plan.args(&inputs, rough, &written);
     let (blocks, threads) = match plan.kernel {
         rows if OF_ROWS.contains(&rows) => (plan.sizes[0].div_ceil(2) as u32, 64),
         blocks if OF_BLOCKS.contains(&blocks) => (plan.grid.0, plan.block),
@@ -92,9 +99,42 @@ pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tenso
         let emulate: Emulate = std::mem::transmute(symbol("emulate"));
         emulate(symbol(plan.kernel), blocks, plan.grid.1, threads, &args);
     }
-    let tensor =
-        |(data, dims): (Vec<f32>, &Vec<usize>)| Tensor::from_vec(data, dims.as_slice(), first.device());
-    outputs.into_iter().zip(&plan.outputs).map(tensor).collect()
+    let tensor = |(k, (data, dims)): (usize, (Vec<u8>, &Vec<usize>))| {
+        Tensor::from_raw_buffer(&data, plan.dtype(k), dims, first.device())
+    };
+    outputs.into_iter().zip(&plan.outputs).enumerate().map(tensor).collect()
+}
+
+/// The elements of a tensor as they lie in memory.
+fn bytes(x: &Tensor) -> Result<Vec<u8>> {
+    let x = x.flatten_all()?;
+    Ok(match x.dtype() {
+        DType::BF16 => x.to_vec1::<half::bf16>()?.into_iter().flat_map(half::bf16::to_ne_bytes).collect(),
+        DType::U32 => x.to_vec1::<u32>()?.into_iter().flat_map(u32::to_ne_bytes).collect(),
+        _ => x.to_vec1::<f32>()?.into_iter().flat_map(f32::to_ne_bytes).collect(),
+    })
+}
+
+thread_local! {
+    static PRETENDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread pretends that the processor is a GPU.
+pub(crate) fn is_pretended() -> bool {
+    PRETENDED.get()
+}
+
+/// Runs `f`, operations and their gradients, as on a GPU: the own kernels are emulated.
+pub(crate) fn pretending<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore;
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PRETENDED.set(false);
+        }
+    }
+    PRETENDED.set(true);
+    let _restore = Restore;
+    f()
 }
 
 /// Whether the kernels can be run here; says so where not.
@@ -138,26 +178,75 @@ fn elementwise_kernels_agree_with_the_compositions() -> Result<()> {
     let wide = (&x * 6.0)?;
     for activation in [Activation::GeluErf, Activation::GeluTanh, Activation::Silu, Activation::Tanh] {
         let Some(kind) = fused::smooth_kind(activation) else { bail!("{activation:?} has no kernel") };
-        let composed = portable::elementwise::activate(&wide, activation)?;
-        close("activate", &fused::activate(&wide, kind)?, &composed)?;
-        let composed = portable::elementwise::activate_backward(&wide, &g, activation)?;
-        close("activate_backward", &fused::activate_backward(&wide, &g, kind)?, &composed)?;
+        for b in [None, Some(&b)] {
+            let composed = portable::elementwise::activate(&wide, b, activation)?;
+            close("activate", &fused::activate(&wide, b, kind, DType::F32)?, &composed)?;
+            let composed = portable::elementwise::activate_backward(&wide, b, &g, activation)?;
+            close("activate_backward", &fused::activate_backward(&wide, b, &g, kind)?, &composed)?;
+        }
     }
-    close("lerp", &fused::lerp(&x, &g, 0.3)?, &portable::optim::lerp(&x, &g, 0.3)?)?;
-    let square = x.sqr()?;
-    let step = crate::optim::Step {
-        fresh: 0.1,
-        fresh_square: 0.01,
-        rate: 0.02,
-        root_correction: 3.0,
-        eps: 1e-8,
-        keep: 0.99,
+    close("bias_residual", &fused::bias_residual(&x, Some(&b), &g)?, &(&x.broadcast_add(&b)? + &g)?)?;
+    close("add", &fused::add(&x, &g)?, &(&x + &g)?)?;
+    let factors = single(&[7], 4)?;
+    let composed = x.broadcast_mul(&factors.reshape((7, 1, 1))?)?;
+    close("scale_samples", &fused::scale_samples(&x, &factors)?, &composed)
+}
+
+#[test]
+fn conversions_round_to_the_nearest_as_candle_does() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let odd =
+        [0.0f32, -0.0, 1.0, 1.00390625, 1.01171875, -3.3e38, 1e-40, f32::INFINITY, f32::NAN, 3.402_823_5e38];
+    let numbers = (0..2003).map(|i| odd.get(i).copied().unwrap_or(((i * 7919) as f32).sin() * 3.0));
+    let x = Tensor::from_iter(numbers, &candle_core::Device::Cpu)?;
+    let bits = |x: &Tensor| -> Result<Vec<u16>> {
+        Ok(x.to_vec1::<half::bf16>()?
+            .into_iter()
+            .map(|x| if x.is_nan() { 0x7FC0 } else { x.to_bits() })
+            .collect())
     };
-    let [p, mean, mean_square] = fused::adam(step, [&x, &g, &x, &square])?;
-    let (composed, composed_mean, composed_square) = portable::optim::adam(step, &x, &g, &x, &square)?;
-    close("adam", &p, &composed)?;
-    close("adam's mean", &mean, &composed_mean)?;
-    close("adam's square", &mean_square, &composed_square)
+    let found = fused::convert(&x, DType::BF16)?;
+    assert_eq!(bits(&found)?, bits(&x.to_dtype(DType::BF16)?)?);
+    let back = fused::convert(&found, DType::F32)?.to_dtype(DType::BF16)?;
+    assert_eq!(bits(&back)?, bits(&found)?);
+    Ok(())
+}
+
+/// All parameters in one launch: pieces of several lengths, one of them longer than a piece.
+#[test]
+fn the_optimizer_gives_the_same_together_as_one_by_one() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let run = || -> Result<Vec<Tensor>> {
+        let dims: [&[usize]; 4] = [&[3], &[130, 131], &[1], &[7, 5]];
+        let make = |seed: usize| -> Result<Vec<Param>> {
+            let param = |(i, dims): (usize, &&[usize])| {
+                Ok(Param::new(format!("p{i}"), single(dims, (seed + i) as u64)?))
+            };
+            dims.iter().enumerate().map(param).collect()
+        };
+        let (params, averages) = (make(1)?, make(11)?);
+        let config = AdamConfig { lr: 1e-2, beta1: 0.5, beta2: 0.9, eps: 1e-8, weight_decay: 0.1 };
+        let mut adam = Adam::new(&params, config)?.without_decay(|name| name == "p3");
+        for _ in 0..3 {
+            let mut loss = Var::constant(single(&[1], 1)?.reshape(())?);
+            for param in &params {
+                loss = crate::add(&loss, &crate::sum_all(&crate::square(&param.var())?)?)?;
+            }
+            adam.step(&crate::backward(loss)?, 0.05)?;
+            let pairs: Vec<_> = averages.iter().cloned().zip(params.iter().cloned()).collect();
+            crate::ema_update(&pairs, 0.7)?;
+        }
+        let state = adam.state()?.into_iter().skip(1).map(|(_, x)| x);
+        Ok(params.iter().chain(&averages).map(Param::value).chain(state).collect())
+    };
+    for (found, want) in pretending(run)?.iter().zip(&run()?) {
+        close("the optimizer", found, want)?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -215,11 +304,15 @@ fn layer_norm_agrees_with_the_composition() -> Result<()> {
         let (w, b) = (single(&[width], 3)?, single(&[width], 4)?);
         let leaf = Var::leaf(x.clone());
         let y = portable::norm::layer_norm(&leaf, &Var::constant(w.clone()), &Var::constant(b.clone()), 1e-6)?;
-        let [value, normal, rstd] = fused::layer_norm(&x, &w, &b, 1e-6)?;
+        let [value, statistics] = fused::layer_norm(&x, &w, &b, 1e-6, DType::F32)?;
         close("layer_norm", &value, y.value())?;
         let gradients = crate::backward(crate::sum_all(&crate::mul(&y, &Var::constant(g.clone()))?)?)?;
         let Some(dx) = gradients.leaf(&leaf) else { bail!("layer_norm: no gradient") };
-        close("layer_norm_backward", &fused::layer_norm_backward(&g, &normal, &w, &rstd)?, dx)?;
+        close("layer_norm_backward", &fused::layer_norm_backward(&g, &x, &w, &statistics)?, dx)?;
+        let normal = y.value().broadcast_sub(&b)?.broadcast_div(&w)?;
+        let [db, dw] = fused::layer_norm_sums(&g, &x, width, &statistics)?;
+        close("the gradient of its offset", &db, &g.sum(0)?)?;
+        close("the gradient of its gain", &dw, &(&g * normal)?.sum(0)?)?;
     }
     Ok(())
 }

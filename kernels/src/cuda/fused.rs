@@ -1,15 +1,19 @@
-//! What the own kernels compute, from tensor to tensor: f32 tensors on one GPU.
+//! What the own kernels compute, from tensor to tensor on one GPU. Tensors are f32 or bf16, vectors of parameters and
+//! statistics f32; a result has the type of the first operand where nothing else is said.
 
 use candle_core::{DType, Result, Tensor};
 
 use super::plan::Plan;
 use crate::Activation;
 use crate::conv2d::Geometry;
-use crate::optim::Step;
 
-/// Whether there are kernels of our own for `x`: f32 on a GPU, and not empty.
+/// Whether there are kernels of our own for `x`: on a GPU, f32 or bf16, and not empty.
 pub(crate) fn takes(x: &Tensor) -> bool {
-    x.device().is_cuda() && x.dtype() == DType::F32 && x.elem_count() > 0
+    let here = x.device().is_cuda();
+    // Tests pretend that the processor is a GPU.
+    #[cfg(test)]
+    let here = here || super::emulation::is_pretended();
+    here && matches!(x.dtype(), DType::F32 | DType::BF16) && x.elem_count() > 0
 }
 
 /// Launches; inputs that are missing are null.
@@ -26,22 +30,40 @@ pub(super) fn run(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
     candle_core::bail!("{}: this build has no kernels for {} operands", plan.kernel, inputs.len())
 }
 
+/// The two outputs of a kernel that has two.
+pub(super) fn two(kernel: &str, outputs: Vec<Tensor>) -> Result<[Tensor; 2]> {
+    outputs.try_into().map_err(|_| candle_core::Error::Msg(format!("{kernel}: expected two outputs")))
+}
+
 pub(super) fn one(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Tensor> {
     let mut outputs = run(plan, inputs)?;
     Ok(outputs.remove(0))
 }
 
-/// `leak(x + b)`, `b [C]` over the last dimension.
+/// A plan of one thread for some elements of outputs like `x`.
+pub(super) fn like(kernel: &'static str, x: &Tensor) -> Plan {
+    Plan::elements(kernel, 1, x.dims()).with_types(&[x.dtype()])
+}
+
+/// The width of a bias.
+fn width(b: Option<&Tensor>) -> usize {
+    b.map_or(1, Tensor::elem_count)
+}
+
+/// `leak(x + b)`, `b` repeated over the leading dimensions.
 pub(crate) fn bias_leak(x: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
-    let width = b.map_or(1, Tensor::elem_count);
-    let plan = Plan::elements("bias_leak", 1, x.dims()).with_sizes(&[width]).with_numbers(&[slope]);
+    let plan = like("bias_leak", x).with_sizes(&[width(b)]).with_numbers(&[slope]);
     one(&plan, &[Some(x), b])
 }
 
-/// `grad` where `output` is positive, `slope * grad` elsewhere.
+/// `residual + (x + b)`, of the residual's type.
+pub(crate) fn bias_residual(x: &Tensor, b: Option<&Tensor>, residual: &Tensor) -> Result<Tensor> {
+    one(&like("bias_residual", residual).with_sizes(&[width(b)]), &[Some(x), b, Some(residual)])
+}
+
+/// `grad` where `output` is positive, `slope * grad` elsewhere; of the output's type.
 pub(crate) fn leak_backward(grad: &Tensor, output: &Tensor, slope: f32) -> Result<Tensor> {
-    let plan = Plan::elements("leak_backward", 1, grad.dims()).with_numbers(&[slope]);
-    one(&plan, &[Some(grad), Some(output)])
+    one(&like("leak_backward", output).with_numbers(&[slope]), &[Some(grad), Some(output)])
 }
 
 /// The number of a smooth activation in the kernels.
@@ -55,29 +77,32 @@ pub(crate) fn smooth_kind(activation: Activation) -> Option<usize> {
     }
 }
 
-/// A smooth activation.
-pub(crate) fn activate(x: &Tensor, kind: usize) -> Result<Tensor> {
-    one(&Plan::elements("activate", 1, x.dims()).with_sizes(&[kind]), &[Some(x)])
+/// A smooth activation of `x + b`, of type `to`.
+pub(crate) fn activate(x: &Tensor, b: Option<&Tensor>, kind: usize, to: DType) -> Result<Tensor> {
+    let plan = Plan::elements("activate", 1, x.dims()).with_types(&[to]).with_sizes(&[width(b), kind]);
+    one(&plan, &[Some(x), b])
 }
 
-/// `grad` times its derivative at `x`.
-pub(crate) fn activate_backward(x: &Tensor, grad: &Tensor, kind: usize) -> Result<Tensor> {
-    one(&Plan::elements("activate_backward", 1, x.dims()).with_sizes(&[kind]), &[Some(x), Some(grad)])
+/// `grad` times its derivative at `x + b`; of the type of `x`.
+pub(crate) fn activate_backward(x: &Tensor, b: Option<&Tensor>, grad: &Tensor, kind: usize) -> Result<Tensor> {
+    one(&like("activate_backward", x).with_sizes(&[width(b), kind]), &[Some(x), b, Some(grad)])
 }
 
-/// One step of Adam: the new parameter, mean and mean square.
-pub(crate) fn adam(step: Step, state: [&Tensor; 4]) -> Result<[Tensor; 3]> {
-    let Step { fresh, fresh_square, rate, root_correction, eps, keep } = step;
-    let numbers = [fresh, fresh_square, rate, root_correction, eps, keep];
-    let plan = Plan::elements("adam", 3, state[0].dims()).with_numbers(&numbers);
-    let outputs = run(&plan, &state.map(Some))?;
-    outputs.try_into().map_err(|_| candle_core::Error::Msg("adam: expected three outputs".into()))
+/// The sum, of the wider type.
+pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let wider = if x.dtype() == DType::F32 { x } else { y };
+    one(&like("add", wider), &[Some(x), Some(y)])
 }
 
-/// `from + weight * (to - from)`.
-pub(crate) fn lerp(from: &Tensor, to: &Tensor, weight: f32) -> Result<Tensor> {
-    let plan = Plan::elements("lerp_towards", 1, from.dims()).with_numbers(&[weight]);
-    one(&plan, &[Some(from), Some(to)])
+/// The same numbers as another type.
+pub(crate) fn convert(x: &Tensor, to: DType) -> Result<Tensor> {
+    one(&Plan::elements("convert", 1, x.dims()).with_types(&[to]), &[Some(x)])
+}
+
+/// A factor `[B]` for each sample of `x [B, ..]`.
+pub(crate) fn scale_samples(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+    let each = x.elem_count() / factors.elem_count().max(1);
+    one(&like("scale_samples", x).with_sizes(&[each]), &[Some(x), Some(factors)])
 }
 
 /// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output of a convolution sees. Fewer than
@@ -86,7 +111,7 @@ pub(crate) fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
     let dims = [x.dim(0)? * g.oh * g.ow, g.depth()];
     let ((sy, sx), (py, px)) = (g.conv.stride, g.conv.padding);
     let sizes = [g.h, g.w, g.c_in, g.kh, g.kw, g.oh, g.ow, sy, sx, py, px];
-    one(&Plan::elements("columns", 1, &dims).with_sizes(&sizes), &[Some(x)])
+    one(&Plan::elements("columns", 1, &dims).with_types(&[x.dtype()]).with_sizes(&sizes), &[Some(x)])
 }
 
 /// How many narrow rows are taken as one: neighbouring threads read neighbours, and none is idle.
@@ -98,16 +123,14 @@ fn rows_together(rows: usize, width: usize) -> usize {
     together
 }
 
-/// Sums the sums of chunks.
-fn finish_sums(mut sums: Tensor, width: usize) -> Result<Tensor> {
-    loop {
-        let chunks = sums.elem_count() / width;
-        if chunks == 1 {
-            return sums.reshape(width);
-        }
-        let plan = Plan::columns("column_sums", chunks, width, 1);
-        sums = one(&plan, &[Some(&sums.reshape((chunks, width))?)])?;
+/// Sums the sums of chunks, in one launch.
+fn finish_sums(sums: Tensor, width: usize) -> Result<Tensor> {
+    let chunks = sums.elem_count() / width;
+    if chunks == 1 {
+        return sums.reshape(width);
     }
+    let plan = Plan::columns_of("column_sums", (chunks, chunks), width, 1);
+    one(&plan, &[Some(&sums.reshape((chunks, width))?)])?.reshape(width)
 }
 
 /// The sums of the columns of `x [rows, width]`, with a factor `weights` of the same shape if given.
@@ -136,10 +159,8 @@ fn two_sums(
 ) -> Result<[Tensor; 2]> {
     let together = rows_together(rows, channels);
     let plan = Plan::columns(kernel, rows / together, together * channels, 2).with_sizes(&[channels]);
-    match &run(&plan, inputs)?[..] {
-        [first, second] => Ok([finish_sums(first.clone(), channels)?, finish_sums(second.clone(), channels)?]),
-        _ => candle_core::bail!("{kernel}: expected two outputs"),
-    }
+    let [first, second] = two(kernel, run(&plan, inputs)?)?;
+    Ok([finish_sums(first, channels)?, finish_sums(second, channels)?])
 }
 
 /// For `x [rows, channels]`: the sums of `x - shift` and of its square.
@@ -160,7 +181,7 @@ pub(crate) struct Statistics<'a> {
 impl Statistics<'_> {
     /// `(x - mean) scale + offset`, by channel.
     pub(crate) fn normalise(&self, x: &Tensor, offset: &Tensor) -> Result<Tensor> {
-        let plan = Plan::elements("normalise", 1, x.dims()).with_sizes(&[offset.elem_count()]);
+        let plan = like("normalise", x).with_sizes(&[offset.elem_count()]);
         one(&plan, &[Some(x), Some(self.mean), Some(self.scale), Some(offset)])
     }
 
@@ -171,33 +192,48 @@ impl Statistics<'_> {
         two_sums("norm_sums", x.elem_count() / channels, channels, &inputs)
     }
 
-    /// The gradient of `x`; `share` is 1 over the number of rows, or 0 where the statistics are no functions of `x`.
+    /// The gradient of `x`, of its type; `share` is 1 over the number of rows, or 0 where the statistics are no functions of `x`.
     pub(crate) fn backward(&self, grad: &Tensor, x: &Tensor, sums: &[Tensor; 2], share: f64) -> Result<Tensor> {
-        let plan = Plan::elements("normalise_backward", 1, x.dims());
+        let plan = like("normalise_backward", x);
         let plan = plan.with_sizes(&[self.mean.elem_count()]).with_numbers(&[share as f32]);
         let vectors = [self.mean, self.rstd, self.scale, &sums[0], &sums[1]].map(Some);
         one(&plan, &[&[Some(grad), Some(x)], &vectors[..]].concat())
     }
 }
 
-/// Layer normalisation of rows: the output, the normalised rows, and the reciprocal standard deviation of each.
-pub(crate) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<[Tensor; 3]> {
+/// Layer normalisation of rows: the output of type `to`, and of each row the mean and the reciprocal standard deviation.
+pub(crate) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64, to: DType) -> Result<[Tensor; 2]> {
     let width = w.elem_count();
     let rows = x.elem_count() / width;
-    let outputs = vec![x.dims().to_vec(), x.dims().to_vec(), vec![rows]];
-    let plan = Plan::rows("layer_norm", rows, width, outputs).with_numbers(&[eps as f32]);
-    let outputs = run(&plan, &[Some(x), Some(w), Some(b)])?;
-    outputs.try_into().map_err(|_| candle_core::Error::Msg("layer_norm: expected three outputs".into()))
+    let outputs = vec![x.dims().to_vec(), vec![rows, 2]];
+    let plan = Plan::rows("layer_norm", rows, width, outputs).with_types(&[to]).with_numbers(&[eps as f32]);
+    two("layer_norm", run(&plan, &[Some(x), Some(w), Some(b)])?)
 }
 
-/// The gradient of the input of [`layer_norm`].
-pub(crate) fn layer_norm_backward(grad: &Tensor, normal: &Tensor, w: &Tensor, rstd: &Tensor) -> Result<Tensor> {
+/// The gradient of the input of [`layer_norm`], of its type.
+pub(crate) fn layer_norm_backward(
+    grad: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    statistics: &Tensor,
+) -> Result<Tensor> {
     let width = w.elem_count();
-    let plan = Plan::rows("layer_norm_backward", grad.elem_count() / width, width, vec![grad.dims().to_vec()]);
-    one(&plan, &[Some(grad), Some(normal), Some(w), Some(rstd)])
+    let plan = Plan::rows("layer_norm_backward", x.elem_count() / width, width, vec![x.dims().to_vec()]);
+    one(&plan.with_types(&[x.dtype()]), &[Some(grad), Some(x), Some(w), Some(statistics)])
 }
 
-/// Probabilities over the last dimension of `scale * x`.
+/// The gradients of offset and gain of [`layer_norm`].
+pub(crate) fn layer_norm_sums(
+    grad: &Tensor,
+    x: &Tensor,
+    channels: usize,
+    statistics: &Tensor,
+) -> Result<[Tensor; 2]> {
+    let inputs = [Some(grad), Some(x), Some(statistics)];
+    two_sums("layer_norm_sums", x.elem_count() / channels, channels, &inputs)
+}
+
+/// Probabilities over the last dimension of `scale * x`, f32.
 pub(crate) fn softmax(x: &Tensor, scale: f64) -> Result<Tensor> {
     let width = x.dim(candle_core::D::Minus1)?;
     let plan = Plan::rows("softmax", x.elem_count() / width, width, vec![x.dims().to_vec()]);

@@ -1,8 +1,8 @@
-//! What the own kernels for images compute, from tensor to tensor: f32 tensors on one GPU.
+//! What the own kernels for images compute, from tensor to tensor on one GPU. A result has the type of its image.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use super::fused::{one, run, takes};
+use super::fused::{one, run, takes, two};
 use super::plan::Plan;
 
 /// Elements of the largest result: the kernels for images count in 32 bits, and enlargement makes four of one.
@@ -16,7 +16,7 @@ pub(crate) fn takes_image(x: &Tensor) -> bool {
 /// `factor` times the nearest-neighbour enlargement by 2.
 pub(crate) fn enlarge2(x: &Tensor, factor: f64) -> Result<Tensor> {
     let (b, h, w, c) = x.dims4()?;
-    let plan = Plan::elements("enlarge2", 1, &[b, 2 * h, 2 * w, c]);
+    let plan = Plan::elements("enlarge2", 1, &[b, 2 * h, 2 * w, c]).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[h, w, c]).with_numbers(&[factor as f32]), &[Some(x)])
 }
 
@@ -24,14 +24,14 @@ pub(crate) fn enlarge2(x: &Tensor, factor: f64) -> Result<Tensor> {
 pub(crate) fn sum_squares2(x: &Tensor, factor: f64) -> Result<Tensor> {
     let (b, h, w, c) = x.dims4()?;
     let (h, w) = (h / 2, w / 2);
-    let plan = Plan::elements("sum_squares2", 1, &[b, h, w, c]);
+    let plan = Plan::elements("sum_squares2", 1, &[b, h, w, c]).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[h, w, c]).with_numbers(&[factor as f32]), &[Some(x)])
 }
 
 /// The mean of 3x3 windows at stride 1 over the pixels that exist, or the transpose of that map.
 pub(crate) fn means3(x: &Tensor, transposed: bool) -> Result<Tensor> {
     let (_, h, w, c) = x.dims4()?;
-    let plan = Plan::elements("means3", 1, x.dims());
+    let plan = Plan::elements("means3", 1, x.dims()).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[h, w, c, usize::from(transposed)]), &[Some(x)])
 }
 
@@ -50,7 +50,9 @@ impl Windows {
     /// A plan for images or for windows of `x`'s batch and channels.
     fn plan(&self, kernel: &'static str, outputs: usize, x: &Tensor, (h, w): (usize, usize)) -> Result<Plan> {
         let (b, _, _, c) = x.dims4()?;
-        let plan = Plan::elements(kernel, outputs, &[b, h, w, c]);
+        // A second output, numbers of taps, is f32.
+        let plan =
+            Plan::elements(kernel, outputs, &[b, h, w, c]).with_types(&[x.dtype(), DType::F32][..outputs]);
         let (size, windows) = (self.size, self.outputs);
         let sizes =
             [size.0, size.1, c, windows.0, windows.1, self.kernel, self.stride, self.before.0, self.before.1];
@@ -59,8 +61,7 @@ impl Windows {
 
     /// The maximum of every window, and the number of the tap that won.
     pub(crate) fn max(&self, x: &Tensor) -> Result<[Tensor; 2]> {
-        let outputs = run(&self.plan("max_pool", 2, x, self.outputs)?, &[Some(x)])?;
-        outputs.try_into().map_err(|_| candle_core::Error::Msg("max_pool: expected two outputs".into()))
+        two("max_pool", run(&self.plan("max_pool", 2, x, self.outputs)?, &[Some(x)])?)
     }
 
     /// Sends each number of a window to the pixel that won it.
@@ -96,6 +97,6 @@ pub(crate) fn regroup(
     dims: &[usize],
 ) -> Result<Tensor> {
     let ([h, w, c], way) = (image, channels as usize);
-    let plan = Plan::elements("regroup", 1, dims);
+    let plan = Plan::elements("regroup", 1, dims).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[h, w, c, to.0, to.1, from.0, from.1, way]), &[Some(x)])
 }

@@ -4,7 +4,8 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
 };
 use candle_core::op::BackpropOp;
-use candle_core::{CudaStorage, Result, Storage, Tensor, bail};
+use candle_core::{CudaDevice, CudaStorage, DType, Result, Storage, Tensor, bail};
+use half::bf16;
 
 use super::plan::{Args, Plan};
 
@@ -14,36 +15,71 @@ const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 // SAFETY: plain numbers, laid out as in C, of which the kernels take exactly one by value.
 unsafe impl DeviceRepr for Args {}
 
-/// Runs a kernel on contiguous f32 tensors of one GPU.
+/// The address of a contiguous f32, bf16 or u32 tensor on a GPU. It is good while the tensor lives: what is queued then is
+/// done before its memory is used again, since memory is freed in the stream's order.
+pub(super) fn address(x: &Tensor) -> Result<u64> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("an operand is on no GPU") };
+    let Some((start, _)) = layout.contiguous_offsets() else { bail!("an operand is not contiguous") };
+    let stream = storage.device.cuda_stream();
+    let first = match x.dtype() {
+        DType::BF16 => storage.as_cuda_slice::<bf16>()?.device_ptr(&stream).0,
+        DType::U32 => storage.as_cuda_slice::<u32>()?.device_ptr(&stream).0,
+        _ => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
+    };
+    Ok(first + (start * x.dtype().size_in_bytes()) as u64)
+}
+
+/// New memory for an output.
+enum Memory {
+    Single(CudaSlice<f32>),
+    Half(CudaSlice<bf16>),
+}
+
+impl Memory {
+    fn new(device: &CudaDevice, dtype: DType, count: usize) -> Result<Self> {
+        // SAFETY: every kernel writes all elements of its outputs.
+        unsafe {
+            match dtype {
+                DType::BF16 => device.alloc::<bf16>(count).map(Self::Half),
+                _ => device.alloc::<f32>(count).map(Self::Single),
+            }
+        }
+    }
+
+    fn address(&mut self, device: &CudaDevice) -> u64 {
+        let stream = device.cuda_stream();
+        match self {
+            Self::Single(memory) => memory.device_ptr_mut(&stream).0,
+            Self::Half(memory) => memory.device_ptr_mut(&stream).0,
+        }
+    }
+
+    fn tensor(self, device: &CudaDevice, dims: &[usize]) -> Tensor {
+        let storage = match self {
+            Self::Single(memory) => CudaStorage::wrap_cuda_slice(memory, device.clone()),
+            Self::Half(memory) => CudaStorage::wrap_cuda_slice(memory, device.clone()),
+        };
+        Tensor::from_storage(Storage::Cuda(storage), dims, BackpropOp::none(), false)
+    }
+}
+
+/// Runs a kernel on contiguous tensors of one GPU.
 pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
     let Some(first) = inputs.iter().flatten().next() else { bail!("{}: no operands", plan.kernel) };
     let device = first.device().as_cuda_device()?;
-    let stream = device.cuda_stream();
     let function = device.get_or_load_custom_func(plan.kernel, "nestgen_kernels", PTX)?;
-
-    let storages: Vec<_> = inputs.iter().map(|x| x.as_ref().map(Tensor::storage_and_layout)).collect();
-    let mut addresses = Vec::with_capacity(storages.len());
-    for storage in &storages {
-        let Some((storage, layout)) = storage else {
-            addresses.push(0);
-            continue;
-        };
-        let Storage::Cuda(storage) = &**storage else { bail!("{}: an operand is on no GPU", plan.kernel) };
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            bail!("{}: an operand is not contiguous", plan.kernel)
-        };
-        // The address stays: the storage is locked until the launch is queued, and freed in the stream's order after it.
-        let (address, _) = storage.as_cuda_slice::<f32>()?.device_ptr(&stream);
-        debug_assert!(start <= end);
-        addresses.push(address + (start * size_of::<f32>()) as u64);
+    let (mut addresses, mut rough) = (Vec::with_capacity(inputs.len()), 0);
+    for (k, input) in inputs.iter().enumerate() {
+        addresses.push(input.as_ref().map_or(Ok(0), address)?);
+        rough |= u32::from(input.as_ref().is_some_and(|x| x.dtype() == DType::BF16)) << k;
     }
-    let mut outputs: Vec<CudaSlice<f32>> = Vec::with_capacity(plan.outputs.len());
-    for dims in &plan.outputs {
-        // SAFETY: every kernel writes all elements of its outputs.
-        outputs.push(unsafe { device.alloc::<f32>(dims.iter().product()) }?);
+    let mut outputs = Vec::with_capacity(plan.outputs.len());
+    for (k, dims) in plan.outputs.iter().enumerate() {
+        outputs.push(Memory::new(device, plan.dtype(k), dims.iter().product())?);
     }
-    let written: Vec<u64> = outputs.iter_mut().map(|output| output.device_ptr_mut(&stream).0).collect();
-    let args = plan.args(&addresses, &written);
+    let written: Vec<u64> = outputs.iter_mut().map(|output| output.address(device)).collect();
+    let args = plan.args(&addresses, rough, &written);
     let config = LaunchConfig {
         grid_dim: (plan.grid.0, plan.grid.1, 1),
         block_dim: (plan.block, 1, 1),
@@ -53,10 +89,5 @@ pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tenso
     builder.arg(&args);
     // SAFETY: the plan gives the kernel the sizes of these very operands; tests run the kernels' source with the same plans.
     unsafe { builder.launch(config) }.map_err(candle_core::Error::wrap)?;
-    drop(storages);
-    let tensor = |(slice, dims): (CudaSlice<f32>, &Vec<usize>)| {
-        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone()));
-        Tensor::from_storage(storage, dims.as_slice(), BackpropOp::none(), false)
-    };
-    Ok(outputs.into_iter().zip(&plan.outputs).map(tensor).collect())
+    Ok(outputs.into_iter().zip(&plan.outputs).map(|(memory, dims)| memory.tensor(device, dims)).collect())
 }

@@ -11,13 +11,18 @@ mod cudnn;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(test)]
-mod emulation;
+pub(crate) mod emulation;
 pub(crate) mod fused;
+#[cfg(feature = "cuda")]
+pub(crate) mod gemm;
 pub(crate) mod images;
 #[cfg(test)]
 mod images_tests;
 #[cfg(feature = "cuda")]
 mod launch;
+pub(crate) mod many;
+#[cfg(test)]
+mod operations_tests;
 mod plan;
 
 use candle_core::{Result, Tensor};
@@ -36,26 +41,32 @@ pub(crate) enum Direction {
     Weight,
 }
 
-/// A convolution's product by cuDNN; `None` where it is not built in or not wanted (`NESTGEN_CUDNN=0`), the operands are
-/// on no GPU, or it has no algorithm.
+/// A convolution's product: by cuDNN where it is built in, wanted (not `NESTGEN_CUDNN=0`) and faster, else by `columns`.
 #[cfg(feature = "cudnn")]
 pub(crate) fn convolution(
     direction: Direction,
     g: &Geometry,
     a: &Tensor,
     b: &Tensor,
-) -> Result<Option<Tensor>> {
+    columns: &dyn Fn() -> Result<Tensor>,
+) -> Result<Tensor> {
     static WANTED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     if !WANTED.get_or_init(|| std::env::var_os("NESTGEN_CUDNN").is_none_or(|value| value != "0")) {
-        return Ok(None);
+        return columns();
     }
-    cudnn::convolution(direction, g, a, b)
+    cudnn::convolution(direction, g, a, b, columns)
 }
 
-/// A convolution's product by cuDNN, which is not built in.
+/// A convolution's product by `columns`: cuDNN is not built in.
 #[cfg(not(feature = "cudnn"))]
-pub(crate) fn convolution(_: Direction, _: &Geometry, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
-    Ok(None)
+pub(crate) fn convolution(
+    _: Direction,
+    _: &Geometry,
+    _: &Tensor,
+    _: &Tensor,
+    columns: &dyn Fn() -> Result<Tensor>,
+) -> Result<Tensor> {
+    columns()
 }
 
 #[cfg(feature = "cuda")]

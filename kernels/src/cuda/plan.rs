@@ -3,6 +3,8 @@
 // A build without CUDA makes plans that only tests launch.
 #![cfg_attr(not(any(test, feature = "cuda")), allow(dead_code))]
 
+use candle_core::DType;
+
 /// Threads of a block.
 const BLOCK: u32 = 256;
 /// Blocks of an elementwise kernel at most: enough for every GPU; each thread takes several elements then.
@@ -25,6 +27,8 @@ pub(super) struct Plan {
     pub(super) numbers: Vec<f32>,
     /// Shapes of the outputs.
     pub(super) outputs: Vec<Vec<usize>>,
+    /// Bit k: whether output k is bf16; the others are f32.
+    pub(super) rough: u32,
 }
 
 /// The parameter of every kernel, as C lays it out: pointers that are not used are null.
@@ -35,7 +39,14 @@ pub(super) struct Args {
     pub(super) outputs: [u64; 4],
     pub(super) sizes: [u64; 12],
     pub(super) numbers: [f32; 8],
+    /// Which operands are bf16: inputs from bit 0, outputs from bit 8.
+    pub(super) rough: u32,
+    /// Whether all operands start at multiples of [`ALIGNMENT`] bytes.
+    pub(super) aligned: u32,
 }
+
+/// Bytes that a thread reads or writes at once.
+const ALIGNMENT: u64 = 16;
 
 impl Plan {
     /// A kernel of one thread an element, and its outputs of one shape.
@@ -49,6 +60,7 @@ impl Plan {
             sizes: vec![count as u64],
             numbers: Vec::new(),
             outputs: vec![dims.to_vec(); outputs],
+            rough: 0,
         }
     }
 
@@ -56,13 +68,25 @@ impl Plan {
     pub(super) fn rows(kernel: &'static str, rows: usize, width: usize, outputs: Vec<Vec<usize>>) -> Self {
         let blocks = (rows as u64).div_ceil(ROWS).max(1);
         let sizes = vec![rows as u64, width as u64];
-        Self { kernel, grid: (blocks as u32, 1), block: BLOCK, sizes, numbers: Vec::new(), outputs }
+        Self { kernel, grid: (blocks as u32, 1), block: BLOCK, sizes, numbers: Vec::new(), outputs, rough: 0 }
     }
 
-    /// A kernel of blocks of four warps.
-    pub(super) fn blocks(kernel: &'static str, grid: (usize, usize), outputs: Vec<Vec<usize>>) -> Self {
+    /// A kernel of blocks of so many warps.
+    pub(super) fn blocks(
+        kernel: &'static str,
+        grid: (usize, usize),
+        warps: usize,
+        outputs: Vec<Vec<usize>>,
+    ) -> Self {
         let grid = (grid.0.max(1) as u32, grid.1.max(1) as u32);
-        Self { kernel, grid, block: 128, sizes: Vec::new(), numbers: Vec::new(), outputs }
+        let block = 32 * warps as u32;
+        Self { kernel, grid, block, sizes: Vec::new(), numbers: Vec::new(), outputs, rough: 0 }
+    }
+
+    /// A kernel of one block a piece of the optimizer's table, with flat outputs of `length` elements.
+    pub(super) fn pieces(kernel: &'static str, pieces: usize, outputs: usize, length: usize) -> Self {
+        let outputs = vec![vec![length]; outputs];
+        Self { block: BLOCK, ..Self::blocks(kernel, (pieces, 1), 1, outputs) }
     }
 
     /// Sums of columns within chunks of rows: outputs `[chunks, width]`.
@@ -87,6 +111,7 @@ impl Plan {
             sizes: vec![rows as u64, width as u64, chunk],
             numbers: Vec::new(),
             outputs: vec![vec![chunks as usize, width]; outputs],
+            rough: 0,
         }
     }
 
@@ -102,9 +127,23 @@ impl Plan {
         self
     }
 
-    /// The parameter for operands at these addresses.
-    pub(super) fn args(&self, inputs: &[u64], outputs: &[u64]) -> Args {
-        let mut args = Args::default();
+    /// The same with outputs of these types, as many as there are.
+    pub(super) fn with_types(mut self, types: &[DType]) -> Self {
+        for (k, dtype) in types.iter().enumerate() {
+            self.rough |= u32::from(*dtype == DType::BF16) << k;
+        }
+        self
+    }
+
+    /// The type of output `k`.
+    pub(super) fn dtype(&self, k: usize) -> DType {
+        if self.rough >> k & 1 == 1 { DType::BF16 } else { DType::F32 }
+    }
+
+    /// The parameter for operands at these addresses; bit k of `rough` says whether input k is bf16.
+    pub(super) fn args(&self, inputs: &[u64], rough: u32, outputs: &[u64]) -> Args {
+        let aligned = inputs.iter().chain(outputs).all(|address| address.is_multiple_of(ALIGNMENT));
+        let mut args = Args { rough: rough | self.rough << 8, aligned: u32::from(aligned), ..Args::default() };
         args.inputs[..inputs.len()].copy_from_slice(inputs);
         args.outputs[..outputs.len()].copy_from_slice(outputs);
         args.sizes[..self.sizes.len()].copy_from_slice(&self.sizes);

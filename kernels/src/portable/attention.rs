@@ -2,16 +2,17 @@
 
 use candle_core::{Result, Tensor};
 
+use super::linear::product;
 use super::softmax::{softmax, softmax_backward};
 use crate::Var;
 use crate::cuda::attention::Layout;
 use crate::cuda::fused;
-use crate::precision::product;
+use crate::mixed::widened_value;
 
 /// `[B, T, N, heads * hd] -> [B T, heads, N, hd]`, of `heads` heads that start at channel `first`.
 fn heads(x: &Tensor, first: usize, heads: usize, head_dim: usize) -> Result<Tensor> {
     let (batch, blocks, tokens, _) = x.dims4()?;
-    let x = x.narrow(3, first, heads * head_dim)?.contiguous()?;
+    let x = widened_value(&x.narrow(3, first, heads * head_dim)?.contiguous()?)?;
     x.reshape((batch * blocks, tokens, heads, head_dim))?.transpose(1, 2)?.contiguous()
 }
 
@@ -43,7 +44,7 @@ impl Stacks {
     }
 
     fn probabilities(&self) -> Result<Tensor> {
-        let scores = product(&self.q, &self.k.t()?)?;
+        let scores = product(&self.q, &self.k, (false, true), true)?;
         if fused::takes(&scores) {
             fused::softmax(&scores, self.scale)
         } else {
@@ -52,19 +53,19 @@ impl Stacks {
     }
 
     fn forward(&self) -> Result<Tensor> {
-        product(&self.probabilities()?, &self.v)
+        product(&self.probabilities()?, &self.v, (false, false), true)
     }
 
     /// From the gradient `[S, M, hd]` of the output to those of queries, keys and values.
     fn backward(&self, grad: &Tensor) -> Result<[Tensor; 3]> {
         let p = self.probabilities()?;
-        let dv = product(&p.t()?, grad)?;
-        let dp = product(grad, &self.v.t()?)?;
+        let dv = product(&p, grad, (true, false), true)?;
+        let dp = product(grad, &self.v, (false, true), true)?;
         let ds = match fused::takes(&p) {
             true => fused::softmax_backward(&p, &dp, self.scale)?,
             false => softmax_backward(&p, &dp)?.affine(self.scale, 0.0)?,
         };
-        Ok([product(&ds, &self.k)?, product(&ds.t()?, &self.q)?, dv])
+        Ok([product(&ds, &self.k, (false, false), true)?, product(&ds, &self.q, (true, false), true)?, dv])
     }
 }
 
@@ -73,13 +74,12 @@ pub(crate) fn attention(qkv: &Var, num_heads: usize) -> Result<Var> {
     let (batch, blocks, tokens, channels3) = qkv.value().dims4()?;
     let c = channels3 / 3;
     let split = [batch * blocks, num_heads, tokens, c / num_heads];
-    let layout = Layout { heads: num_heads, head_dim: c / num_heads, first: [0, c, 2 * c], shared: false };
+    let layout = Layout::packed(num_heads, c / num_heads);
     if layout.takes(qkv.value())? {
         let input = qkv.value().contiguous()?;
         let kept = layout.forward(&input, &input)?;
         return Ok(Var::record_once("attention", kept[0].clone(), &[qkv], move |grad, _| {
-            let grads = layout.backward(&input, &input, &kept, grad)?;
-            Ok(vec![Some(Tensor::cat(&grads, 3)?)])
+            Ok(layout.backward(&input, &input, &kept, grad)?.into_iter().map(Some).collect())
         }));
     }
     let part = move |x: &Tensor, i: usize| heads(x, i * c, num_heads, c / num_heads);
@@ -99,13 +99,12 @@ pub(crate) fn attention(qkv: &Var, num_heads: usize) -> Result<Var> {
 pub(crate) fn multi_query_attention(q: &Var, kv: &Var, num_heads: usize) -> Result<Var> {
     let (batch, blocks, tokens, c) = q.value().dims4()?;
     let hd = c / num_heads;
-    let layout = Layout { heads: num_heads, head_dim: hd, first: [0, 0, hd], shared: true };
+    let layout = Layout::multi_query(num_heads, hd);
     if layout.takes(q.value())? {
         let (queries, pairs) = (q.value().contiguous()?, kv.value().contiguous()?);
         let kept = layout.forward(&queries, &pairs)?;
         return Ok(Var::record_once("multi_query_attention", kept[0].clone(), &[q, kv], move |grad, _| {
-            let [dq, dk, dv] = layout.backward(&queries, &pairs, &kept, grad)?;
-            Ok(vec![Some(dq), Some(Tensor::cat(&[dk, dv], 3)?)])
+            Ok(layout.backward(&queries, &pairs, &kept, grad)?.into_iter().map(Some).collect())
         }));
     }
     let many = [batch * blocks, num_heads, tokens, hd];

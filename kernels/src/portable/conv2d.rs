@@ -1,14 +1,14 @@
-//! Convolution as shifted views, gathered into columns, and one matrix product: in all three directions.
+//! Convolution as shifted views, gathered into columns, and one matrix product: in all three directions, where no library
+//! has something faster.
 //!
 //! Images are worked through in groups, so that the columns (kernel size times the image) stay within a fixed size.
 
 use candle_core::{Result, Tensor};
 
-use super::linear::epilogue;
+use super::linear::{epilogue, product};
 use super::reduce::sum_all;
 use crate::conv2d::Geometry;
 use crate::cuda::{Direction, convolution, fused};
-use crate::precision::product;
 
 /// Elements of the columns of one group of images: 1 GiB of f32, and far below where candle counts in 32 bits.
 const COLUMNS: usize = 1 << 28;
@@ -19,28 +19,31 @@ pub(crate) fn forward(g: Geometry, x: &Tensor, w: &Tensor, b: Option<&Tensor>, s
 }
 
 fn convolve(g: Geometry, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let weights = w.contiguous()?.reshape((g.c_out, g.depth()))?;
     if g.batch * g.oh * g.ow == 0 {
         return Tensor::zeros(&g.y_dims()[..], x.dtype(), x.device());
     }
-    if let Some(y) = convolution(Direction::Output, &g, x, w)? {
-        return Ok(y);
-    }
+    convolution(Direction::Output, &g, x, w, &|| convolve_by_columns(&g, x, w))
+}
+
+fn convolve_by_columns(g: &Geometry, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let weights = w.contiguous()?.reshape((g.c_out, g.depth()))?;
     let mut parts = Vec::new();
-    for (start, len) in groups(&g) {
-        parts.push(product(&columns(&g, &x.narrow(0, start, len)?)?, &weights.t()?)?);
+    for (start, len) in groups(g) {
+        parts.push(product(&columns(g, &x.narrow(0, start, len)?)?, &weights, (false, true), false)?);
     }
     Tensor::cat(&parts, 0)?.reshape(&g.y_dims()[..])
 }
 
-/// The gradient for the input: the convolution of the output's gradient, spread to stride 1, with the flipped kernel.
+/// The gradient for the input.
 pub(crate) fn input_gradient(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor> {
     if g.batch * g.oh * g.ow == 0 {
         return Tensor::zeros(&g.x_dims()[..], grad.dtype(), grad.device());
     }
-    if let Some(dx) = convolution(Direction::Input, &g, grad, w)? {
-        return Ok(dx);
-    }
+    convolution(Direction::Input, &g, grad, w, &|| input_gradient_by_columns(g, grad, w))
+}
+
+/// The convolution of the output's gradient, spread to stride 1, with the flipped kernel.
+fn input_gradient_by_columns(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor> {
     let grad = spread(&spread(grad, 1, g.conv.stride.0)?, 2, g.conv.stride.1)?;
     // What the full convolution needs before the first pixel, and after the last so that it ends at the image's end.
     let border = |size: usize, kernel: usize, padding: usize, spread: usize| {
@@ -60,7 +63,7 @@ pub(crate) fn input_gradient(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<T
         conv: crate::Conv2d { stride: (1, 1), padding: (0, 0) },
         ..g
     };
-    convolve(flipped, &grad, &flip(w)?.permute((3, 1, 2, 0))?)
+    convolve_by_columns(&flipped, &grad, &flip(w)?.permute((3, 1, 2, 0))?)
 }
 
 /// The kernel with both its axes reversed: taps in reverse order.
@@ -76,13 +79,14 @@ pub(crate) fn weight_gradient(g: Geometry, x: &Tensor, grad: &Tensor) -> Result<
     if g.batch * g.oh * g.ow == 0 {
         return Tensor::zeros(&g.w_dims()[..], x.dtype(), x.device());
     }
-    if let Some(dw) = convolution(Direction::Weight, &g, x, grad)? {
-        return Ok(dw);
-    }
+    convolution(Direction::Weight, &g, x, grad, &|| weight_gradient_by_columns(&g, x, grad))
+}
+
+fn weight_gradient_by_columns(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
-    for (start, len) in groups(&g) {
+    for (start, len) in groups(g) {
         let grad = grad.narrow(0, start, len)?.contiguous()?.reshape((len * g.oh * g.ow, g.c_out))?;
-        let part = product(&grad.t()?, &columns(&g, &x.narrow(0, start, len)?)?)?;
+        let part = product(&grad, &columns(g, &x.narrow(0, start, len)?)?, (true, false), true)?;
         sum = Some(sum.map_or(Ok(part.clone()), |sum| sum + &part)?);
     }
     match sum {

@@ -1,9 +1,23 @@
 //! Functions element by element: contiguous passes, no comparisons with constants (candle uploads those).
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::Activation;
 use crate::cuda::fused;
+use crate::mixed::widened_value;
+
+/// The sum of two tensors of one shape, of the wider type.
+pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) { fused::add(x, y) } else { widened_value(x)? + widened_value(y)? }
+}
+
+/// `x + b`, where the dimensions of `b` are the last ones of `x`.
+pub(crate) fn add_suffix(x: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) && b.dtype() == DType::F32 && b.elem_count() > 0 {
+        return fused::bias_leak(x, Some(b), 1.0);
+    }
+    x.broadcast_add(b)
+}
 
 /// `1 / (1 + exp(-x))` as `exp(min(x, 0)) / (1 + exp(-|x|))`: nothing overflows, small results are kept.
 pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
@@ -39,7 +53,7 @@ pub(crate) fn leak_backward(grad: &Tensor, output: &Tensor, slope: f32) -> Resul
     if fused::takes(grad) {
         return fused::leak_backward(grad, output, slope);
     }
-    grad * leak_factor(output, slope)?
+    widened_value(grad)? * leak_factor(&widened_value(output)?, slope)?
 }
 
 /// `sqrt(2 / pi)` and GELU's cubic coefficient: the argument of the sigmoid is `a x + b x^3`.
@@ -51,11 +65,14 @@ fn gelu_tanh_gate(x: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((gate, square.affine(3.0 * b, a)?))
 }
 
-/// The value of a smooth activation.
-pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+/// The value of a smooth activation of `x + b`, `b [C]` over the last dimension. The hyperbolic tangent, the last operation
+/// of generators, is f32.
+pub(crate) fn activate(x: &Tensor, b: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
     if let (true, Some(kind)) = (fused::takes(x), fused::smooth_kind(activation)) {
-        return fused::activate(x, kind);
+        let to = if activation == Activation::Tanh { DType::F32 } else { x.dtype() };
+        return fused::activate(x, b, kind, to);
     }
+    let x = &with_bias(x, b)?;
     match activation {
         Activation::None => Ok(x.clone()),
         Activation::Relu => leak(x, 0.0),
@@ -67,11 +84,17 @@ pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
-/// `grad` times the derivative of a smooth activation at `x`.
-pub(crate) fn activate_backward(x: &Tensor, grad: &Tensor, activation: Activation) -> Result<Tensor> {
+/// `grad` times the derivative of a smooth activation at `x + b`.
+pub(crate) fn activate_backward(
+    x: &Tensor,
+    b: Option<&Tensor>,
+    grad: &Tensor,
+    activation: Activation,
+) -> Result<Tensor> {
     if let (true, Some(kind)) = (fused::takes(x), fused::smooth_kind(activation)) {
-        return fused::activate_backward(x, grad, kind);
+        return fused::activate_backward(x, b, grad, kind);
     }
+    let (x, grad) = (&with_bias(x, b)?, &widened_value(grad)?);
     match activation {
         Activation::None => Ok(grad.clone()),
         Activation::Relu => leak_backward(grad, x, 0.0),
@@ -88,6 +111,12 @@ pub(crate) fn activate_backward(x: &Tensor, grad: &Tensor, activation: Activatio
         Activation::Silu => grad * gated_slope(x, &sigmoid(x)?, None)?,
         Activation::Tanh => grad * x.tanh()?.sqr()?.affine(-1.0, 1.0)?,
     }
+}
+
+/// `x + b`, f32 where `x` is bf16.
+fn with_bias(x: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let x = widened_value(x)?;
+    b.map_or(Ok(x.clone()), |b| x.broadcast_add(b))
 }
 
 /// The derivative of `x s(u(x))` for a sigmoid `s`: `s + x s (1 - s) u'`.

@@ -5,6 +5,8 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use super::reduce::{column_sums, weighted_column_sums};
 use crate::batch_norm::{Batch, BatchStatistics, SumOverParts, add_up};
 use crate::cuda::fused;
+use crate::mixed::{fitting, widened, widened_value};
+use crate::precision::{Precision, current};
 use crate::{Var, cpu};
 
 const LAST: D = D::Minus1;
@@ -14,12 +16,14 @@ pub(crate) fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
     if fused::takes(x.value()) {
         return layer_norm_fused(x, w, b, eps);
     }
+    let x = &widened(x)?;
     let (input, gain) = (x.value().contiguous()?, w.value().clone());
     let mean = input.mean_keepdim(LAST)?;
     let centred = input.broadcast_sub(&mean)?;
     let rstd = centred.sqr()?.mean_keepdim(LAST)?.affine(1.0, eps)?.sqrt()?.recip()?;
     let value = centred.broadcast_mul(&rstd)?.broadcast_mul(&gain)?.broadcast_add(b.value())?;
     Ok(Var::record_once("layer_norm", value, &[x, w, b], move |grad, wants| {
+        let grad = &widened_value(grad)?;
         let normal = input.broadcast_sub(&mean)?.broadcast_mul(&rstd)?;
         let width = gain.elem_count();
         let rows = |x: Tensor| x.contiguous()?.reshape((x.elem_count() / width, width));
@@ -40,17 +44,21 @@ pub(crate) fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
     }))
 }
 
-/// [`layer_norm`] by kernels of our own, which keep the normalised rows in place of the input.
+/// [`layer_norm`] by kernels of our own. What follows a layer norm is a product, which takes bf16 where it rounds.
 fn layer_norm_fused(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
-    let gain = w.value().clone();
-    let [value, normal, rstd] = fused::layer_norm(x.value(), &gain, b.value(), eps)?;
+    let to = if current() == Precision::Bf16 { DType::BF16 } else { DType::F32 };
+    let (input, gain) = (x.value().contiguous()?, w.value().clone());
+    let [value, statistics] = fused::layer_norm(&input, &gain, b.value(), eps, to)?;
     Ok(Var::record_once("layer_norm", value, &[x, w, b], move |grad, wants| {
-        let width = gain.elem_count();
-        let rows = |x: &Tensor| x.contiguous()?.reshape((x.elem_count() / width, width));
-        let dx = if wants[0] { Some(fused::layer_norm_backward(grad, &normal, &gain, &rstd)?) } else { None };
-        let dw = if wants[1] { Some(weighted_column_sums(&rows(grad)?, &rows(&normal)?)?) } else { None };
-        let db = if wants[2] { Some(column_sums(&rows(grad)?)?) } else { None };
-        Ok(vec![dx, dw, db])
+        let dx = match wants[0] {
+            true => Some(fused::layer_norm_backward(grad, &input, &gain, &statistics)?),
+            false => None,
+        };
+        if !wants[1] && !wants[2] {
+            return Ok(vec![dx, None, None]);
+        }
+        let [db, dw] = fused::layer_norm_sums(grad, &input, gain.elem_count(), &statistics)?;
+        Ok(vec![dx, Some(dw), Some(db)])
     }))
 }
 
@@ -62,6 +70,7 @@ pub(crate) fn batch_norm(
     eps: f64,
     parts: Option<&SumOverParts>,
 ) -> Result<(Var, BatchStatistics)> {
+    let x = &fitting(x)?;
     let channels = w.value().elem_count();
     let own = x.value().elem_count() / channels;
     let matrix = x.value().contiguous()?.reshape((own, channels))?;
@@ -110,11 +119,12 @@ pub(crate) fn normalise(
     if fused::takes(x.value()) {
         return normalise_fused(x, w, b, [mean.clone(), rstd, scale], batch);
     }
+    let x = &widened(x)?;
     let value = x.value().broadcast_sub(mean)?.broadcast_mul(&scale)?.broadcast_add(b.value())?;
     let (input, mean) = (x.value().clone(), mean.clone());
     let name = if batch.is_some() { "batch_norm" } else { "batch_norm_eval" };
     Ok(Var::record_once(name, value, &[x, w, b], move |grad, wants| {
-        let channels = rstd.elem_count();
+        let (grad, channels) = (&widened_value(grad)?, rstd.elem_count());
         let rows = grad.elem_count() / channels.max(1);
         let normal = input.broadcast_sub(&mean)?.broadcast_mul(&rstd)?;
         let matrix = |x: &Tensor| x.contiguous()?.reshape((rows, channels));

@@ -3,33 +3,19 @@
 use candle_core::{Result, Tensor};
 
 use super::reduce::sum_all;
-use crate::cuda::fused;
 use crate::optim::Step;
 
 /// One step of Adam: the new parameter, mean and mean square.
-pub(crate) fn adam(
-    step: Step,
-    p: &Tensor,
-    g: &Tensor,
-    mean: &Tensor,
-    square: &Tensor,
-) -> Result<(Tensor, Tensor, Tensor)> {
-    if fused::takes(p) {
-        let [p, mean, square] = fused::adam(step, [p, g, mean, square])?;
-        return Ok((p, mean, square));
-    }
+pub(crate) fn adam(step: Step, [p, g, mean, square]: [&Tensor; 4]) -> Result<[Tensor; 3]> {
     let mean = lerp(mean, g, step.fresh)?;
     let square = lerp(square, &g.sqr()?, step.fresh_square)?;
     let root = square.sqrt()?.affine(step.root_correction.into(), step.eps.into())?;
     let change = (&mean / root)?.affine(step.rate.into(), 0.0)?;
-    Ok(((p.affine(step.keep.into(), 0.0)? - change)?, mean, square))
+    Ok([(p.affine(step.keep.into(), 0.0)? - change)?, mean, square])
 }
 
 /// `from + weight * (to - from)`.
 pub(crate) fn lerp(from: &Tensor, to: &Tensor, weight: f32) -> Result<Tensor> {
-    if fused::takes(from) {
-        return fused::lerp(from, to, weight);
-    }
     from + (to - from)?.affine(weight.into(), 0.0)?
 }
 

@@ -5,6 +5,7 @@ use candle_core::{Device, Result, Tensor};
 use super::conv2d::{Windows, pad_or_crop, spread};
 use crate::Var;
 use crate::cuda::images;
+use crate::mixed::widened_value;
 
 /// `factor` times the nearest-neighbour enlargement by 2.
 pub(crate) fn enlarge2(x: &Tensor, factor: f64) -> Result<Tensor> {
@@ -95,6 +96,7 @@ impl MaxPool {
 
     /// The maximum of every window, and the number of the tap that won.
     pub(crate) fn max(self, x: &Tensor) -> Result<[Tensor; 2]> {
+        let x = &widened_value(x)?;
         let mut views = self.windows().views(x, f64::NEG_INFINITY)?.into_iter();
         let Some(first) = views.next() else { candle_core::bail!("max_pool: a window without pixels") };
         let mut best = first.contiguous()?;
@@ -129,6 +131,7 @@ impl MaxPool {
     }
 
     pub(crate) fn scatter_value(self, grad: &Tensor, winner: &Tensor) -> Result<Tensor> {
+        let grad = &widened_value(grad)?;
         let mut sum: Option<Tensor> = None;
         for i in 0..self.kernel * self.kernel {
             let part = (grad * Self::mask(winner, i)?)?;
@@ -160,6 +163,7 @@ impl MaxPool {
     }
 
     pub(crate) fn gather_value(self, x: &Tensor, winner: &Tensor) -> Result<Tensor> {
+        let x = &widened_value(x)?;
         let mut sum: Option<Tensor> = None;
         for (i, view) in self.windows().views(x, 0.0)?.iter().enumerate() {
             let part = (view * Self::mask(winner, i)?)?;

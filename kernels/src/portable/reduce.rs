@@ -7,6 +7,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::cuda::fused;
+use crate::mixed::widened_value;
 
 /// Elements that one block of threads adds up.
 const RUN: usize = 1024;
@@ -30,7 +31,10 @@ fn sum_last(x: &Tensor) -> Result<Tensor> {
 
 /// The sum of all elements, without dimensions.
 pub(crate) fn sum_all(x: &Tensor) -> Result<Tensor> {
-    let n = x.elem_count();
+    if fused::takes(x) {
+        return fused::column_sums(&x.contiguous()?.reshape((x.elem_count(), 1))?, None)?.reshape(());
+    }
+    let (n, x) = (x.elem_count(), widened_value(x)?);
     let flat = x.contiguous()?.reshape((1, n))?;
     let body = n / RUN * RUN;
     if body == 0 || body == n {
@@ -49,12 +53,16 @@ pub(crate) fn column_sums(x: &Tensor) -> Result<Tensor> {
     if fused::takes(x) {
         return fused::column_sums(x, None);
     }
+    let x = widened_value(x)?;
     Tensor::ones((1, rows), x.dtype(), x.device())?.matmul(&x.contiguous()?)?.reshape(width)
 }
 
 /// The column sums of `x * y`.
 pub(crate) fn weighted_column_sums(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    if fused::takes(x) { fused::column_sums(x, Some(y)) } else { column_sums(&(x * y)?) }
+    if fused::takes(x) {
+        return fused::column_sums(x, Some(y));
+    }
+    column_sums(&(widened_value(x)? * widened_value(y)?)?)
 }
 
 /// Sums over the leading dimensions; `suffix` are those that stay.
@@ -70,7 +78,7 @@ pub(crate) fn sum_leading(x: &Tensor, suffix: &[usize]) -> Result<Tensor> {
 /// `[B, ..] -> [B]`.
 pub(crate) fn sum_per_sample(x: &Tensor, batch: usize) -> Result<Tensor> {
     let each = x.elem_count() / batch.max(1);
-    sum_last(&x.contiguous()?.reshape((batch, each))?)
+    sum_last(&widened_value(x)?.contiguous()?.reshape((batch, each))?)
 }
 
 /// `[B, .., C] -> [B, C]`.
@@ -82,6 +90,7 @@ pub(crate) fn sum_middle(x: &Tensor, batch: usize, channels: usize) -> Result<Te
     if fused::takes(x) && batch <= fused::MOST_CHUNKS {
         return fused::middle_sums(x, batch, channels);
     }
+    let x = widened_value(x)?;
     let ones = Tensor::ones((1, middle), x.dtype(), x.device())?;
     let x = x.contiguous()?.reshape((batch, middle, channels))?;
     ones.broadcast_left(batch)?.contiguous()?.matmul(&x)?.reshape((batch, channels))
@@ -89,9 +98,20 @@ pub(crate) fn sum_middle(x: &Tensor, batch: usize, channels: usize) -> Result<Te
 
 /// A factor `[B]` for each sample of `x [B, ..]`.
 pub(crate) fn scale_samples(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) {
+        return fused::scale_samples(x, factors);
+    }
     let mut dims = vec![1; x.dims().len()];
     dims[0] = factors.elem_count();
-    x.broadcast_mul(&factors.reshape(dims)?)
+    widened_value(x)?.broadcast_mul(&factors.reshape(dims)?)
+}
+
+/// `x` times a number `s` of one element on its device.
+pub(crate) fn scale_all(x: &Tensor, s: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) {
+        return fused::scale_samples(x, &s.reshape(1)?);
+    }
+    x.broadcast_mul(&s.reshape(vec![1; x.dims().len()])?)
 }
 
 /// `[B] -> dims = [B, ..]`.

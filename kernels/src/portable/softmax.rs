@@ -4,6 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use super::reduce::{sum_all, sum_per_sample};
 use crate::cuda::fused;
+use crate::mixed::widened_value;
 
 const LAST: D = D::Minus1;
 
@@ -22,6 +23,7 @@ pub(crate) fn softmax_backward(p: &Tensor, g: &Tensor) -> Result<Tensor> {
     if fused::takes(p) {
         return fused::softmax_backward(p, g, 1.0);
     }
+    let (p, g) = (&widened_value(p)?, &widened_value(g)?);
     let inner = (g * p)?.sum_keepdim(LAST)?;
     p * g.broadcast_sub(&inner)?
 }

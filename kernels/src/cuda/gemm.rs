@@ -1,0 +1,98 @@
+//! Products of bf16 matrices on a GPU, through cuBLAS: added up in f32, and given in bf16 or f32.
+
+use std::ffi::{c_int, c_longlong, c_void};
+
+use candle_core::cuda_backend::cudarc::cublas::{result, sys};
+use candle_core::cuda_backend::cudarc::driver::DevicePtrMut;
+use candle_core::op::BackpropOp;
+use candle_core::{CudaStorage, DType, Result, Storage, Tensor, bail};
+use half::bf16;
+
+use super::launch::address;
+
+/// Sizes of a stack of products `[m, k] x [k, n]`.
+pub(crate) type Sizes = (usize, usize, usize, usize);
+
+/// The products of contiguous bf16 stacks, `a` and `b` stored transposed where `transposed` says so; f32 if `wide`.
+pub(crate) fn product(
+    a: &Tensor,
+    b: &Tensor,
+    transposed: (bool, bool),
+    (batch, m, n, k): Sizes,
+    wide: bool,
+) -> Result<Tensor> {
+    if a.dtype() != DType::BF16 || b.dtype() != DType::BF16 {
+        bail!("gemm: expected bf16 factors, got {:?} and {:?}", a.dtype(), b.dtype());
+    }
+    if [m, n, k, batch].iter().any(|&size| size > c_int::MAX as usize) {
+        bail!("gemm: {batch} products of {m}x{k} by {k}x{n} are too large for cuBLAS");
+    }
+    let device = a.device().as_cuda_device()?;
+    let (count, stream) = (batch * m * n, device.cuda_stream());
+    // SAFETY: the product writes every element.
+    let storage = unsafe {
+        if wide {
+            let mut out = device.alloc::<f32>(count)?;
+            let to = out.device_ptr_mut(&stream).0;
+            run(a, b, transposed, (batch, m, n, k), to, sys::cudaDataType_t::CUDA_R_32F)?;
+            CudaStorage::wrap_cuda_slice(out, device.clone())
+        } else {
+            let mut out = device.alloc::<bf16>(count)?;
+            let to = out.device_ptr_mut(&stream).0;
+            run(a, b, transposed, (batch, m, n, k), to, sys::cudaDataType_t::CUDA_R_16BF)?;
+            CudaStorage::wrap_cuda_slice(out, device.clone())
+        }
+    };
+    Ok(Tensor::from_storage(Storage::Cuda(storage), (batch, m, n), BackpropOp::none(), false))
+}
+
+/// Queues the product; `to` is memory for its result of type `to_type`.
+///
+/// # Safety
+/// The operands and `to` must be on one GPU and as large as the sizes say.
+unsafe fn run(
+    a: &Tensor,
+    b: &Tensor,
+    (trans_a, trans_b): (bool, bool),
+    (batch, m, n, k): Sizes,
+    to: u64,
+    to_type: sys::cudaDataType_t,
+) -> Result<()> {
+    let blas = a.device().as_cuda_device()?.cublas_handle();
+    let operation = |transposed: bool| match transposed {
+        true => sys::cublasOperation_t::CUBLAS_OP_T,
+        false => sys::cublasOperation_t::CUBLAS_OP_N,
+    };
+    let (one, zero, half) = (1f32, 0f32, sys::cudaDataType_t::CUDA_R_16BF);
+    // cuBLAS counts in columns: a matrix of rows is its transpose there, and (a b)^T = b^T a^T.
+    let (ld_b, ld_a) = (if trans_b { k } else { n }, if trans_a { m } else { k });
+    // SAFETY: by this function's contract; leading dimensions are those of contiguous matrices.
+    unsafe {
+        result::gemm_strided_batched_ex(
+            *blas.handle(),
+            operation(trans_b),
+            operation(trans_a),
+            n as c_int,
+            m as c_int,
+            k as c_int,
+            (&raw const one).cast::<c_void>(),
+            address(b)? as *const c_void,
+            half,
+            ld_b as c_int,
+            (k * n) as c_longlong,
+            address(a)? as *const c_void,
+            half,
+            ld_a as c_int,
+            (m * k) as c_longlong,
+            (&raw const zero).cast::<c_void>(),
+            to as *mut c_void,
+            to_type,
+            n as c_int,
+            (m * n) as c_longlong,
+            batch as c_int,
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
+        )
+    }
+    .map_err(candle_core::Error::wrap)
+}

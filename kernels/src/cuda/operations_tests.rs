@@ -1,0 +1,186 @@
+//! Whole operations and their gradients as on a GPU, with the own kernels emulated, beside the processor's: in f32 to
+//! rounding, in bf16 to its rounding.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::emulation::{can_run, pretending, single};
+use crate::precision::{Precision, with};
+use crate::*;
+
+type Operation = fn(&[Var]) -> Result<Var>;
+
+/// As a share of the norm: sums of some hundred terms of size 1 in another order, and of factors of 8 bits, after which a
+/// kink can be on the other side.
+const EXACT: f64 = 2e-5;
+const ROUGH: f64 = 4e-2;
+
+const OPERATIONS: [(&str, Operation, &[&[usize]]); 20] = [
+    ("linear", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::None), &[&[9, 33], &[17, 33], &[17]]),
+    ("linear, leaky", |v| linear(&v[0], &v[1], None, Activation::LeakyRelu(0.2)), &[&[3, 5, 33], &[8, 33]]),
+    ("linear, GELU", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::GeluErf), &[&[9, 33], &[17, 33], &[17]]),
+    ("linear, tanh", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::Tanh), &[&[9, 5], &[17, 5], &[17]]),
+    (
+        "linear_residual",
+        |v| linear_residual(&v[0], &v[1], Some(&v[2]), &v[3]),
+        &[&[9, 33], &[17, 33], &[17], &[9, 17]],
+    ),
+    (
+        "feed_forward",
+        |v| feed_forward(&v[0], (&v[1], Some(&v[2])), Activation::GeluTanh, (&v[3], Some(&v[4])), Some(&v[0])),
+        &[&[9, 12], &[40, 12], &[40], &[12, 40], &[12]],
+    ),
+    (
+        "layer_norm",
+        |v| linear(&layer_norm(&v[0], &v[1], &v[2], 1e-6)?, &v[3], None, Activation::None),
+        &[&[2, 3, 40], &[40], &[40], &[8, 40]],
+    ),
+    ("matmul", |v| matmul(&v[0], &v[1], true, false), &[&[3, 20, 7], &[3, 20, 11]]),
+    ("attention", |v| attention(&v[0], 2), &[&[1, 2, 35, 96]]),
+    ("attention of few tokens", |v| attention(&v[0], 1), &[&[2, 1, 9, 60]]),
+    ("multi_query_attention", |v| multi_query_attention(&v[0], &v[1], 2), &[&[1, 2, 20, 80], &[1, 2, 20, 80]]),
+    (
+        "attention behind a product",
+        |v| {
+            linear(
+                &attention(&linear(&v[0], &scale(&v[1], 0.1)?, Some(&v[2]), Activation::None)?, 2)?,
+                &v[3],
+                None,
+                Activation::None,
+            )
+        },
+        &[&[1, 1, 17, 20], &[96, 20], &[96], &[20, 32]],
+    ),
+    (
+        "conv2d",
+        |v| conv2d(&v[0], &v[1], Some(&v[2]), Conv2d::same(3), Activation::LeakyRelu(0.1)),
+        &[&[2, 7, 6, 5], &[8, 3, 3, 5], &[8]],
+    ),
+    (
+        "a residual block",
+        |v| {
+            let x = conv2d(&v[0], &v[1], Some(&v[2]), Conv2d::same(3), Activation::Relu)?;
+            let y = conv2d(
+                &activate(&x, Activation::LeakyRelu(0.2))?,
+                &v[3],
+                None,
+                Conv2d::same(1),
+                Activation::None,
+            )?;
+            avg_pool2(&add(&x, &y)?)
+        },
+        &[&[1, 4, 6, 5], &[8, 3, 3, 5], &[8], &[8, 1, 1, 8]],
+    ),
+    (
+        "batch_norm",
+        |v| {
+            let x = conv2d(&v[0], &v[1], None, Conv2d::same(1), Activation::None)?;
+            Ok(batch_norm(&x, &v[2], &v[3], 1e-5, None)?.0)
+        },
+        &[&[2, 4, 3, 6], &[7, 1, 1, 6], &[7], &[7]],
+    ),
+    (
+        "regrouping",
+        |v| {
+            let tokens = blockify(
+                &upsample_nearest2(&conv2d(&v[0], &v[1], None, Conv2d::same(1), Activation::None)?)?,
+                2,
+            )?;
+            deblockify(&deaggregate(&tokens, 2)?, 2)
+        },
+        &[&[1, 2, 2, 3], &[8, 1, 1, 3]],
+    ),
+    (
+        "max_pool",
+        |v| {
+            max_pool3s2(&conv2d(&v[0], &v[1], None, Conv2d::same(1), Activation::None)?, PoolPadding::Symmetric)
+        },
+        &[&[1, 5, 5, 3], &[4, 1, 1, 3]],
+    ),
+    (
+        "mixed sums",
+        |v| {
+            let y = linear(&v[0], &v[1], None, Activation::None)?;
+            let both = cat(&[&add(&y, &v[2])?, &y], 1)?;
+            add(&mean_middle(&both)?, &scale(&sum_middle(&y)?, 0.5)?)
+        },
+        &[&[2, 5, 33], &[16, 33], &[2, 5, 16]],
+    ),
+    (
+        "samples' factors",
+        |v| {
+            let y = linear(&v[0], &v[1], None, Activation::None)?;
+            mul_samples(&y, &Tensor::new(&[0.5f32, 2.0], y.device())?)
+        },
+        &[&[2, 3, 20], &[16, 20]],
+    ),
+    (
+        "position embedding",
+        |v| add_broadcast(&linear(&v[0], &v[1], None, Activation::None)?, &v[2]),
+        &[&[2, 5, 33], &[16, 33], &[5, 16]],
+    ),
+];
+
+/// Value and gradients of an operation on f32 operands.
+fn all(f: Operation, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    let leaves: Vec<Var> = inputs.iter().cloned().map(Var::leaf).collect();
+    let y = widened(&f(&leaves)?)?;
+    let gradients = backward(sum_all(&mul(&y, &Var::constant(single(y.dims(), 9)?))?)?)?;
+    let mut all = vec![y.into_value()];
+    all.extend(leaves.iter().filter_map(|leaf| gradients.leaf(leaf).cloned()));
+    Ok(all)
+}
+
+fn check(name: &str, found: &[Tensor], want: &[Tensor], tolerance: f64) -> Result<()> {
+    assert_eq!(found.len(), want.len(), "{name}");
+    for (i, (found, want)) in found.iter().zip(want).enumerate() {
+        if found.dtype() != DType::F32 {
+            bail!("{name}, output {i}: {:?}", found.dtype());
+        }
+        let [found, want] = [found, want].map(|x| x.to_dtype(DType::F64));
+        let (found, want) = (found?, want?);
+        let norm = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f64>();
+        let error = (norm(&(found - &want)?)? / norm(&want)?).sqrt();
+        assert!(error <= tolerance, "{name}, output {i}: {error:e} of its norm");
+    }
+    Ok(())
+}
+
+#[test]
+fn operations_agree_with_the_processors_in_both_types() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    for (name, f, dims) in OPERATIONS {
+        let input = |(i, dims): (usize, &&[usize])| single(dims, i as u64);
+        let inputs: Vec<Tensor> = dims.iter().enumerate().map(input).collect::<Result<_>>()?;
+        let want = all(f, &inputs)?;
+        check(name, &pretending(|| all(f, &inputs))?, &want, EXACT)?;
+        let rough = with(Precision::Bf16, || pretending(|| all(f, &inputs)))?;
+        check(&format!("{name} in bf16"), &rough, &want, ROUGH)?;
+    }
+    Ok(())
+}
+
+/// Penalties on gradients: second derivatives in bf16.
+#[test]
+fn second_derivatives_agree_in_bf16() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let f = || -> Result<Vec<Tensor>> {
+        let leaf = |dims: &[usize], seed| single(dims, seed).map(Var::leaf);
+        let (x, w1, w2) = (leaf(&[2, 4, 4, 3], 1)?, leaf(&[8, 3, 3, 3], 2)?, leaf(&[1, 8], 3)?);
+        let y = conv2d(&x, &w1, None, Conv2d::same(3), Activation::LeakyRelu(0.2))?;
+        let y = add(
+            &y,
+            &conv2d(&y, &Var::constant(single(&[8, 1, 1, 8], 4)?), None, Conv2d::same(1), Activation::None)?,
+        )?;
+        let logits = widened(&linear(&mean_middle(&avg_pool2(&y)?)?, &w2, None, Activation::None)?)?;
+        let slope = grad(&sum_all(&logits)?, &[&x], true)?;
+        let found = backward(sum_all(&square(&slope[0])?)?)?;
+        Ok([&w1, &w2].into_iter().filter_map(|leaf| found.leaf(leaf).cloned()).collect())
+    };
+    let want = f()?;
+    check("a penalty", &pretending(f)?, &want, EXACT)?;
+    check("a penalty in bf16", &with(Precision::Bf16, || pretending(f))?, &want, ROUGH)
+}
