@@ -5,6 +5,9 @@ import copy
 import torch
 import torch.nn.functional as F
 
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import fid_formula
 import models
 
 # Adam as in training, and as in the comparison: with the usual epsilon the first step is lr * sign(gradient), which
@@ -160,5 +163,31 @@ def vit_t(tensors, options):
     return Classifier(models.Vit(options.config["m"]), tensors, options)
 
 
+class Inception:
+    """pytorch-fid's features of images of the network's size; with --fused batch norms are folded into convolutions."""
+
+    def __init__(self, tensors, options):
+        import pytorch_fid.inception as reference
+
+        with torch.device("cpu"):
+            reference.fid_inception_v3 = fid_formula.network
+            module = reference.InceptionV3([3], resize_input=False, normalize_input=False).eval()
+        if options.fused:
+            for part in module.modules():
+                if hasattr(part, "conv") and hasattr(part, "bn"):
+                    part.conv, part.bn = fuse_conv_bn_eval(part.conv, part.bn), torch.nn.Identity()
+        images = tensors["images"] / 127.5 - 1
+        module = module.to(images.device, images.dtype)
+        self.call = compiled(module.to(memory_format=torch.channels_last) if options.channels_last else module, options)
+        self.images = to_planes(images, options)
+
+    @torch.inference_mode()
+    def run(self):
+        return self.call(self.images)[0]
+
+    def dump(self):
+        return {"features": self.run().flatten(1)}
+
+
 CASES = {"generator": generator, "discriminator": discriminator, "adversarial": Adversarial, "nest_t": nest_t,
-         "vit_t": vit_t}
+         "vit_t": vit_t, "inception": Inception}

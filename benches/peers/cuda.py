@@ -1,7 +1,9 @@
-"""Training steps on a GPU: nestgen in bf16 against PyTorch in bf16, eager and through torch.compile. See `run`.
+"""Training steps on a GPU: nestgen in bf16 against PyTorch in bf16, eager and through torch.compile; and the network of FID,
+in f32. See `run`.
 
-Builds nestgen with `scripts/build-cuda.sh` (CUDNN=1 for cuDNN). Agreement is measured against PyTorch in f64: nestgen in
-f32, to f32's rounding, and all in bf16, to bf16's.
+Builds nestgen with `scripts/build-cuda.sh` (CUDNN=1 for cuDNN). First, all rows at once, everybody is prepared, and agreement
+is measured on small batches against PyTorch in f64: nestgen in f32, to f32's rounding, and all in bf16, to bf16's. Then
+rows are timed, one after the other, the contestants in turns. A PyTorch that fails is left out, and named.
 """
 
 import argparse
@@ -9,11 +11,13 @@ import concurrent.futures
 import pathlib
 import sys
 import tempfile
+import time
 
 import torch
 
 import classifier
 import compare
+import inception
 import interleave
 import training
 from interleave import Worker
@@ -21,68 +25,94 @@ from interleave import Worker
 # Of an output or gradient in bf16: f32 weights, factors of 8 bits.
 ROUGH = 2e-2
 EXACT = compare.AGREEMENT
-EAGER, COMPILED = "PyTorch bf16, eager", "PyTorch bf16, compiled"
 GAN_BATCH = 256
+SMALL_BATCH = 16
 # Steps follow one another without waiting for the GPU, as in training.
 PASSES = 10
 SETTLE_SECONDS = 0.02
-ROWS = [row.with_batch(GAN_BATCH) for row in training.ROWS] + classifier.ROWS
+# Features of scores are f32 on both sides.
+IN_F32 = [row.with_batch(64) for row in inception.ROWS]
+ROWS = [row.with_batch(GAN_BATCH) for row in training.ROWS] + classifier.ROWS + IN_F32
+PEERS = {"eager": [], "compiled": ["--compile"]}
 
 
-def torch_workers(row, threads):
+def say(text):
+    print(time.strftime("%X"), text, file=sys.stderr, flush=True)
+
+
+def ready(worker, made):
+    """Whether a worker could be prepared and has run once."""
+    try:
+        worker.ask(**made)
+        worker.ask(cmd="run", passes=2)
+        return True
+    except RuntimeError as error:
+        say(f"{worker.name}: left out, {str(error)[:300]}")
+        worker.close()
+        return False
+
+
+def agreement(row, ours, folder, options):
+    """Distances from f64 on a small batch: nestgen's and PyTorch's in f32, nestgen's and eager PyTorch's in bf16."""
+    made = compare.make(row.with_batch(SMALL_BATCH), ours, 1, folder)
     layout = ["--channels-last"] if row.convolutions else []
-    arguments = ["--cuda", "--fused", *layout]
-    return [
-        compare.torch_worker(EAGER, threads, arguments, tuned=False),
-        compare.torch_worker(COMPILED, threads, [*arguments, "--compile"], tuned=False),
-    ]
-
-
-def fill_compiler_cache(row, made, threads):
-    """Compiles a row's models, so that its turn finds them in torch.compile's cache."""
-    eager, compiled = torch_workers(row, threads)
-    eager.close()
-    compiled.ask(**made)
-    compiled.ask(cmd="run", passes=1)
-    compiled.close()
-
-
-def measure(row, ours, made, folder, options):
-    """The JSON rows of one case."""
-    print(row.name, file=sys.stderr)
-    exact = [
+    workers = [
         Worker("nestgen in f32", [ours, "cuda", "f32"], options.threads),
         compare.torch_worker("PyTorch in f32", options.threads, ["--cuda", "--exact"], tuned=False),
+        Worker("nestgen in bf16", [ours, "cuda", "bf16"], options.threads),
+        compare.torch_worker("PyTorch in bf16", options.threads, ["--cuda", *layout], tuned=False),
     ]
-    workers = [Worker("nestgen", [ours, "cuda", "bf16"], options.threads), *torch_workers(row, options.threads)]
     try:
-        ours_f32, peer_f32, *agreement = compare.check([*exact, *workers], made, folder, ["--cuda"])
-        for worker in exact:
-            worker.close()
-        rounds = 3 if options.quick else 11
-        seconds = interleave.rounds(workers, rounds, 3, PASSES, SETTLE_SECONDS)
-        memory = [worker.ask(cmd="memory")["peak_mib"] for worker in workers]
-        gflops = workers[0].ask(cmd="flops")["flops"] / seconds["nestgen"] / 1e9
+        return compare.check(workers, made, folder, ["--cuda"])
     finally:
         for worker in workers:
             worker.close()
+
+
+def prepare(row, ours, folder, options):
+    """The workers of a row that are ready to be timed, and their agreement."""
+    small, large = folder / f"{row.case}-small", folder / f"{row.case}-large"
+    for path in (small, large):
+        path.mkdir()
+    layout = ["--channels-last"] if row.convolutions else []
+    exact = ["--exact"] if row in IN_F32 else []
+    workers = [Worker("nestgen", [ours, "cuda", "bf16"], options.threads)] + [
+        compare.torch_worker(name, options.threads, ["--cuda", "--fused", *layout, *exact, *how], tuned=False)
+        for name, how in PEERS.items()
+        if not (options.no_compile and how)
+    ]
+    made = compare.make(row, ours, 1, large)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = pool.submit(agreement, row, ours, small, options)
+        works = list(pool.map(lambda worker: ready(worker, made), workers))
+    say(f"{row.name}: prepared")
+    return [worker for worker, works in zip(workers, works) if works], found.result()
+
+
+def measure(row, workers, found, options):
+    """The JSON rows of one case."""
+    ours_f32, peer_f32, ours_bf16, peer_bf16 = found
+    seconds = interleave.rounds(workers, 3 if options.quick else 11, 1, PASSES, SETTLE_SECONDS)
+    memory = {worker.name: worker.ask(cmd="memory")["peak_mib"] for worker in workers}
+    gflops = workers[0].ask(cmd="flops")["flops"] / seconds["nestgen"] / 1e9
+    say(f"{row.name}: " + ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items()))
     return [
         {
             "name": f"{row.name}, {torch.cuda.get_device_name()}",
             "threads": options.threads,
             "nestgen_s": seconds["nestgen"],
-            "peer": worker.name,
+            "peer": f"PyTorch {'f32' if row in IN_F32 else 'bf16'}, {worker.name}",
             "peer_s": seconds[worker.name],
             "ratio": seconds["nestgen"] / seconds[worker.name],
-            "agreement": agreement[0],
+            "agreement": ours_bf16,
+            "peer_agreement": peer_bf16,
             "agreement_f32": ours_f32,
             "peer_agreement_f32": peer_f32,
-            "peer_agreement": agreement[index],
             "gflops": gflops,
-            "nestgen_mib": memory[0],
-            "peer_mib": memory[index],
+            "nestgen_mib": memory["nestgen"],
+            "peer_mib": memory[worker.name],
         }
-        for index, worker in enumerate(workers[1:], start=1)
+        for worker in workers[1:]
     ]
 
 
@@ -99,6 +129,7 @@ def main():
     parser.add_argument("--only", metavar="CASE", action="append", help="these cases only")
     parser.add_argument("--threads", type=int, default=8, help="threads of each process")
     parser.add_argument("--worker", metavar="PROGRAM", help="a peer_worker built elsewhere, in place of building one")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("cuda: PyTorch finds no GPU on this machine; nothing was measured")
@@ -106,18 +137,19 @@ def main():
     ours = options.worker or compare.build(["--example", "peer_worker"], build)
     chosen = [row for row in ROWS if not options.only or row.case in options.only]
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor() as pool:
         folder = pathlib.Path(folder)
-        made = {row.case: compare.make(row, ours, 1, folder) for row in chosen}
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            list(pool.map(lambda row: fill_compiler_cache(row, made[row.case], options.threads), chosen))
-        for row in chosen:
-            rows += measure(row, ours, made[row.case], folder, options)
+        contestants = list(pool.map(lambda row: prepare(row, ours, folder, options), chosen))
+        for row, (workers, found) in zip(chosen, contestants):
+            rows += measure(row, workers, found, options)
             compare.write(options, rows)
+            for worker in workers:
+                worker.close()
     for row in rows:
         print(
             "{name}: nestgen {nestgen_s:.5f} s, {peer} {peer_s:.5f} s, ratio {ratio:.2f}; from f64: "
-            "{agreement_f32:.0e}, {peer_agreement_f32:.0e} in f32, {agreement:.0e}, {peer_agreement:.0e} in bf16; MiB {nestgen_mib:.0f}, {peer_mib:.0f}".format(**row)
+            "{agreement_f32:.0e}, {peer_agreement_f32:.0e} in f32, {agreement:.0e}, {peer_agreement:.0e} in bf16; "
+            "MiB {nestgen_mib:.0f}, {peer_mib:.0f}".format(**row)
         )
     wrong = {row["name"] for row in rows if not agrees(row)}
     sys.exit(f"outputs or gradients differ: {', '.join(sorted(wrong))}" if wrong else 0)

@@ -42,8 +42,8 @@ def tensor(name, shape):
     return values.astype(np.float32).reshape(shape)
 
 
-def write_weights(path):
-    """A state dict of pytorch-fid's network, in PyTorch's format."""
+def network():
+    """pytorch-fid's network with the weights of the formula."""
     import pytorch_fid.inception as reference
     import torch
 
@@ -60,7 +60,15 @@ def write_weights(path):
     for name, value in shell.state_dict().items():
         counter = name.endswith("num_batches_tracked")
         state[name] = torch.zeros((), dtype=torch.int64) if counter else torch.from_numpy(tensor(name, tuple(value.shape)))
-    torch.save(state, path)
+    shell.load_state_dict(state)
+    return shell
+
+
+def write_weights(path):
+    """A state dict of pytorch-fid's network, in PyTorch's format."""
+    import torch
+
+    torch.save(network().state_dict(), path)
 
 
 class Stream:

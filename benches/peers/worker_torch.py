@@ -94,6 +94,7 @@ def main():
     torch.set_default_dtype(torch.float64 if options.double else torch.float32)
     if options.cuda:
         torch.set_default_device("cuda")
+        torch.backends.cudnn.allow_tf32 = not options.exact
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     # Answers have their own pipe: libraries print what they like to stdout.
     out = os.fdopen(os.dup(1), "w")

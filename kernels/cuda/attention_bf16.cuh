@@ -6,12 +6,14 @@
 // factor 16 x 16 those and the two 8 columns on, of a right factor 16 x 8 rows 2t, 2t + 1, 2t + 8, 2t + 9 of column g.
 // Right factors come from tiles of tokens in shared memory: the tile's transpose, or with `load_across` the tile itself.
 
-#define HEAD_STEPS (HEAD / 16)
-#define HEAD_PARTS (HEAD / 8)
+// Heads of up to SIZE elements, 32 or 64: smaller ones leave registers for more warps.
+
+#define HEAD_STEPS (SIZE / 16)
+#define HEAD_PARTS (SIZE / 8)
 #define TILE_PARTS (TILE / 8)
 #define ROWS_A_MATRIX 16
 // Halves from row to row in shared memory: neighbouring rows start in other banks, at multiples of 16 bytes.
-#define ROW_STEP (HEAD + 8)
+#define ROW_STEP (SIZE + 8)
 // Halves that a thread fetches at once.
 #define RUN 8
 
@@ -92,6 +94,7 @@ __device__ __forceinline__ float first_of(unsigned both) { return widen((Half)(b
 __device__ __forceinline__ float second_of(unsigned both) { return widen((Half)(both >> 16)); }
 
 // 16 tokens from `start` as a left factor.
+template <int SIZE>
 __device__ __forceinline__ void fetch_left(const Rough &at, const Args &a, const Head &h, unsigned start,
                                            unsigned (*left)[4]) {
   _Pragma("unroll") for (int s = 0; s < HEAD_STEPS; s++) {
@@ -108,12 +111,17 @@ __device__ __forceinline__ bool in_runs(const Rough &at, const Args &a, const He
   return is_rough(a, h.in) && a.aligned && (h.first | h.step | at.head) % RUN == 0;
 }
 
-// A tile of tokens into shared memory; what does not exist is 0.
+// `count` rounded up to what the matrix units take at once.
+__device__ __forceinline__ unsigned whole(unsigned count) { return (count + 15) / 16 * 16; }
+
+// A tile of tokens into shared memory, as far as it is used; what does not exist is 0.
+template <int SIZE>
 __device__ __forceinline__ void fetch_tile(const Rough &at, const Args &a, const Head &h, unsigned start,
                                            Half (*rows)[ROW_STEP]) {
   const bool fast = in_runs(at, a, h);
-  for (unsigned i = threadIdx.x; i < TILE * (HEAD / RUN); i += blockDim.x) {
-    const unsigned row = i / (HEAD / RUN), d = i % (HEAD / RUN) * RUN, token = start + row;
+  const unsigned runs = whole(at.head) / RUN, left = whole(at.tokens - start), count = left < TILE ? left : TILE;
+  for (unsigned i = threadIdx.x; i < count * runs; i += blockDim.x) {
+    const unsigned row = i / runs, d = i % runs * RUN, token = start + row;
     Run run = {{0u, 0u, 0u, 0u}};
     if (fast) {
       if (token < at.tokens && d < at.head)
@@ -125,14 +133,16 @@ __device__ __forceinline__ void fetch_tile(const Rough &at, const Args &a, const
   }
 }
 
-// sums [16 x TILE] = left [16 x head] times the transpose of the tile `rows`.
+// sums [16 x TILE] = left [16 x head] times the transpose of the tile `rows`, which starts with token `start`.
+template <int SIZE>
 __device__ __forceinline__ void times_rows(const Rough &at, const unsigned (*left)[4], Half (*rows)[ROW_STEP],
-                                           float (*sums)[4]) {
+                                           unsigned start, float (*sums)[4]) {
   _Pragma("unroll") for (int part = 0; part < TILE_PARTS; part++) EACH_OF_FOUR(j) sums[part][j] = 0.f;
   _Pragma("unroll") for (int s = 0; s < HEAD_STEPS; s++) {
     if (s * 16 >= at.head) continue;
     // Two parts of tokens at once, the 16 elements of each in two halves.
     _Pragma("unroll") for (int part = 0; part < TILE_PARTS; part += 2) {
+      if (start + part * 8 >= at.tokens) continue;
       unsigned right[4];
       load_along(right, &rows[part * 8 + at.lane / 16 * 8 + at.lane % 8][s * 16 + at.lane / 8 % 2 * 8]);
       multiply(sums[part], left[s], right[0], right[1]);
@@ -142,9 +152,11 @@ __device__ __forceinline__ void times_rows(const Rough &at, const unsigned (*lef
 }
 
 // sums [16 x head] += weights [16 x TILE] times the tile.
+template <int SIZE>
 __device__ __forceinline__ void times_tile(const Rough &at, const float (*weights)[4], Half (*rows)[ROW_STEP],
-                                           float (*sums)[4]) {
+                                           unsigned start, float (*sums)[4]) {
   _Pragma("unroll") for (int s = 0; s < TILE / 16; s++) {
+    if (start + s * 16 >= at.tokens) continue;
     const unsigned left[4] = {pair(weights[2 * s][0], weights[2 * s][1]), pair(weights[2 * s][2], weights[2 * s][3]),
                               pair(weights[2 * s + 1][0], weights[2 * s + 1][1]),
                               pair(weights[2 * s + 1][2], weights[2 * s + 1][3])};
@@ -171,6 +183,7 @@ __device__ __forceinline__ float row_max(float v) {
 }
 
 // Writes rows `start + g` and `start + g + 8`, each times its factor, where operand `h` has them in output `out`.
+template <int SIZE>
 __device__ __forceinline__ void put_rows(const Rough &at, const Args &a, int out, const Head &h, unsigned start,
                                          const float (*sums)[4], const float *factors) {
   _Pragma("unroll") for (int half = 0; half < 2; half++) {
@@ -194,23 +207,24 @@ __device__ __forceinline__ void put_rows(const Rough &at, const Args &a, int out
 
 // in: queries, keys and values. out: y [sequences, tokens, heads * elements], the logarithm of each row's sum of powers
 // [sequences, heads, tokens], f32. Blocks: x sequences * heads, y groups of rows, 16 to each warp.
-extern "C" __global__ void attention_bf16(Args a) {
+template <int SIZE>
+__device__ __forceinline__ void attend(const Args &a) {
   alignas(16) __shared__ Half keys[TILE][ROW_STEP];
   alignas(16) __shared__ Half values[TILE][ROW_STEP];
   const Rough at(a);
   const size_t index = blockIdx.x % a.n[2];
   const unsigned first = (blockIdx.y * (blockDim.x / 32) + at.warp) * ROWS_A_MATRIX;
   unsigned queries[HEAD_STEPS][4];
-  fetch_left(at, a, at.queries(a, index), first, queries);
+  fetch_left<SIZE>(at, a, at.queries(a, index), first, queries);
   float y[HEAD_PARTS][4], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
   CLEAR(y, HEAD_PARTS);
   for (unsigned start = 0; start < at.tokens; start += TILE) {
     __syncthreads();
-    fetch_tile(at, a, at.keys(a, index), start, keys);
-    fetch_tile(at, a, at.values(a, index), start, values);
+    fetch_tile<SIZE>(at, a, at.keys(a, index), start, keys);
+    fetch_tile<SIZE>(at, a, at.values(a, index), start, values);
     __syncthreads();
     float scores[TILE_PARTS][4], now[2] = {top[0], top[1]};
-    times_rows(at, queries, keys, scores);
+    times_rows<SIZE>(at, queries, keys, start, scores);
     _Pragma("unroll") for (int part = 0; part < TILE_PARTS; part++) EACH_OF_FOUR(j) {
       const unsigned column = start + part * 8 + 2 * at.t + j % 2;
       scores[part][j] = column < at.tokens ? scores[part][j] * a.f[0] : -INFINITY;
@@ -228,7 +242,7 @@ extern "C" __global__ void attention_bf16(Args a) {
       scores[part][j] = power(scores[part][j] - top[j / 2]);
       sum[j / 2] += scores[part][j];
     }
-    times_tile(at, scores, values, y);
+    times_tile<SIZE>(at, scores, values, start, y);
   }
   float factors[2];
   _Pragma("unroll") for (int half = 0; half < 2; half++) {
@@ -238,16 +252,17 @@ extern "C" __global__ void attention_bf16(Args a) {
     if (token < at.tokens && at.t == 0)
       ((float *)a.out[1])[at.row(a, index, token)] = top[half] + logf(sum[half]);
   }
-  put_rows(at, a, 0, at.output(a, 0, index), first, y, factors);
+  put_rows<SIZE>(at, a, 0, at.output(a, 0, index), first, y, factors);
 }
 
 // The gradient of queries.
+template <int SIZE>
 __device__ __forceinline__ void queries_backward(const Rough &at, const Args &a, size_t index, unsigned first,
                                                  Half (*keys)[ROW_STEP], Half (*values)[ROW_STEP]) {
   unsigned queries[HEAD_STEPS][4], grads[HEAD_STEPS][4], outputs[HEAD_STEPS][4];
-  fetch_left(at, a, at.queries(a, index), first, queries);
-  fetch_left(at, a, at.output(a, 2, index), first, grads);
-  fetch_left(at, a, at.output(a, 3, index), first, outputs);
+  fetch_left<SIZE>(at, a, at.queries(a, index), first, queries);
+  fetch_left<SIZE>(at, a, at.output(a, 2, index), first, grads);
+  fetch_left<SIZE>(at, a, at.output(a, 3, index), first, outputs);
   float inner[2] = {0.f, 0.f}, norm[2], dq[HEAD_PARTS][4];
   _Pragma("unroll") for (int s = 0; s < HEAD_STEPS; s++) EACH_OF_FOUR(j) inner[j % 2] +=
       first_of(grads[s][j]) * first_of(outputs[s][j]) + second_of(grads[s][j]) * second_of(outputs[s][j]);
@@ -259,29 +274,30 @@ __device__ __forceinline__ void queries_backward(const Rough &at, const Args &a,
   CLEAR(dq, HEAD_PARTS);
   for (unsigned start = 0; start < at.tokens; start += TILE) {
     __syncthreads();
-    fetch_tile(at, a, at.keys(a, index), start, keys);
-    fetch_tile(at, a, at.values(a, index), start, values);
+    fetch_tile<SIZE>(at, a, at.keys(a, index), start, keys);
+    fetch_tile<SIZE>(at, a, at.values(a, index), start, values);
     __syncthreads();
     float scores[TILE_PARTS][4], slopes[TILE_PARTS][4];
-    times_rows(at, queries, keys, scores);
-    times_rows(at, grads, values, slopes);
+    times_rows<SIZE>(at, queries, keys, start, scores);
+    times_rows<SIZE>(at, grads, values, start, slopes);
     _Pragma("unroll") for (int part = 0; part < TILE_PARTS; part++) EACH_OF_FOUR(j) {
       const unsigned column = start + part * 8 + 2 * at.t + j % 2;
       const float p = column < at.tokens ? power(scores[part][j] * a.f[0] - norm[j / 2]) : 0.f;
       slopes[part][j] = p * (slopes[part][j] - inner[j / 2]) * a.f[0];
     }
-    times_tile(at, slopes, keys, dq);
+    times_tile<SIZE>(at, slopes, keys, start, dq);
   }
   const float ones[2] = {1.f, 1.f};
-  put_rows(at, a, 0, at.queries(a, index), first, dq, ones);
+  put_rows<SIZE>(at, a, 0, at.queries(a, index), first, dq, ones);
 }
 
 // The gradients of the keys and values of heads `index` to `last`, which share them.
+template <int SIZE>
 __device__ __forceinline__ void keys_backward(const Rough &at, const Args &a, size_t index, size_t last, unsigned first,
                                               Half (*queries)[ROW_STEP], Half (*grads)[ROW_STEP], float *inner) {
   unsigned keys[HEAD_STEPS][4], values[HEAD_STEPS][4];
-  fetch_left(at, a, at.keys(a, index), first, keys);
-  fetch_left(at, a, at.values(a, index), first, values);
+  fetch_left<SIZE>(at, a, at.keys(a, index), first, keys);
+  fetch_left<SIZE>(at, a, at.values(a, index), first, values);
   float dk[HEAD_PARTS][4], dv[HEAD_PARTS][4];
   CLEAR(dk, HEAD_PARTS);
   CLEAR(dv, HEAD_PARTS);
@@ -289,39 +305,41 @@ __device__ __forceinline__ void keys_backward(const Rough &at, const Args &a, si
   for (; index < last; index++)
     for (unsigned start = 0; start < at.tokens; start += TILE) {
       __syncthreads();
-      fetch_tile(at, a, at.queries(a, index), start, queries);
-      fetch_tile(at, a, at.output(a, 2, index), start, grads);
+      fetch_tile<SIZE>(at, a, at.queries(a, index), start, queries);
+      fetch_tile<SIZE>(at, a, at.output(a, 2, index), start, grads);
       const Head outputs = at.output(a, 3, index);
       __syncthreads();
       for (unsigned row = at.warp; row < TILE; row += blockDim.x / 32) {
-        const unsigned mine = *(const unsigned *)&grads[row][2 * at.lane];
-        const unsigned y = two(at, a, outputs, start + row, 2 * at.lane);
+        const unsigned d = 2 * at.lane;
+        const unsigned mine = d < at.head && start + row < at.tokens ? *(const unsigned *)&grads[row][d] : 0u;
+        const unsigned y = two(at, a, outputs, start + row, d);
         const float sum = warp_sum(first_of(mine) * first_of(y) + second_of(mine) * second_of(y));
         if (at.lane == 0) inner[row] = sum;
       }
       __syncthreads();
       float powers[TILE_PARTS][4], slopes[TILE_PARTS][4];
-      times_rows(at, keys, queries, powers);
-      times_rows(at, values, grads, slopes);
+      times_rows<SIZE>(at, keys, queries, start, powers);
+      times_rows<SIZE>(at, values, grads, start, slopes);
       _Pragma("unroll") for (int part = 0; part < TILE_PARTS; part++) EACH_OF_FOUR(j) {
         const unsigned place = part * 8 + 2 * at.t + j % 2, token = start + place;
         const float norm = token < at.tokens ? numbers(a, 4)[at.row(a, index, token)] : 0.f;
         powers[part][j] = token < at.tokens ? power(powers[part][j] * a.f[0] - norm) : 0.f;
         slopes[part][j] = powers[part][j] * (slopes[part][j] - inner[place]) * a.f[0];
       }
-      times_tile(at, powers, grads, dv);
-      times_tile(at, slopes, queries, dk);
+      times_tile<SIZE>(at, powers, grads, start, dv);
+      times_tile<SIZE>(at, slopes, queries, start, dk);
     }
   const float ones[2] = {1.f, 1.f};
   const int out = at.shared ? 1 : 0;
-  put_rows(at, a, out, at.keys(a, head), first, dk, ones);
-  put_rows(at, a, out, at.values(a, head), first, dv, ones);
+  put_rows<SIZE>(at, a, out, at.keys(a, head), first, dk, ones);
+  put_rows<SIZE>(at, a, out, at.values(a, head), first, dv, ones);
 }
 
 // in: queries, keys and values, gradient of y, y, logarithms of sums. out: the gradients, laid out as the operands: of
-// queries, and in another output if they are shared, of keys and values. Blocks: x as `attention_bf16`, y those groups of
+// queries, and in another output if they are shared, of keys and values. Blocks: x as in `attend`, y those groups of
 // rows twice: for queries, then for keys.
-extern "C" __global__ void attention_backward_bf16(Args a) {
+template <int SIZE>
+__device__ __forceinline__ void attend_backward(const Args &a) {
   alignas(16) __shared__ Half rows[2][TILE][ROW_STEP];
   __shared__ float inner[TILE];
   const Rough at(a);
@@ -329,10 +347,15 @@ extern "C" __global__ void attention_backward_bf16(Args a) {
   const unsigned groups = gridDim.y / 2, rows_a_block = blockDim.x / 32 * ROWS_A_MATRIX;
   if (blockIdx.y < groups) {
     const unsigned first = blockIdx.y * rows_a_block + at.warp * ROWS_A_MATRIX;
-    queries_backward(at, a, index, first, rows[0], rows[1]);
+    queries_backward<SIZE>(at, a, index, first, rows[0], rows[1]);
   } else if (!at.shared || index == 0) {
     const unsigned first = (blockIdx.y - groups) * rows_a_block + at.warp * ROWS_A_MATRIX;
     const size_t last = at.shared ? a.n[2] : index + 1;
-    keys_backward(at, a, index, last, first, rows[0], rows[1], inner);
+    keys_backward<SIZE>(at, a, index, last, first, rows[0], rows[1], inner);
   }
 }
+
+extern "C" __global__ void attention_bf16_32(Args a) { attend<32>(a); }
+extern "C" __global__ void attention_bf16_64(Args a) { attend<64>(a); }
+extern "C" __global__ void attention_backward_bf16_32(Args a) { attend_backward<32>(a); }
+extern "C" __global__ void attention_backward_bf16_64(Args a) { attend_backward<64>(a); }

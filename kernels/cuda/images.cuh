@@ -144,13 +144,13 @@ extern "C" __global__ void max_scatter(Args a) {
   EACH(i, a.n[0]) {
     Pixel p = pixel(i, h, w, c);
     float sum = 0.f;
-    for (unsigned tap = 0; tap < side * side; tap++) {
-      // The window that sees this pixel as its `tap`, if there is one.
-      unsigned y = p.y + above - tap / side, x = p.x + left - tap % side;
-      if (y % stride || x % stride || y / stride >= oh || x / stride >= ow) continue;
-      size_t at = offset(p.image, y / stride, x / stride, p.channel, oh, ow, c);
-      if (get(a, 1, at) == (float)tap) sum += get(a, 0, at);
-    }
+    // The windows that see this pixel, and as which of their taps.
+    const unsigned y = p.y + above, x = p.x + left;
+    for (unsigned oy = y < side ? 0 : (y - side) / stride + 1; oy < oh && oy * stride <= y; oy++)
+      for (unsigned ox = x < side ? 0 : (x - side) / stride + 1; ox < ow && ox * stride <= x; ox++) {
+        const size_t at = offset(p.image, oy, ox, p.channel, oh, ow, c);
+        if (get(a, 1, at) == (float)((y - oy * stride) * side + (x - ox * stride))) sum += get(a, 0, at);
+      }
     put(a, 0, i, sum);
   }
 }

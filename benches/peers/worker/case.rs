@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::adversarial::Adversarial;
 use crate::classifier::{self, ClassifierStep};
 use crate::gan;
+use crate::inception::InceptionPass;
 use crate::place;
 
 /// Tensors by name, in PyTorch's names and layouts (images stay `[B, H, W, 3]`).
@@ -34,6 +35,7 @@ pub(crate) fn make(name: &str, batch: usize) -> Result<Tensors> {
         "discriminator" => gan::DiscriminatorPass::make(batch),
         "adversarial" => Adversarial::make(batch),
         "nest_t" | "vit_t" => ClassifierStep::make(name, batch),
+        "inception" => InceptionPass::make(batch),
         _ => bail!("unknown case `{name}`"),
     }
 }
@@ -47,6 +49,7 @@ pub(crate) fn config(name: &str) -> Result<Value> {
         "discriminator" => json!({"d": d}),
         "adversarial" => json!({"g": g, "d": d}),
         "nest_t" | "vit_t" => json!({"m": classifier::config(name)}),
+        "inception" => json!({}),
         _ => bail!("unknown case `{name}`"),
     })
 }
@@ -58,6 +61,7 @@ pub(crate) fn prepare(name: &str, tensors: Tensors) -> Result<Box<dyn Case>> {
         "discriminator" => Box::new(gan::DiscriminatorPass::new(&tensors)?),
         "adversarial" => Box::new(Adversarial::new(&tensors)?),
         "nest_t" | "vit_t" => Box::new(ClassifierStep::new(name, &tensors)?),
+        "inception" => Box::new(InceptionPass::new(&tensors)?),
         _ => bail!("unknown case `{name}`"),
     })
 }

@@ -17,6 +17,7 @@ mod adversarial;
 mod case;
 mod classifier;
 mod gan;
+mod inception;
 mod place;
 
 use std::io::{BufRead, Write};

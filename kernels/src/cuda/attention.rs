@@ -72,13 +72,24 @@ impl Layout {
         Ok(plan.with_numbers(&[1.0 / (self.head_dim as f32).sqrt()]))
     }
 
+    /// The kernel for heads of this size.
+    fn named(&self, kernels: [&'static str; 2]) -> &'static str {
+        kernels[usize::from(self.head_dim > 32)]
+    }
+
     /// The output `[B, T, N, heads * head_dim]`, and the logarithm of each query's sum `[B, T, heads, N]`.
     pub(crate) fn forward(&self, q: &Tensor, kv: &Tensor) -> Result<[Tensor; 2]> {
         let (b, t, n, _) = q.dims4()?;
         let outputs = vec![vec![b, t, n, self.heads * self.head_dim], vec![b, t, self.heads, n]];
         let plan = if self.rough {
             let (warps, groups) = groups(n);
-            let plan = self.plan("attention_bf16", (b * t * self.heads, groups), warps, (q, kv), outputs)?;
+            let plan = self.plan(
+                self.named(["attention_bf16_32", "attention_bf16_64"]),
+                (b * t * self.heads, groups),
+                warps,
+                (q, kv),
+                outputs,
+            )?;
             plan.with_types(&[DType::BF16])
         } else {
             self.plan("attention", (b * t * self.heads, n.div_ceil(ROWS)), WARPS, (q, kv), outputs)?
@@ -111,7 +122,8 @@ impl Layout {
         }
         let (warps, groups) = groups(n);
         let grid = (b * t * self.heads, 2 * groups);
-        let plan = self.plan("attention_backward_bf16", grid, warps, (q, kv), outputs)?;
+        let kernel = self.named(["attention_backward_bf16_32", "attention_backward_bf16_64"]);
+        let plan = self.plan(kernel, grid, warps, (q, kv), outputs)?;
         let plan = plan.with_types(&[DType::BF16; 2][..1 + usize::from(self.shared)]);
         run(&plan, &[q, kv, grad, output, logs].map(Some))
     }

@@ -24,7 +24,7 @@ const ELEMENTWISE: (u32, u32) = (3, 64);
 const OF_ROWS: [&str; 4] = ["layer_norm", "layer_norm_backward", "softmax", "softmax_backward"];
 
 /// Kernels whose blocks share memory, launched as on a GPU.
-const OF_BLOCKS: [&str; 12] = [
+const OF_BLOCKS: [&str; 14] = [
     "column_sums",
     "weighted_column_sums",
     "centred_sums",
@@ -32,8 +32,10 @@ const OF_BLOCKS: [&str; 12] = [
     "layer_norm_sums",
     "adam",
     "lerp_towards",
-    "attention_bf16",
-    "attention_backward_bf16",
+    "attention_bf16_32",
+    "attention_bf16_64",
+    "attention_backward_bf16_32",
+    "attention_backward_bf16_64",
     "attention",
     "attention_queries",
     "attention_keys",
