@@ -18,6 +18,8 @@ pub(crate) mod images;
 mod images_tests;
 #[cfg(feature = "cuda")]
 mod launch;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod plan;
 
 use candle_core::{Result, Tensor};
