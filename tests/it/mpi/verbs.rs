@@ -192,7 +192,7 @@ fn a_classifier_of_two_ranks_goes_on_in_one_process() {
 }
 
 /// Two classifiers that train in a moment, as files of a study's arms.
-fn arms(dir: &Path) -> String {
+pub(super) fn arms(dir: &Path) -> String {
     let arm = |name: &str, depth: usize| {
         let text = format!(
             "[model]\nkind = \"vit\"\npatch_size = 8\ndim = 8\ndepth = {depth}\nheads = 2\ngelu = \"erf\"\n\
