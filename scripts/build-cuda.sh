@@ -15,6 +15,8 @@
 #   CUDA_TOOLKIT       where a toolkit from PyPI is kept       [target-cuda/toolkit]
 #   CARGO_TARGET_DIR   where the build goes                    [target-cuda]
 #   CUDNN=1            convolutions by cuDNN 9, which the machine that runs the program then needs too
+#   NCCL=1             training over MPI with gradients from GPU to GPU by NCCL 2; needs what the feature mpi needs (an MPI
+#                      library with mpicc, and libclang), and NCCL on the machines that run the program
 #   FULL=1             also compile candle's kernels for quantised networks, which nestgen never calls (many minutes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -59,6 +61,7 @@ from_pypi() { # a toolkit of NVIDIA's wheels; its version is that of the librari
   standin "$cudarc" curand curand libcurand.so.10 libcurand
   standin "$cudarc" nvrtc nvrtc libnvrtc.so.13 libnvrtc
   standin "$cudarc" cudnn cudnn libcudnn.so.9 libcudnn
+  standin "$cudarc" nccl nccl libnccl.so.2 libnccl
   export LIBRARY_PATH="$toolkit/stand-ins:$CUDA_HOME/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
   export CUDARC_CUDA_VERSION=13000
 }
@@ -113,5 +116,6 @@ fi
 verb=$1
 shift
 features=nestgen/cuda
-[ "${CUDNN:-0}" != 1 ] || features=nestgen/cudnn
+[ "${CUDNN:-0}" != 1 ] || features=$features,nestgen/cudnn
+[ "${NCCL:-0}" != 1 ] || features=$features,nestgen/nccl
 cargo "$verb" --features "$features" "${patch[@]}" "$@"

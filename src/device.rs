@@ -12,12 +12,12 @@ pub use nestgen_kernels::precision::Precision;
 /// What `--device` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU if the program can use one and there is one, else the processor.
+    /// A GPU if the program can use one and there is one, else the processor.
     Auto,
     /// The processor.
     Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
+    /// The GPU of this number; without one, the process's own among those of its machine.
+    Cuda(Option<usize>),
 }
 
 impl FromStr for DeviceChoice {
@@ -27,9 +27,9 @@ impl FromStr for DeviceChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(None)),
             other => match other.strip_prefix("cuda:").map(str::parse) {
-                Some(Ok(number)) => Ok(Self::Cuda(number)),
+                Some(Ok(number)) => Ok(Self::Cuda(Some(number))),
                 _ => Err("expected auto, cpu, cuda or cuda:N".into()),
             },
         }
@@ -37,22 +37,29 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device, ready for use.
+    /// The device, ready for use, of a process that is number `place` of its machine, from 0: where no GPU is named, processes
+    /// get one each, and share them when there are more processes.
     ///
     /// # Errors
     /// When a GPU is asked for and this program was built without CUDA, or there is none of that number.
-    pub fn open(self) -> Result<Device> {
+    pub fn open(self, place: usize) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => auto(),
-            Self::Cuda(number) => cuda(number),
+            Self::Auto => auto(place),
+            Self::Cuda(None) => cuda(own_gpu(place)),
+            Self::Cuda(Some(number)) => cuda(number),
         }
     }
 }
 
 #[cfg(feature = "cuda")]
-fn auto() -> Result<Device> {
-    if nestgen_kernels::cuda::count() > 0 { cuda(0) } else { Ok(Device::Cpu) }
+fn own_gpu(place: usize) -> usize {
+    place % nestgen_kernels::cuda::count().max(1)
+}
+
+#[cfg(feature = "cuda")]
+fn auto(place: usize) -> Result<Device> {
+    if nestgen_kernels::cuda::count() > 0 { cuda(own_gpu(place)) } else { Ok(Device::Cpu) }
 }
 
 #[cfg(feature = "cuda")]
@@ -73,7 +80,12 @@ fn cuda(number: usize) -> Result<Device> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn auto() -> Result<Device> {
+fn own_gpu(_: usize) -> usize {
+    0
+}
+
+#[cfg(not(feature = "cuda"))]
+fn auto(_: usize) -> Result<Device> {
     Ok(Device::Cpu)
 }
 
@@ -132,8 +144,8 @@ mod tests {
         for (text, choice) in [
             ("auto", DeviceChoice::Auto),
             ("cpu", DeviceChoice::Cpu),
-            ("cuda", DeviceChoice::Cuda(0)),
-            ("cuda:3", DeviceChoice::Cuda(3)),
+            ("cuda", DeviceChoice::Cuda(None)),
+            ("cuda:3", DeviceChoice::Cuda(Some(3))),
         ] {
             assert_eq!(text.parse(), Ok(choice));
         }
@@ -145,8 +157,8 @@ mod tests {
     #[test]
     #[cfg(not(feature = "cuda"))]
     fn a_program_without_cuda_says_so() {
-        assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
-        let error = DeviceChoice::Cuda(1).open().unwrap_err();
+        assert!(DeviceChoice::Auto.open(1).unwrap().is_cpu());
+        let error = DeviceChoice::Cuda(Some(1)).open(0).unwrap_err();
         assert!(
             error.to_string().contains("built without CUDA") && error.hint().unwrap().contains("build-cuda")
         );

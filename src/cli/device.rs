@@ -3,21 +3,23 @@
 use candle_core::Device;
 use clap::Args;
 use nestgen::device::{DeviceChoice, Precision, choose_precision};
+use nestgen::ranks::Ranks;
 
 use super::ui;
 
 /// The flag that chooses a device.
 #[derive(Args)]
 pub(super) struct PlaceArgs {
-    /// Where to compute: auto (a GPU if this program can use one), cpu, cuda or cuda:N
+    /// Where to compute: auto (a GPU if this program can use one), cpu, cuda or cuda:N. Several processes of one job get a
+    /// GPU each unless N names one
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 }
 
 impl PlaceArgs {
-    /// The device, ready for use; says which GPU it is.
-    pub(super) fn open(&self) -> nestgen::error::Result<Device> {
-        let device = self.device.open()?;
+    /// This rank's device, ready for use; says which GPU it is.
+    pub(super) fn open(&self, ranks: &Ranks) -> nestgen::error::Result<Device> {
+        let device = self.device.open(ranks.place())?;
         if !device.is_cpu() {
             ui::note(&nestgen::device::describe(&device));
         }
@@ -37,9 +39,9 @@ pub(super) struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// The device, ready for use; says which GPU it is.
-    pub(super) fn open(&self) -> nestgen::error::Result<Device> {
-        let device = self.place.open()?;
+    /// This rank's device, ready for use; says which GPU it is.
+    pub(super) fn open(&self, ranks: &Ranks) -> nestgen::error::Result<Device> {
+        let device = self.place.open(ranks)?;
         choose_precision(self.precision, &device)?;
         Ok(device)
     }

@@ -108,7 +108,7 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let fake = Input::open(&args.fake, &OpenOptions::default())?;
     let held_out =
         args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
-    let device = args.place.open()?;
+    let device = args.place.open(ranks)?;
     let extractor = score_space::extractor(&args.features, args.weights.as_deref(), &device)?;
     let config = config(args);
     let together = Together { ranks, extractor: &extractor, config: &config };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use candle_core::Device;
 use nestgen::error::{Error, Result};
 use nestgen::ranks::Ranks;
 use nestgen::train::folder::{ResumePoint, resume_point};
@@ -56,4 +57,12 @@ pub(super) fn describe_ranks(ranks: &Ranks) {
     if ranks.size() > 1 {
         ui::note(&format!("{} ranks: {}", ranks.size(), ranks.names().join("; ")));
     }
+}
+
+/// Connects the GPUs of ranks that train one run together; says how its gradients travel.
+pub(super) fn connect_gpus(ranks: &Ranks, device: &Device) -> Result<()> {
+    if let Some(how) = ranks.connect_gpus(device)? {
+        ui::note(&how);
+    }
+    Ok(())
 }

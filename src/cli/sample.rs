@@ -12,6 +12,7 @@ use clap::Args;
 use nestgen::error::Error;
 use nestgen::models::Generator;
 use nestgen::nn::Builder;
+use nestgen::ranks::Ranks;
 use nestgen::sample::{Snapshot, for_each_batch, interpolate, read_snapshot};
 use nestgen::train::fakes::generate;
 use nestgen::train::files::{Pending, write_atomic};
@@ -219,7 +220,7 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
     let generator = Generator::build(&config.model, &builder).map_err(|error| unusable(error.to_string()))?;
     let tensors = tensors.into_iter().collect();
     generator.params().load(&tensors).map_err(|error| unusable(error.to_string()))?;
-    generator.params().move_to(&which.device.open()?)?;
+    generator.params().move_to(&which.device.open(&Ranks::alone())?)?;
     Ok((generator, path))
 }
 

@@ -14,7 +14,7 @@ use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
 
 use super::device::DeviceArgs;
-use super::ranks::{RankArgs, describe_ranks, find_point};
+use super::ranks::{RankArgs, connect_gpus, describe_ranks, find_point};
 use super::{dry_run, interrupt, memory, ui};
 
 /// The preset of a CPU, whatever the resolution.
@@ -101,7 +101,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return if ranks.is_first() { dry_run::print(&config) } else { Ok(ExitCode::SUCCESS) };
     }
-    let device = args.device.open()?;
+    let device = args.device.open(ranks)?;
     // What is counted is the processor's memory.
     if device.is_cpu() {
         memory::refuse_what_cannot_fit(&config, ranks.size())?;
@@ -206,6 +206,7 @@ fn train(
     let data = data?;
     ui::note(&format!("{}: {} images of {res} px", config.data.name(), data.len()));
     describe_ranks(ranks);
+    connect_gpus(ranks, device)?;
 
     let stop = interrupt::flag()?;
     let line = progress_line();

@@ -8,12 +8,19 @@
 //! all decide alike. Who waits for another waits for a time, not for ever: [`Error::RanksLost`].
 
 #[cfg(feature = "mpi")]
+mod averaging;
+#[cfg(feature = "nccl")]
+mod gpus;
+#[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(any(test, feature = "nccl"))]
+mod own_gpus;
 
 #[cfg(feature = "mpi")]
 use std::rc::Rc;
 use std::time::Duration;
 
+use candle_core::{Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -38,12 +45,15 @@ pub struct Ranks {
 /// Gives the exit code.
 pub type OnLost = fn(usize, usize, Error) -> u8;
 
+/// Hands a tensor over whose mean over all ranks is wanted.
+pub type Give<'a> = dyn FnMut(&Tensor) -> candle_core::Result<()> + 'a;
+
 /// What communication has cost a rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spent {
     /// Seconds, those of waiting for slower ranks included.
     pub secs: f64,
-    /// Bytes that were summed up. How many travel is MPI's choice: about twice as many for each rank.
+    /// Bytes that were summed up. How many travel is MPI's or NCCL's choice: about twice as many for each rank.
     pub bytes: u64,
 }
 
@@ -113,6 +123,15 @@ impl Ranks {
         self.rank
     }
 
+    /// This process's number among those of its machine, from 0.
+    pub fn place(&self) -> usize {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            return link.place();
+        }
+        0
+    }
+
     /// How many there are, at least 1.
     pub fn size(&self) -> usize {
         self.size
@@ -150,26 +169,44 @@ impl Ranks {
         let _ = values;
     }
 
-    /// Lets `work` hand over numbers, at most `most` times, and gives their means over all ranks, the same bits on every one.
-    /// They travel while the work goes on, whenever it hands over some; an empty vector only lets the others travel on.
-    /// All ranks hand over as many numbers in the same order.
+    /// Connects the GPUs that ranks compute on, each on its `device`, if this program can and each has its own; says how
+    /// gradients travel where that is worth saying. For runs that ranks train together, before the first step.
     ///
     /// # Errors
-    /// Those of the work; on several ranks it ends them all, with its error.
+    /// When GPUs that should be connected cannot be.
+    pub fn connect_gpus(&self, device: &Device) -> Result<Option<String>> {
+        #[cfg(feature = "nccl")]
+        if let Some(link) = self.link.as_ref().filter(|link| link.size() > 1) {
+            return gpus::connect(link, device);
+        }
+        let _ = device;
+        Ok(None)
+    }
+
+    /// Lets `work` hand over f32 tensors, at most `most` of them, and gives their means over all ranks, the same bits on
+    /// every one. They travel in buckets while the work goes on, whenever it hands one over. All ranks hand over as many,
+    /// of the same shapes, in the same order.
+    ///
+    /// # Errors
+    /// Those of the work; where MPI carries numbers of its memory, it ends all ranks, with its error.
     pub fn while_averaging<R>(
         &self,
         most: usize,
-        work: impl FnOnce(&mut dyn FnMut(Vec<f32>)) -> Result<R>,
-    ) -> Result<(R, Vec<Vec<f32>>)> {
+        work: impl FnOnce(&mut Give) -> Result<R>,
+    ) -> Result<(R, Vec<Tensor>)> {
         #[cfg(feature = "mpi")]
         if let Some(link) = &self.link {
-            let (result, mut means) = link.while_summing(most, work);
-            let share = 1.0 / self.size as f32;
-            means.iter_mut().flatten().for_each(|value| *value *= share);
-            return Ok((result, means));
+            #[cfg(feature = "nccl")]
+            if let Some(gpus) = link.gpus() {
+                return gpus::while_averaging(link, gpus, work);
+            }
+            return averaging::while_averaging(link, most, work);
         }
         let mut own = Vec::with_capacity(most);
-        let result = work(&mut |values| own.extend((!values.is_empty()).then_some(values)))?;
+        let result = work(&mut |tensor| {
+            own.push(tensor.clone());
+            Ok(())
+        })?;
         Ok((result, own))
     }
 
@@ -308,11 +345,16 @@ mod tests {
         let mut sums = [0.1, f64::NAN];
         ranks.sum(&mut sums);
         assert_eq!((sums[0], sums[1].is_nan()), (0.1, true));
-        let work = |travel: &mut dyn FnMut(Vec<f32>)| -> Result<&'static str> {
-            [vec![0.3], vec![], vec![0.5, 0.7]].into_iter().for_each(travel);
+        let tensor = |numbers: &[f32]| Tensor::from_slice(numbers, numbers.len(), &Device::Cpu).unwrap();
+        let work = |give: &mut Give| -> Result<&'static str> {
+            give(&tensor(&[0.3]))?;
+            give(&tensor(&[0.5, 0.7]))?;
             Ok("done")
         };
-        assert_eq!(ranks.while_averaging(2, work).unwrap(), ("done", vec![vec![0.3], vec![0.5, 0.7]]));
+        let (said, means) = ranks.while_averaging(2, work).unwrap();
+        let numbers: Vec<Vec<f32>> = means.iter().map(|mean| mean.to_vec1().unwrap()).collect();
+        assert_eq!((said, numbers), ("done", vec![vec![0.3], vec![0.5, 0.7]]));
+        assert_eq!((ranks.place(), ranks.connect_gpus(&Device::Cpu).unwrap()), (0, None));
         assert!(ranks.any(true) && !ranks.any(false) && ranks.first_decides(true));
         assert_eq!(ranks.first_tells(Some(7)).unwrap(), Some(7));
         ranks.check_same("nothing", 1).unwrap();

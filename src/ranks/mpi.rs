@@ -13,6 +13,8 @@ use mpi::point_to_point::{Destination, Source};
 use mpi::request::{self, Request, Scope, StaticScope};
 use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::traits::Equivalence;
+#[cfg(feature = "nccl")]
+use nestgen_kernels::cuda::nccl;
 
 use super::{OnLost, Spent};
 use crate::error::{Error, Result};
@@ -47,9 +49,13 @@ pub(super) struct Link {
     patience: Duration,
     on_lost: OnLost,
     names: Vec<String>,
+    /// This process's number among those of its machine.
+    place: usize,
     spent: Cell<Spent>,
     /// When this rank last said that it is at work.
     said: Cell<Instant>,
+    #[cfg(feature = "nccl")]
+    gpus: OnceCell<nccl::Communicator>,
     /// Finalises MPI when dropped, after everything else.
     _universe: Universe,
 }
@@ -60,8 +66,19 @@ impl Link {
             return Err(Error::Usage { message: "MPI was started before".into(), hint: None });
         };
         let world = universe.world();
-        let (names, spent, said) = (Vec::new(), Cell::default(), Cell::new(Instant::now()));
-        let mut link = Self { world, patience, on_lost, names, spent, said, _universe: universe };
+        let place = world.split_shared(world.rank()).rank() as usize;
+        let mut link = Self {
+            world,
+            patience,
+            on_lost,
+            names: Vec::new(),
+            place,
+            spent: Cell::default(),
+            said: Cell::new(Instant::now()),
+            #[cfg(feature = "nccl")]
+            gpus: OnceCell::new(),
+            _universe: universe,
+        };
         link.names = link.gather_names();
         Ok(link)
     }
@@ -78,23 +95,47 @@ impl Link {
         &self.names
     }
 
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+
+    /// The GPUs of all ranks, where they are connected.
+    #[cfg(feature = "nccl")]
+    pub(super) fn gpus(&self) -> Option<&nccl::Communicator> {
+        self.gpus.get()
+    }
+
+    /// From here on the GPUs are connected; once is enough.
+    #[cfg(feature = "nccl")]
+    pub(super) fn use_gpus(&self, gpus: nccl::Communicator) {
+        self.gpus.get_or_init(|| gpus);
+    }
+
     /// What sums have cost since this was last asked.
     pub(super) fn take_spent(&self) -> Spent {
         self.spent.take()
     }
 
-    /// `host, process 17` of every rank: each writes its own into its place among zeros, and all add up.
+    /// `host, process 17` of every rank.
     fn gather_names(&self) -> Vec<String> {
         let host = environment::processor_name().unwrap_or_else(|_| "unknown host".into());
         let name = format!("{host}, process {}", std::process::id());
-        let mut bytes = vec![0u8; self.size() * NAME_BYTES];
-        let place = bytes.chunks_mut(NAME_BYTES).nth(self.rank()).unwrap_or_default();
-        for (to, from) in place.iter_mut().zip(name.bytes()) {
+        let mut bytes = [0u8; NAME_BYTES];
+        for (to, from) in bytes.iter_mut().zip(name.bytes()) {
             *to = from;
         }
-        self.sum(&mut bytes[..]);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
-        bytes.chunks(NAME_BYTES).map(text).collect()
+        let text = |bytes: [u8; NAME_BYTES]| String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
+        self.everyones(bytes).into_iter().map(text).collect()
+    }
+
+    /// The bytes of every rank: each writes its own into its place among zeros, and all add up.
+    pub(super) fn everyones<const N: usize>(&self, own: [u8; N]) -> Vec<[u8; N]> {
+        let mut all = vec![[0; N]; self.size()];
+        if let Some(place) = all.get_mut(self.rank()) {
+            *place = own;
+        }
+        self.sum(all.as_flattened_mut());
+        all
     }
 
     /// Replaces each value by its sum over the ranks.
@@ -110,9 +151,12 @@ impl Link {
             let sum = SystemOperation::sum();
             self.wait(self.world.immediate_all_reduce_into(scope, &own[..], values, sum), patience);
         });
+        self.add_spent(Spent { secs: start.elapsed().as_secs_f64(), bytes });
+    }
+
+    pub(super) fn add_spent(&self, more: Spent) {
         let spent = self.spent.get();
-        let secs = spent.secs + start.elapsed().as_secs_f64();
-        self.spent.set(Spent { secs, bytes: spent.bytes + bytes });
+        self.spent.set(Spent { secs: spent.secs + more.secs, bytes: spent.bytes + more.bytes });
     }
 
     /// Lets `work` hand over numbers, at most so many times, and gives their sums over the ranks; they travel while the
@@ -150,8 +194,7 @@ impl Link {
             spent.secs += start.elapsed().as_secs_f64();
             result
         });
-        let before = self.spent.get();
-        self.spent.set(Spent { secs: before.secs + spent.secs, bytes: before.bytes + spent.bytes });
+        self.add_spent(spent);
         sums.retain(|sum| !sum.is_empty());
         (result, sums)
     }
@@ -166,7 +209,7 @@ impl Link {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn broadcast<T: Equivalence>(&self, values: &mut [T]) {
+    pub(super) fn broadcast<T: Equivalence>(&self, values: &mut [T]) {
         // MPI takes the address of an empty vector for a mistake.
         if values.is_empty() {
             return;
@@ -252,15 +295,31 @@ impl Link {
         format!("rank {rank} ({})", self.names.get(rank).map_or("", String::as_str))
     }
 
+    /// Waits in a step until all ranks are here.
+    #[cfg(feature = "nccl")]
+    pub(super) fn meet(&self) {
+        self.wait(self.world.immediate_barrier(), self.patience);
+    }
+
+    /// Waits in a step for what all ranks do.
+    #[cfg(feature = "nccl")]
+    pub(super) fn wait_until(&self, is_over: impl FnMut() -> bool) {
+        self.wait_within(self.patience, is_over);
+    }
+
     /// Waits for all ranks to take part. MPI may write to the request's memory for as long as it is not complete, so
     /// there is no way back from here when one does not: this process says which, and ends them all.
-    fn wait<'a, T: ?Sized, S: Scope<'a>>(&self, mut request: Request<'a, T, S>, patience: Duration) {
+    fn wait<'a, T: ?Sized, S: Scope<'a>>(&self, request: Request<'a, T, S>, patience: Duration) {
+        let mut pending = Some(request);
+        self.wait_within(patience, || {
+            pending = pending.take().and_then(|request| request.test().err());
+            pending.is_none()
+        });
+    }
+
+    fn wait_within(&self, patience: Duration, mut is_over: impl FnMut() -> bool) {
         let start = Instant::now();
-        loop {
-            request = match request.test() {
-                Ok(_) => return,
-                Err(pending) => pending,
-            };
+        while !is_over() {
             let waited = start.elapsed();
             if waited > patience {
                 let error = self.roll_call(patience);

@@ -4,8 +4,8 @@
 //! gradients are averaged, and every rank makes the same optimizer step. Everything random is a function of the
 //! number of an image, so a run does not depend on how many ranks make it, to rounding.
 //!
-//! Gradients are averaged in buckets while the backward pass goes on: it tells of each as soon as nothing can be added
-//! to it. MPI does its part whenever the pass hands one over, on the thread that trains.
+//! Gradients are averaged while the backward pass goes on: it tells of each as soon as nothing can be added to it. MPI
+//! does its part whenever the pass hands one over, on the thread that trains; NCCL goes by itself.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -22,11 +22,7 @@ use super::state::Position;
 use crate::data::Share;
 use crate::error::{Error, Result};
 use crate::nn::ParamSet;
-use crate::ranks::Ranks;
-
-/// Gradient numbers that travel together: 1 MiB, long against a network's latency, short against all gradients: most of
-/// the pass back is still to come when the first bucket is full.
-const BUCKET: usize = 1 << 18;
+use crate::ranks::{Give, Ranks};
 
 /// Which images of each global batch are this rank's, such that no rank needs another's images for its losses.
 ///
@@ -82,7 +78,7 @@ pub fn share_batches(networks: &mut Networks, ranks: &Ranks) {
 }
 
 /// The gradients of a loss, added to those `before` of earlier parts of the batch; each sum is then its mean over all ranks.
-/// Buckets of them travel while the pass back goes on.
+/// They travel while the pass back goes on.
 pub(super) fn backward_averaged(
     ranks: &Ranks,
     loss: Var,
@@ -95,21 +91,12 @@ pub(super) fn backward_averaged(
         return Ok(all);
     }
     let by_id: HashMap<u64, &Param> = params.iter().map(|param| (param.id(), param)).collect();
-    let mut buckets: Vec<Vec<&Param>> = Vec::new();
-    let work = |travel: &mut dyn FnMut(Vec<f32>)| -> Result<()> {
-        let (mut numbers, mut members, mut told) = (Vec::new(), Vec::new(), HashSet::new());
+    let mut members: Vec<&Param> = Vec::with_capacity(params.len());
+    let work = |give: &mut Give| -> Result<()> {
+        let mut told = HashSet::new();
         let mut take = |param, gradient: &Tensor| {
-            with_downloaded::<f32, _>(gradient, |own| {
-                numbers.extend_from_slice(own);
-                Ok(())
-            })?;
             members.push(param);
-            let full = numbers.len() >= BUCKET;
-            if full {
-                buckets.push(std::mem::take(&mut members));
-            }
-            travel(if full { std::mem::take(&mut numbers) } else { Vec::new() });
-            candle_core::Result::Ok(())
+            give(gradient)
         };
         backward_telling(loss, &mut |id, gradient| {
             let Some(&param) = by_id.get(&id) else { return Ok(()) };
@@ -124,19 +111,11 @@ pub(super) fn backward_averaged(
                 take(param, gradient)?;
             }
         }
-        travel(numbers);
-        buckets.push(members);
         Ok(())
     };
     let ((), means) = ranks.while_averaging(params.len(), work)?;
-    for (members, means) in buckets.into_iter().zip(means) {
-        let mut rest = means.as_slice();
-        for param in members {
-            let value = param.value();
-            let (own, others) = rest.split_at(value.elem_count());
-            all.set_param(param, Tensor::from_slice(own, value.shape(), value.device())?);
-            rest = others;
-        }
+    for (param, mean) in members.into_iter().zip(means) {
+        all.set_param(param, mean);
     }
     Ok(all)
 }

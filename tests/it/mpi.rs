@@ -1,12 +1,13 @@
 //! Data-parallel training under a real `mpirun`: what one process computes, resumable on any number of ranks, and an
 //! end with a name where a rank dies or hangs. The other verbs are in `verbs`.
 
+mod slurm;
 mod verbs;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -192,13 +193,11 @@ fn has_state(outdir: &Path) -> bool {
     runs.flatten().any(|run| state::list(&run.path()).is_ok_and(|states| !states.is_empty()))
 }
 
-/// A job of two ranks under way, with a state, and the process number of rank 1.
-fn under_way(outdir: &Path, more: &[&str]) -> (Child, u32, std::thread::JoinHandle<String>) {
-    let args = [&["--kimg", "1000"], more, settings("").as_slice()].concat();
-    let mut job = train(2, outdir, &args).spawn().expect("mpirun is installed");
+/// The process number of rank 1 of a job of two ranks, and what the job says until it ends.
+fn second_rank(job: &mut Child) -> (u32, std::thread::JoinHandle<String>) {
     let mut stderr = BufReader::new(job.stderr.take().unwrap());
     let mut seen = String::new();
-    let victim = loop {
+    let number = loop {
         let mut line = String::new();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "the job ended: {seen}");
         seen += &line;
@@ -210,30 +209,46 @@ fn under_way(outdir: &Path, more: &[&str]) -> (Child, u32, std::thread::JoinHand
         stderr.read_to_string(&mut seen).unwrap();
         seen
     });
+    (number, rest)
+}
+
+/// Waits while a job is under way, until it has come so far.
+fn wait_until(job: &mut Child, so_far: impl Fn() -> bool) {
     let start = Instant::now();
-    while !has_state(outdir) {
+    while !so_far() {
         assert!(start.elapsed() < PATIENCE && job.try_wait().unwrap().is_none());
         std::thread::yield_now();
     }
-    (job, victim, rest)
 }
 
-/// Sends a signal to one rank; the job ends by itself, and its last state goes on in one process.
-fn ends_and_resumes(signal: &str, more: &[&str], expected: &str) {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut job, victim, rest) = under_way(dir.path(), more);
-    assert!(Command::new("kill").args([signal, &victim.to_string()]).status().unwrap().success());
+/// Waits for a job that ends by itself.
+fn ended(job: &mut Child) -> ExitStatus {
     let start = Instant::now();
-    let status = loop {
+    loop {
         if let Some(status) = job.try_wait().unwrap() {
-            break status;
+            return status;
         }
         if start.elapsed() > PATIENCE {
             job.kill().unwrap();
             panic!("the job hangs");
         }
         std::thread::yield_now();
-    };
+    }
+}
+
+fn signal(signal: &str, process: u32) {
+    assert!(Command::new("kill").args([signal, &process.to_string()]).status().unwrap().success());
+}
+
+/// Sends a signal to one rank; the job ends by itself, and its last state goes on in one process.
+fn ends_and_resumes(kind: &str, more: &[&str], expected: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let args = [&["--kimg", "1000"], more, settings("").as_slice()].concat();
+    let mut job = train(2, dir.path(), &args).spawn().expect("mpirun is installed");
+    let (victim, rest) = second_rank(&mut job);
+    wait_until(&mut job, || has_state(dir.path()));
+    signal(kind, victim);
+    let status = ended(&mut job);
     let said = rest.join().unwrap();
     assert!(!status.success() && said.contains(expected), "{said}");
     let run = run_folder(dir.path());

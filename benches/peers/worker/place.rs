@@ -12,7 +12,7 @@ static DEVICE: OnceLock<Device> = OnceLock::new();
 pub(crate) fn choose(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let device = arguments.next().unwrap_or_else(|| "cpu".into());
     let precision = arguments.next().unwrap_or_else(|| "f32".into());
-    let device = device.parse::<DeviceChoice>().map_err(anyhow::Error::msg)?.open()?;
+    let device = device.parse::<DeviceChoice>().map_err(anyhow::Error::msg)?.open(0)?;
     choose_precision(precision.parse::<Precision>().map_err(anyhow::Error::msg)?, &device)?;
     DEVICE.get_or_init(|| device);
     Ok(())

@@ -1,7 +1,7 @@
 //! Finding, opening and naming GPUs.
 //!
-//! One stream does everything, so nothing need be tracked between streams; freed memory stays in the driver's pool, so
-//! that a step allocates without asking the system.
+//! One stream computes everything, so nothing need be tracked between streams (what NCCL moves beside it waits by itself);
+//! freed memory stays in the driver's pool, so that a step allocates without asking the system.
 
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use candle_core::{Device, DeviceLocation, Result};
@@ -19,7 +19,7 @@ pub fn open(ordinal: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(cuda) = &device {
         // SAFETY: tracking orders work between streams; this device's tensors are only ever used on the one stream that
-        // was made with it.
+        // was made with it, and on that of `nccl`, which orders its own.
         unsafe { cuda.disable_event_tracking() };
     }
     keep_pool(ordinal).map_err(candle_core::Error::wrap)?;

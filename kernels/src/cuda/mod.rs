@@ -21,6 +21,8 @@ mod images_tests;
 #[cfg(feature = "cuda")]
 mod launch;
 pub(crate) mod many;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 #[cfg(test)]
 mod operations_tests;
 mod plan;

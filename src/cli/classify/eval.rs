@@ -33,7 +33,7 @@ pub(in crate::cli) struct EvalArgs {
 /// Runs the verb.
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let (trained, path) = args.network.load()?;
-    trained.classifier.params().move_to(&args.device.open()?)?;
+    trained.classifier.params().move_to(&args.device.open(&Ranks::alone())?)?;
     let mut config = trained.config.data.clone();
     if let Some(data) = &args.data {
         config.path.clone_from(data);

@@ -16,7 +16,7 @@ use nestgen::train::folder::ResumePoint;
 
 use super::open_data;
 use crate::cli::device::DeviceArgs;
-use crate::cli::ranks::{RankArgs, describe_ranks, find_point};
+use crate::cli::ranks::{RankArgs, connect_gpus, describe_ranks, find_point};
 use crate::cli::train::progress_line;
 use crate::cli::{interrupt, ui};
 
@@ -105,7 +105,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return dry_run(&config);
     }
-    let device = args.device.open()?;
+    let device = args.device.open(ranks)?;
     let started = launch_and_show(&config, &data, &device, &args.outdir, &name, resume, ranks)?;
     conclude(&started.0, &started.1)
 }
@@ -160,6 +160,7 @@ fn launch_and_show(
         config.model.resolution()
     ));
     describe_ranks(ranks);
+    connect_gpus(ranks, device)?;
     let stop = interrupt::flag()?;
     let line = progress_line();
     let mut on_event = |event: Event| match event {

@@ -87,7 +87,7 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let device = args.device.open()?;
+    let device = args.device.open(ranks)?;
     describe_ranks(ranks);
     let tasks = open_and_deal(&plan, &args.outdir, ranks)?;
     let stop = interrupt::flag()?;

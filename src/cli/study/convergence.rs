@@ -119,7 +119,7 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let device = args.device.open()?;
+    let device = args.device.open(ranks)?;
     describe_ranks(ranks);
     let tasks = open_and_deal(&plan, &args.outdir, ranks)?;
     let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;

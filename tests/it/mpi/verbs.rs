@@ -9,7 +9,9 @@ use nestgen::train::classify::{TENSOR_FILES_EMA, training::Position};
 use nestgen::train::state::load_as;
 use serde_json::Value;
 
-use super::{TOLERANCE, alone, finish, has_state, mpirun, nestgen, run_folder};
+use super::{
+    TOLERANCE, alone, ended, finish, has_state, mpirun, nestgen, run_folder, second_rank, signal, wait_until,
+};
 use crate::bad_input::text;
 use crate::score_space::{classifier, images};
 
@@ -177,14 +179,9 @@ fn a_classifier_of_two_ranks_goes_on_in_one_process() {
     finish(classify(1, &one, &args));
     // Stopped by a signal to one rank, wherever that is: before the end of the second epoch.
     let mut job = classify(2, &many, &args).spawn().unwrap();
-    let start = std::time::Instant::now();
-    while !has_state(&many) {
-        assert!(start.elapsed() < super::PATIENCE && job.try_wait().unwrap().is_none());
-        std::thread::yield_now();
-    }
+    wait_until(&mut job, || has_state(&many));
     let rank = fs::read_to_string(format!("/proc/{0}/task/{0}/children", job.id())).unwrap();
-    let rank = rank.split_whitespace().next().unwrap().to_owned();
-    assert!(std::process::Command::new("kill").args(["-TERM", &rank]).status().unwrap().success());
+    signal("-TERM", rank.split_whitespace().next().unwrap().parse().unwrap());
     let output = job.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("saved: "), "{said}{}", String::from_utf8_lossy(&output.stderr));
@@ -195,7 +192,7 @@ fn a_classifier_of_two_ranks_goes_on_in_one_process() {
 }
 
 /// Two classifiers that train in a moment, as files of a study's arms.
-fn arms(dir: &Path) -> String {
+pub(super) fn arms(dir: &Path) -> String {
     let arm = |name: &str, depth: usize| {
         let text = format!(
             "[model]\nkind = \"vit\"\npatch_size = 8\ndim = 8\ndepth = {depth}\nheads = 2\ngelu = \"erf\"\n\
@@ -210,8 +207,12 @@ fn arms(dir: &Path) -> String {
 }
 
 fn study(ranks: usize, arms: &str, outdir: &Path) -> std::process::Command {
+    study_of(ranks, arms, "2", outdir)
+}
+
+fn study_of(ranks: usize, arms: &str, epochs: &str, outdir: &Path) -> std::process::Command {
     let mut command = nestgen(ranks);
-    command.args(["study", "accuracy", "--arms", arms, "--epochs", "2", "--seeds", "2", "--allow-unfair"]);
+    command.args(["study", "accuracy", "--arms", arms, "--epochs", epochs, "--seeds", "2", "--allow-unfair"]);
     command.arg("--outdir").arg(outdir);
     command
 }
@@ -259,4 +260,29 @@ fn a_run_that_fails_is_named_and_the_others_are_trained() {
     assert!(
         outdir.join("deep/seed0/outcome.json").is_file() && outdir.join("flat/seed1/outcome.json").is_file()
     );
+}
+
+/// No sum of theirs would notice: each trains alone. Who is done waits for the other to say that it is at work.
+#[test]
+fn a_rank_that_hangs_ends_the_study_with_its_name_and_what_the_others_trained() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let (arms, outdir) = (arms(dir.path()), dir.path().join("study"));
+    let mut job = study_of(2, &arms, "20", &outdir).args(["--rank-timeout", "1"]).spawn().unwrap();
+    let (victim, rest) = second_rank(&mut job);
+    // The second run is rank 1's first.
+    wait_until(&mut job, || outdir.join("deep/seed0").exists());
+    signal("-STOP", victim);
+    let status = ended(&mut job);
+    let said = rest.join().unwrap();
+    let expected = "error: rank 0 of 2: no answer within 12 s from rank 1 (";
+    assert!(!status.success() && said.contains(expected), "{said}");
+    let is_trained = |run: &str| outdir.join(run).join("outcome.json").is_file();
+    assert_eq!(
+        ["flat/seed0", "deep/seed1", "deep/seed0", "flat/seed1"].map(is_trained),
+        [true, true, false, false]
+    );
+    // The same command goes on in one process.
+    finish(study_of(1, &arms, "20", &outdir));
+    assert!(is_trained("deep/seed0") && is_trained("flat/seed1") && outdir.join("report.html").is_file());
 }
