@@ -1,9 +1,9 @@
 """Training steps on a GPU: nestgen in bf16 against PyTorch in bf16, eager and through torch.compile; and the network of FID,
 in f32. See `run`.
 
-Builds nestgen with `scripts/build-cuda.sh` (CUDNN=1 for cuDNN). First, all rows at once, everybody is prepared, and agreement
-is measured on small batches against PyTorch in f64: nestgen in f32, to f32's rounding, and all in bf16, to bf16's. Then
-rows are timed, one after the other, the contestants in turns. A PyTorch that fails is left out, and named.
+Builds nestgen with `scripts/build-cuda.sh` (CUDNN=1 for cuDNN). Agreement is measured on small batches against PyTorch in
+f64: nestgen in f32, to f32's rounding, and both in bf16, to bf16's. Then the contestants take turns on a large batch. A
+PyTorch that fails is left out, and named.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def say(text):
 
 
 def ready(worker, made):
-    """Whether a worker could be prepared and has run once."""
+    """Whether a worker could be prepared and has run."""
     try:
         worker.ask(**made)
         worker.ask(cmd="run", passes=2)
@@ -69,11 +69,8 @@ def agreement(row, ours, folder, options):
             worker.close()
 
 
-def prepare(row, ours, folder, options):
-    """The workers of a row that are ready to be timed, and their agreement."""
-    small, large = folder / f"{row.case}-small", folder / f"{row.case}-large"
-    for path in (small, large):
-        path.mkdir()
+def contestants(row, ours, folder, options):
+    """The workers of a row that are ready to be timed, nestgen first."""
     layout = ["--channels-last"] if row.convolutions else []
     exact = ["--exact"] if row in IN_F32 else []
     workers = [Worker("nestgen", [ours, "cuda", "bf16"], options.threads)] + [
@@ -81,12 +78,10 @@ def prepare(row, ours, folder, options):
         for name, how in PEERS.items()
         if not (options.no_compile and how)
     ]
-    made = compare.make(row, ours, 1, large)
+    made = compare.make(row, ours, 1, folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = pool.submit(agreement, row, ours, small, options)
         works = list(pool.map(lambda worker: ready(worker, made), workers))
-    say(f"{row.name}: prepared")
-    return [worker for worker, works in zip(workers, works) if works], found.result()
+    return [worker for worker, works in zip(workers, works) if works]
 
 
 def measure(row, workers, found, options):
@@ -137,10 +132,11 @@ def main():
     ours = options.worker or compare.build(["--example", "peer_worker"], build)
     chosen = [row for row in ROWS if not options.only or row.case in options.only]
     rows = []
-    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor() as pool:
+    with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        contestants = list(pool.map(lambda row: prepare(row, ours, folder, options), chosen))
-        for row, (workers, found) in zip(chosen, contestants):
+        for row in chosen:
+            found = agreement(row, ours, folder, options)
+            workers = contestants(row, ours, folder, options)
             rows += measure(row, workers, found, options)
             compare.write(options, rows)
             for worker in workers:
