@@ -280,7 +280,7 @@ impl Slot {
         if !fused::takes(&value) || !gradient.device().same_device(value.device()) {
             return Ok(None);
         }
-        let operands = [value, gradient, mean.contiguous()?, square.contiguous()?];
+        let operands = vec![value, gradient, mean.contiguous()?, square.contiguous()?];
         Ok(Some(many::Item { operands, decays: self.decays }))
     }
 
@@ -334,8 +334,7 @@ pub fn ema_update(pairs: &[(Param, Param)], beta: f64) -> Result<()> {
             bail!("ema_update: {} is {:?}, its source {:?}", average.name(), old.dims(), new.dims());
         }
         if fused::takes(&old) && new.device().same_device(old.device()) {
-            let (old, new) = (old.contiguous()?, new.contiguous()?);
-            let operands = [old.clone(), new.clone(), old, new];
+            let operands = vec![old.contiguous()?, new.contiguous()?];
             together.push((average, many::Item { operands, decays: false }));
             continue;
         }

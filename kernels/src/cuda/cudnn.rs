@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -97,13 +98,15 @@ pub(super) fn convolution(
     }
     let device = a.device().as_cuda_device()?;
     let found = LIBRARIES.with_borrow_mut(|libraries| {
-        if !libraries.contains_key(&device.id()) {
-            let handle = Cudnn::new(device.cuda_stream()).map_err(Error::wrap)?;
-            // SAFETY: working memory, which no algorithm reads before it writes.
-            let workspace = unsafe { device.alloc::<u8>(1) }?;
-            libraries.insert(device.id(), Library { handle, choices: HashMap::new(), workspace });
-        }
-        let Some(library) = libraries.get_mut(&device.id()) else { return Ok(None) };
+        let library = match libraries.entry(device.id()) {
+            Entry::Occupied(place) => place.into_mut(),
+            Entry::Vacant(place) => {
+                let handle = Cudnn::new(device.cuda_stream()).map_err(Error::wrap)?;
+                // SAFETY: working memory, which no algorithm reads before it writes.
+                let workspace = unsafe { device.alloc::<u8>(1) }?;
+                place.insert(Library { handle, choices: HashMap::new(), workspace })
+            }
+        };
         let (a, b) = (a.contiguous()?, b.contiguous()?);
         if current() == Precision::Bf16 {
             let (a, b) = (convert(&a, DType::BF16)?, convert(&b, DType::BF16)?);

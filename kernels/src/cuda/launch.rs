@@ -31,13 +31,13 @@ pub(super) fn address(x: &Tensor) -> Result<u64> {
 }
 
 /// New memory for an output.
-enum Memory {
+pub(super) enum Memory {
     Single(CudaSlice<f32>),
     Half(CudaSlice<bf16>),
 }
 
 impl Memory {
-    fn new(device: &CudaDevice, dtype: DType, count: usize) -> Result<Self> {
+    pub(super) fn new(device: &CudaDevice, dtype: DType, count: usize) -> Result<Self> {
         // SAFETY: every kernel writes all elements of its outputs.
         unsafe {
             match dtype {
@@ -47,7 +47,7 @@ impl Memory {
         }
     }
 
-    fn address(&mut self, device: &CudaDevice) -> u64 {
+    pub(super) fn address(&mut self, device: &CudaDevice) -> u64 {
         let stream = device.cuda_stream();
         match self {
             Self::Single(memory) => memory.device_ptr_mut(&stream).0,
@@ -55,7 +55,7 @@ impl Memory {
         }
     }
 
-    fn tensor(self, device: &CudaDevice, dims: &[usize]) -> Tensor {
+    pub(super) fn tensor(self, device: &CudaDevice, dims: &[usize]) -> Tensor {
         let storage = match self {
             Self::Single(memory) => CudaStorage::wrap_cuda_slice(memory, device.clone()),
             Self::Half(memory) => CudaStorage::wrap_cuda_slice(memory, device.clone()),

@@ -83,10 +83,9 @@ impl Plan {
         Self { kernel, grid, block, sizes: Vec::new(), numbers: Vec::new(), outputs, rough: 0 }
     }
 
-    /// A kernel of one block a piece of the optimizer's table, with flat outputs of `length` elements.
-    pub(super) fn pieces(kernel: &'static str, pieces: usize, outputs: usize, length: usize) -> Self {
-        let outputs = vec![vec![length]; outputs];
-        Self { block: BLOCK, ..Self::blocks(kernel, (pieces, 1), 1, outputs) }
+    /// A kernel of one block a piece of the optimizer's table, which has the addresses of its results.
+    pub(super) fn pieces(kernel: &'static str, pieces: usize) -> Self {
+        Self { block: BLOCK, ..Self::blocks(kernel, (pieces, 1), 1, Vec::new()) }
     }
 
     /// Sums of columns within chunks of rows: outputs `[chunks, width]`.
