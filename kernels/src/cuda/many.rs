@@ -1,7 +1,7 @@
 //! The optimizer's arithmetic on all parameters in one launch: their pieces are rows of a table of addresses. Results are
 //! tensors of their own, not parts of a large one: a part is downloaded with all that it is a part of.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor};
 
 use super::fused::run;
 use super::plan::Plan;
@@ -41,7 +41,7 @@ impl Memory {
         return super::launch::Memory::new(like.device().as_cuda_device()?, like.dtype(), like.elem_count())
             .map(Self::Device);
         #[cfg(not(feature = "cuda"))]
-        bail!("this build has no kernels for {:?}", like.device())
+        candle_core::bail!("this build has no kernels for {:?}", like.device())
     }
 
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
@@ -52,7 +52,7 @@ impl Memory {
             #[cfg(test)]
             Self::Host(memory) => Ok(memory.as_mut_ptr() as u64),
             #[cfg(not(any(test, feature = "cuda")))]
-            _ => bail!("no memory on {:?}", like.device()),
+            _ => candle_core::bail!("no memory on {:?}", like.device()),
         }
     }
 
@@ -119,5 +119,5 @@ fn address(x: &Tensor) -> Result<u64> {
     #[cfg(feature = "cuda")]
     return super::launch::address(x);
     #[cfg(not(feature = "cuda"))]
-    bail!("this build has no kernels for {:?}", x.device())
+    candle_core::bail!("this build has no kernels for {:?}", x.device())
 }
