@@ -81,6 +81,8 @@ def contestants(row, ours, folder, options):
     made = compare.make(row, ours, 1, folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         works = list(pool.map(lambda worker: ready(worker, made), workers))
+    if not works[0]:
+        sys.exit(f"cuda: {row.name}: nestgen failed")
     return [worker for worker, works in zip(workers, works) if works]
 
 

@@ -2,13 +2,13 @@
 
     gpu_idle.py TRACE [--last SHARE] [--top N]
 
-Only the last SHARE (default 0.5) of the records count, so that loading and warming up do
-not.
+Only the last SHARE (default 0.5) of the records count, so that loading and warming up do not.
 """
 
 import argparse
 import collections
 import re
+import sys
 
 
 def short(name):
@@ -28,6 +28,8 @@ def main():
         for line in lines:
             start, end, name = line.rstrip("\n").split(",", 2)
             records.append((int(start), int(end), name))
+    if not records:
+        sys.exit(f"gpu_idle: {options.trace} has no records: the program ended before its trace was written")
     records.sort()
     records = records[int(len(records) * (1 - options.last)):]
     first, latest, busy = records[0][0], records[0][0], 0

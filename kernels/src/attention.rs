@@ -12,7 +12,7 @@ use crate::Var;
 use crate::cpu::{self, by_dtype};
 use crate::gemm::Mat;
 use crate::map::CHUNK;
-use crate::mixed::goes_with;
+use crate::mixed::go_together;
 use crate::portable;
 use crate::rows::{self, LANES};
 use crate::scratch::scratch;
@@ -201,7 +201,7 @@ pub fn multi_query_attention(q: &Var, kv: &Var, num_heads: usize) -> Result<Var>
     }
     let head_dim = channels / num_heads;
     let expected = [batch, blocks, tokens, 2 * head_dim];
-    if kv.dims() != expected || !(goes_with(kv.dtype(), q) || goes_with(q.dtype(), kv)) {
+    if kv.dims() != expected || !go_together(kv, q) {
         bail!("multi_query_attention: expected kv {expected:?} {:?}, got {kv:?}", q.dtype());
     }
     if portable::takes(q.value()) {

@@ -10,7 +10,7 @@ use crate::conv2d_f32;
 use crate::cpu::{self, Element, by_dtype};
 use crate::fused::{activation_backward, slope};
 use crate::im2col;
-use crate::mixed::{factor, goes_with};
+use crate::mixed::{factor, go_together, goes_with};
 use crate::portable;
 use crate::reduce::sum_leading;
 use crate::{Activation, Var};
@@ -98,7 +98,7 @@ impl Geometry {
 pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, conv: Conv2d, activation: Activation) -> Result<Var> {
     let geometry = Geometry::of(x.dims(), w.dims(), conv)?;
     let bias_fits = b.is_none_or(|b| b.dims() == [geometry.c_out] && goes_with(b.dtype(), x));
-    if !(goes_with(w.dtype(), x) || goes_with(x.dtype(), w)) || !bias_fits {
+    if !go_together(w, x) || !bias_fits {
         bail!("conv2d: expected b [{}] and one element type, got {:?}", geometry.c_out, b.map(Var::dims));
     }
     let Some(slope) = slope(activation) else {

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::Var;
 use crate::cpu::{Element, by_dtype};
 use crate::map::{binary, unary};
-use crate::mixed::{goes_with, widened};
+use crate::mixed::{go_together, widened};
 use crate::portable;
 use crate::reduce::{sum_all, sum_leading};
 use crate::simd::multiversion;
@@ -50,7 +50,7 @@ multiversion! {
 
 /// The common shape and element type of two operands, or an error that names both.
 fn same_shape(name: &str, a: &Var, b: &Var) -> Result<()> {
-    if a.dims() != b.dims() || !(goes_with(a.dtype(), b) || goes_with(b.dtype(), a)) {
+    if a.dims() != b.dims() || !go_together(a, b) {
         bail!(
             "{name}: expected two equal shapes and types, got {:?} {:?} and {:?} {:?}",
             a.dims(),

@@ -7,7 +7,7 @@ use crate::activation::Smooth;
 use crate::cpu::by_dtype;
 use crate::linear_value::{Then, value};
 use crate::matmul::matmul_to;
-use crate::mixed::{factor, goes_with};
+use crate::mixed::{factor, go_together, goes_with};
 use crate::reduce::times_with_column_sums;
 use crate::vmath::Math;
 use crate::{Activation, Var, autograd, fused, matmul, portable, reshape};
@@ -57,7 +57,7 @@ pub fn linear_residual(x: &Var, w: &Var, b: Option<&Var>, residual: &Var) -> Res
 /// The residual, contiguous, if it fits.
 pub(crate) fn check_residual(x: &Var, residual: &Var, c_out: usize) -> Result<Tensor> {
     let dims = result_dims(x, c_out);
-    if residual.dims() != dims || !(goes_with(residual.dtype(), x) || goes_with(x.dtype(), residual)) {
+    if residual.dims() != dims || !go_together(residual, x) {
         bail!("linear: expected a residual {dims:?} {:?}, got {residual:?}", x.dtype());
     }
     residual.value().contiguous()

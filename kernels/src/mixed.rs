@@ -29,9 +29,6 @@ pub(crate) fn widened_value(x: &Tensor) -> Result<Tensor> {
 }
 
 fn converted(x: &Var, to: DType) -> Result<Var> {
-    if x.dtype() == to {
-        return Ok(x.clone());
-    }
     let value = convert(x.value(), to)?;
     Ok(Var::record("convert", value, &[x], |grad, _| Ok(vec![Some(grad.clone())])))
 }
@@ -59,6 +56,11 @@ pub(crate) fn factor(x: &Var) -> Result<Var> {
         (Precision::F32 | Precision::Tf32, DType::BF16) => converted(x, DType::F32),
         _ => Ok(x.clone()),
     }
+}
+
+/// Whether two operands go together: of one type, or f32 and bf16.
+pub(crate) fn go_together(a: &Var, b: &Var) -> bool {
+    goes_with(a.dtype(), b) || goes_with(b.dtype(), a)
 }
 
 /// Whether a parameter of type `dtype` goes with `x`: of its type, or f32 beside bf16.

@@ -102,40 +102,18 @@ impl Layout {
         &self,
         q: &Tensor,
         kv: &Tensor,
-        kept: &[Tensor; 2],
-        grad: &Tensor,
-    ) -> Result<Vec<Tensor>> {
-        if self.rough { self.backward_rough(q, kv, kept, grad) } else { self.backward_exact(q, kv, kept, grad) }
-    }
-
-    fn backward_rough(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
         [output, logs]: &[Tensor; 2],
         grad: &Tensor,
     ) -> Result<Vec<Tensor>> {
         let (b, t, n, _) = q.dims4()?;
-        let mut outputs = vec![q.dims().to_vec()];
-        if self.shared {
-            outputs.push(kv.dims().to_vec());
+        if self.rough {
+            let mut outputs = vec![q.dims().to_vec()];
+            outputs.extend(self.shared.then(|| kv.dims().to_vec()));
+            let (types, (warps, groups)) = (vec![DType::BF16; outputs.len()], groups(n));
+            let kernel = self.named(["attention_backward_bf16_32", "attention_backward_bf16_64"]);
+            let plan = self.plan(kernel, (b * t * self.heads, 2 * groups), warps, (q, kv), outputs)?;
+            return run(&plan.with_types(&types), &[q, kv, grad, output, logs].map(Some));
         }
-        let (warps, groups) = groups(n);
-        let grid = (b * t * self.heads, 2 * groups);
-        let kernel = self.named(["attention_backward_bf16_32", "attention_backward_bf16_64"]);
-        let plan = self.plan(kernel, grid, warps, (q, kv), outputs)?;
-        let plan = plan.with_types(&[DType::BF16; 2][..1 + usize::from(self.shared)]);
-        run(&plan, &[q, kv, grad, output, logs].map(Some))
-    }
-
-    fn backward_exact(
-        &self,
-        q: &Tensor,
-        kv: &Tensor,
-        [output, logs]: &[Tensor; 2],
-        grad: &Tensor,
-    ) -> Result<Vec<Tensor>> {
-        let (b, t, n, _) = q.dims4()?;
         let (kv_heads, rows) = (if self.shared { 1 } else { self.heads }, n.div_ceil(ROWS));
         let outputs = vec![output.dims().to_vec(), logs.dims().to_vec()];
         let plan = self.plan("attention_queries", (b * t * self.heads, rows), WARPS, (q, kv), outputs)?;

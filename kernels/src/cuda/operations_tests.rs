@@ -9,11 +9,9 @@ use crate::*;
 
 type Operation = fn(&[Var]) -> Result<Var>;
 
-/// As a share of the norm: sums of some hundred terms of size 1 in another order, and of factors of 8 bits; after these a
-/// few numbers lie on the other side of a relu's kink.
+/// As a share of the norm: sums of some hundred terms of size 1 in another order, and rounded to 8 bits here and there.
 const EXACT: f64 = 2e-5;
-const ROUGH: f64 = 4e-2;
-const KINKED: f64 = 0.15;
+const ROUGH: f64 = 2e-2;
 
 const OPERATIONS: [(&str, Operation, &[&[usize]]); 20] = [
     ("linear", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::None), &[&[9, 33], &[17, 33], &[17]]),
@@ -125,6 +123,12 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 20] = [
     ),
 ];
 
+/// Multiples of a quarter, which bf16 holds: the first product of an operation is exact but for its own rounding, which
+/// keeps signs and order, so that nothing crosses a relu's kink or wins another maximum.
+fn quarters(dims: &[usize], seed: u64) -> Result<Tensor> {
+    (single(dims, seed)? * 4.0)?.round()? / 4.0
+}
+
 /// Value and gradients of an operation on f32 operands.
 fn all(f: Operation, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     let leaves: Vec<Var> = inputs.iter().cloned().map(Var::leaf).collect();
@@ -156,13 +160,12 @@ fn operations_agree_with_the_processors_in_both_types() -> Result<()> {
         return Ok(());
     }
     for (name, f, dims) in OPERATIONS {
-        let input = |(i, dims): (usize, &&[usize])| single(dims, i as u64);
+        let input = |(i, dims): (usize, &&[usize])| quarters(dims, i as u64);
         let inputs: Vec<Tensor> = dims.iter().enumerate().map(input).collect::<Result<_>>()?;
         let want = all(f, &inputs)?;
         check(name, &pretending(|| all(f, &inputs))?, &want, EXACT)?;
         let rough = with(Precision::Bf16, || pretending(|| all(f, &inputs)))?;
-        let tolerance = if name.contains("relu") { KINKED } else { ROUGH };
-        check(&format!("{name} in bf16"), &rough, &want, tolerance)?;
+        check(&format!("{name} in bf16"), &rough, &want, ROUGH)?;
     }
     Ok(())
 }
@@ -174,12 +177,12 @@ fn second_derivatives_agree_in_bf16() -> Result<()> {
         return Ok(());
     }
     let f = || -> Result<Vec<Tensor>> {
-        let leaf = |dims: &[usize], seed| single(dims, seed).map(Var::leaf);
+        let leaf = |dims: &[usize], seed| quarters(dims, seed).map(Var::leaf);
         let (x, w1, w2) = (leaf(&[2, 4, 4, 3], 1)?, leaf(&[8, 3, 3, 3], 2)?, leaf(&[1, 8], 3)?);
         let y = conv2d(&x, &w1, None, Conv2d::same(3), Activation::LeakyRelu(0.2))?;
         let y = add(
             &y,
-            &conv2d(&y, &Var::constant(single(&[8, 1, 1, 8], 4)?), None, Conv2d::same(1), Activation::None)?,
+            &conv2d(&y, &Var::constant(quarters(&[8, 1, 1, 8], 4)?), None, Conv2d::same(1), Activation::None)?,
         )?;
         let logits = widened(&linear(&mean_middle(&avg_pool2(&y)?)?, &w2, None, Activation::None)?)?;
         let slope = grad(&sum_all(&logits)?, &[&x], true)?;
@@ -188,5 +191,5 @@ fn second_derivatives_agree_in_bf16() -> Result<()> {
     };
     let want = f()?;
     check("a penalty", &pretending(f)?, &want, EXACT)?;
-    check("a penalty in bf16", &with(Precision::Bf16, || pretending(f))?, &want, KINKED)
+    check("a penalty in bf16", &with(Precision::Bf16, || pretending(f))?, &want, ROUGH)
 }
