@@ -75,7 +75,7 @@ def fastest_torch(row, threads, made, count):
         worker = torch_worker(label, threads, options, tuned=True)
         try:
             worker.ask(**made)
-            times[label] = interleave.rounds([worker], count)[label]
+            times[label] = interleave.rounds([worker], count, warm_up=1)[label]
             print(f"  PyTorch {label}: {times[label]:.4f} s", file=sys.stderr)
         except RuntimeError as error:
             print(f"  PyTorch {label}: left out, {error}", file=sys.stderr)

@@ -4,7 +4,8 @@
 
 use crate::conv2d::Geometry;
 use crate::micro::{Epilogue, Panels};
-use crate::{direct, im2col, product, winograd_conv, winograd_grad};
+use crate::product::{self, Kernel};
+use crate::{direct, im2col, winograd_conv, winograd_grad};
 
 /// The convolution with its epilogue.
 pub(crate) fn forward(g: Geometry, x: &[f32], w: &[f32], epilogue: Epilogue<'_>) -> Vec<f32> {
@@ -32,7 +33,7 @@ pub(crate) fn weight_gradient(g: Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> 
         return winograd_grad::weight_gradient(g, x, grad);
     }
     if im2col::is_pointwise(&g) {
-        return product::matmul((g.c_out, g.c_in, g.batch * g.oh * g.ow), grad, x, true, false);
+        return product::transposed_left(Kernel::Vectors, (g.c_out, g.c_in, g.batch * g.oh * g.ow), grad, x);
     }
     im2col::weight_gradient(g, x, grad)
 }

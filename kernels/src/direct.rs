@@ -84,7 +84,9 @@ pub(crate) fn forward(g: Geometry, x: &[f32], w: &Panels, epilogue: Epilogue<'_>
     let mut out = cpu::uninit(g.batch * g.oh * g.ow * g.c_out);
     let shared = Shared::new(&mut out);
     if im2col::is_pointwise(&g) {
-        product::rows(g.batch * g.oh * g.ow, x, w, epilogue, Added::Nothing, shared, |_, _| {});
+        product::by_shares(g.batch * g.oh * g.ow, 1, |_, pixels| {
+            product::rows_of_vectors(x, pixels, w, epilogue, Added::Nothing, shared);
+        });
         return out;
     }
     let split = Split::of(&g);

@@ -45,9 +45,10 @@ mod fused {
     use crate::gemm::Shared;
     use crate::linear::{check, check_residual};
     use crate::linear_value::{Then, value};
-    use crate::micro::{self, Added, Epilogue, Panels};
+    use crate::micro::{self, Added, Epilogue};
+    use crate::product::{self, Packed};
     use crate::reduce::{sum_leading, times_rows_in_place};
-    use crate::{autograd, matmul, product, reshape};
+    use crate::{autograd, matmul, reshape};
 
     /// The activation's loops, where there is a derivative to keep and a kernel for these tensors.
     pub(super) fn fitting(x: &Var, activation: Activation, inputs: &[&Var]) -> Option<Smooth<f32>> {
@@ -101,12 +102,12 @@ mod fused {
     fn hidden_gradient(grad: &Tensor, w2: &Tensor, slopes: &Tensor) -> Result<(Tensor, Tensor)> {
         let ((c_out, width), rows) = (w2.dims2()?, grad.dim(0)?);
         let w2 = w2.contiguous()?;
-        let panels = cpu::with_slice::<f32, _>(&w2, |w| Ok(Panels::from_rows(w, c_out, width)))?;
-        let (mut out, mut sums) = (cpu::uninit(rows * width), vec![0f32; product::tasks(rows) * width]);
+        let packed = cpu::with_slice::<f32, _>(&w2, |w| Ok(Packed::from_rows(w, c_out, width)))?;
+        let (mut out, mut sums) = (cpu::uninit(rows * width), vec![0f32; packed.tasks(rows) * width]);
         let (to, to_sums) = (Shared::new(&mut out), Shared::new(&mut sums));
         cpu::with_slice::<f32, _>(slopes, |slopes| {
             cpu::with_slice::<f32, _>(grad, |grad| {
-                product::rows(rows, grad, &panels, Epilogue::NONE, Added::Nothing, to, |task, mine| {
+                product::rows(rows, grad, &packed, Epilogue::NONE, Added::Nothing, to, |task, mine| {
                     let (start, len) = (mine.start * width, mine.len() * width);
                     // SAFETY: each task has its own rows, and a row of sums.
                     let (out, sums) = unsafe { (to.range(start, len), to_sums.range(task * width, width)) };

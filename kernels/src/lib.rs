@@ -14,6 +14,7 @@ extern crate self as nestgen_kernels;
 
 mod activation;
 pub mod alloc;
+mod amx;
 mod attention;
 pub mod autograd;
 mod avg_pool3;

@@ -93,14 +93,15 @@ fn multiply<T: Element>(
     let added = if let Then::Add(added) = then { added } else { &nothing };
     #[cfg(target_arch = "x86_64")]
     if crate::micro::takes(x) && c_in > 0 && c_out > 0 {
-        use crate::micro::{Added, Epilogue, Panels};
+        use crate::micro::{Added, Epilogue};
+        use crate::product::{self, Packed};
         let bias: Option<Vec<f32>> = bias.map(|bias| bias.iter().map(|b| b.to_f64() as f32).collect());
         let epilogue = Epilogue { bias: bias.as_deref(), slope };
-        let panels = cpu::with_slice::<f32, _>(w, |w| Ok(Panels::from_transposed(w, c_out, c_in)))?;
+        let packed = cpu::with_slice::<f32, _>(w, |w| Ok(Packed::from_transposed(w, c_out, c_in)))?;
         return cpu::with_slice::<f32, _>(added, |added| {
             let added = if added.is_empty() { Added::Nothing } else { Added::Tensor(added) };
             cpu::with_slice::<f32, _>(x, |x| {
-                crate::product::rows(rows, x, &panels, epilogue, added, to.of_f32(), |_, rows| finish(rows));
+                product::rows(rows, x, &packed, epilogue, added, to.of_f32(), |_, rows| finish(rows));
                 Ok(())
             })
         });

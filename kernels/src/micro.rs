@@ -25,7 +25,7 @@ pub(crate) const ROWS: usize = 12;
 /// Whether the kernels of this file can work on a tensor: an f32 one, on a processor with AVX-512 (and no
 /// [`crate::simd::force`] against it).
 pub(crate) fn takes(x: &candle_core::Tensor) -> bool {
-    x.dtype() == candle_core::DType::F32 && crate::simd::level() == crate::simd::Level::Avx512
+    x.dtype() == candle_core::DType::F32 && crate::simd::level() >= crate::simd::Level::Avx512
 }
 
 /// The right operand `[depth, n]`, in panels of [`PANEL`] columns (the last one padded with zeros): panel after
@@ -170,7 +170,7 @@ impl Added<'_> {
     }
 
     /// Where the addends lie, at the offsets of the results; null for none.
-    fn start(&self, result: *const f32) -> *const f32 {
+    pub(crate) fn start(&self, result: *const f32) -> *const f32 {
         match self {
             Self::Nothing => std::ptr::null(),
             Self::Result => result,

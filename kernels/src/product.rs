@@ -6,25 +6,77 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::amx;
 use crate::cpu;
 use crate::gemm::{Shared, add_assign};
 use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels, ROWS};
 use crate::scratch::scratch;
+use crate::small_gemm::transpose;
 
 /// Rows of one task: 8 blocks, so that a panel of weights is read from far away once for many rows.
 const TASK_ROWS: usize = 8 * ROWS;
 
-/// Rows of each task of [`rows`] but the last. Where there are enough, the tasks are a multiple of 8, so that threads get
-/// equal shares: 11 tasks on two threads take as long as 12.
-fn task_rows(rows: usize) -> usize {
-    let tasks = rows.div_ceil(TASK_ROWS);
-    let tasks = if rows >= 4 * TASK_ROWS { tasks.next_multiple_of(8) } else { tasks.max(2) };
-    rows.div_ceil(tasks).max(1)
+/// What multiplies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// [`crate::micro`].
+    Vectors,
+    /// [`crate::amx`].
+    Tiles,
 }
 
-/// How many tasks [`rows`] makes.
-pub(crate) fn tasks(rows: usize) -> usize {
-    rows.div_ceil(task_rows(rows))
+/// The right operand `[depth, n]` of a product, packed for the kernel that will read it.
+pub(crate) enum Packed {
+    Vectors(Panels),
+    Tiles(amx::product::Packed),
+}
+
+impl Packed {
+    /// From the rows of the transpose: `w [n, depth]`, the layout of layer weights.
+    pub(crate) fn from_transposed(w: &[f32], n: usize, depth: usize) -> Self {
+        match amx::pays(depth, n) {
+            true => Self::Tiles(amx::product::Packed::from_transposed(w, n, depth)),
+            false => Self::Vectors(Panels::from_transposed(w, n, depth)),
+        }
+    }
+
+    /// From a row-major `[depth, n]` matrix.
+    pub(crate) fn from_rows(w: &[f32], depth: usize, n: usize) -> Self {
+        match amx::pays(depth, n) {
+            true => Self::Tiles(amx::product::Packed::from_rows(w, depth, n)),
+            false => Self::Vectors(Panels::from_rows(w, depth, n)),
+        }
+    }
+
+    /// How many tasks [`rows`] makes.
+    pub(crate) fn tasks(&self, rows: usize) -> usize {
+        tasks(rows, self.unit())
+    }
+
+    /// Rows that the kernel takes at a time.
+    fn unit(&self) -> usize {
+        if let Self::Tiles(_) = self { amx::BLOCK } else { 1 }
+    }
+}
+
+/// How many tasks share some rows, in units of a few. Where there are enough, a multiple of 8, so that threads get equal
+/// shares: 11 tasks on two threads take as long as 12.
+fn tasks(rows: usize, unit: usize) -> usize {
+    let tasks = rows.div_ceil(TASK_ROWS);
+    let tasks = if rows >= 4 * TASK_ROWS { tasks.next_multiple_of(8) } else { tasks.max(2) };
+    tasks.min(rows.div_ceil(unit))
+}
+
+/// Calls `f` for each of the [`tasks`] with its number and rows, on all threads.
+pub(crate) fn by_shares(rows: usize, unit: usize, f: impl Fn(usize, Range<usize>) + Sync) {
+    let tasks = tasks(rows, unit);
+    (0..tasks).into_par_iter().for_each(|task| f(task, share(rows, unit, task, tasks)));
+}
+
+/// The share of a task.
+fn share(rows: usize, unit: usize, task: usize, tasks: usize) -> Range<usize> {
+    let bound = |task: usize| rows.min(rows.div_ceil(unit) * task / tasks * unit);
+    bound(task)..bound(task + 1)
 }
 
 /// `x [rows, depth]` times packed weights, into `out [rows, n]`. `finish` is called with each task's number and rows when they are
@@ -32,33 +84,48 @@ pub(crate) fn tasks(rows: usize) -> usize {
 pub(crate) fn rows(
     rows: usize,
     x: &[f32],
-    w: &Panels,
+    w: &Packed,
     epilogue: Epilogue<'_>,
     added: Added<'_>,
     out: Shared<f32>,
     finish: impl Fn(usize, Range<usize>) + Sync,
 ) {
-    let each = task_rows(rows);
-    (0..rows.div_ceil(each)).into_par_iter().for_each(|task| {
-        let mine = task * each..((task + 1) * each).min(rows);
-        let from: Vec<usize> = mine.clone().map(|r| r * w.depth).collect();
-        let to: Vec<usize> = mine.clone().map(|r| r * w.n).collect();
-        for p in 0..w.count() {
-            let columns = w.columns(p);
-            let (epilogue, added) = (epilogue.columns(columns.clone()), added.starting_at(columns.start));
-            // The first panel meets rows that nobody has read yet.
-            let next = x.get((mine.start + ROWS) * w.depth..).unwrap_or_default();
-            let ahead = if p == 0 { Ahead { from: next, step: ROWS } } else { Ahead::NOTHING };
-            // SAFETY: AVX-512 is there (callers check `micro::takes`); each row is written by one task alone, and
-            // `to` + columns stays inside `out` and what is added to it.
-            unsafe {
-                let c = out.start().add(columns.start);
-                let depth = Depth::flat(w.depth);
-                micro::multiply(x, &from, depth, w.panel(p), epilogue, added, ahead, c, &to, columns.len());
-            }
+    by_shares(rows, w.unit(), |task, mine| {
+        match w {
+            Packed::Vectors(w) => rows_of_vectors(x, mine.clone(), w, epilogue, added, out),
+            // SAFETY: weights are packed for the units where they are there; each task has its own rows, and callers
+            // add tensors of the result's shape.
+            Packed::Tiles(w) => unsafe { amx::product::rows(x, mine.clone(), w, epilogue, added, out) },
         }
         finish(task, mine);
     });
+}
+
+/// Some rows of [`rows`].
+pub(crate) fn rows_of_vectors(
+    x: &[f32],
+    mine: Range<usize>,
+    w: &Panels,
+    epilogue: Epilogue<'_>,
+    added: Added<'_>,
+    out: Shared<f32>,
+) {
+    let from: Vec<usize> = mine.clone().map(|r| r * w.depth).collect();
+    let to: Vec<usize> = mine.clone().map(|r| r * w.n).collect();
+    for p in 0..w.count() {
+        let columns = w.columns(p);
+        let (epilogue, added) = (epilogue.columns(columns.clone()), added.starting_at(columns.start));
+        // The first panel meets rows that nobody has read yet.
+        let next = x.get((mine.start + ROWS) * w.depth..).unwrap_or_default();
+        let ahead = if p == 0 { Ahead { from: next, step: ROWS } } else { Ahead::NOTHING };
+        // SAFETY: AVX-512 is there (callers check `micro::takes`); each row is written by one task alone, and
+        // `to` + columns stays inside `out` and what is added to it.
+        unsafe {
+            let c = out.start().add(columns.start);
+            let depth = Depth::flat(w.depth);
+            micro::multiply(x, &from, depth, w.panel(p), epilogue, added, ahead, c, &to, columns.len());
+        }
+    }
 }
 
 /// `op(a) op(b)` for `op(a) [m, k]`.
@@ -70,11 +137,13 @@ pub(crate) fn matmul(
     trans_b: bool,
 ) -> Vec<f32> {
     if trans_a && !trans_b {
-        return transposed_left((m, n, k), a, b);
+        // Not a matter of the inner dimension, which depends on the batch.
+        let kernel = if amx::pays(m, n) { Kernel::Tiles } else { Kernel::Vectors };
+        return transposed_left(kernel, (m, n, k), a, b);
     }
-    let panels = if trans_b { Panels::from_transposed(b, n, k) } else { Panels::from_rows(b, k, n) };
+    let packed = if trans_b { Packed::from_transposed(b, n, k) } else { Packed::from_rows(b, k, n) };
     let mut out = cpu::uninit(m * n);
-    rows(m, a, &panels, Epilogue::NONE, Added::Nothing, Shared::new(&mut out), |_, _| {});
+    rows(m, a, &packed, Epilogue::NONE, Added::Nothing, Shared::new(&mut out), |_, _| {});
     out
 }
 
@@ -92,9 +161,18 @@ const MIN_DEPTH: usize = 1024;
 
 /// `a^T b` for `a [k, m]` and `b [k, n]`: the gradient of a layer's weights. It goes by chunks of rows, packed by
 /// copying runs of a row; nothing is turned, and an `a` that is one strip is read where it lies.
-fn transposed_left((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> Vec<f32> {
+pub(crate) fn transposed_left(
+    kernel: Kernel,
+    (m, n, k): (usize, usize, usize),
+    a: &[f32],
+    b: &[f32],
+) -> Vec<f32> {
     if k == 0 {
         return vec![0.0; m * n];
+    }
+    if kernel == Kernel::Tiles && m > n {
+        // Each strip packs all of `b`, and strips of the narrower operand are fewer.
+        return transposed(&transposed_left(kernel, (n, m, k), b, a), n, m);
     }
     // How work is split depends on the sizes alone, so that results do not depend on the number of threads.
     let mut strips = m.div_ceil(STRIP);
@@ -102,11 +180,12 @@ fn transposed_left((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> Ve
     if strips * parts < ENOUGH_TASKS / 2 {
         strips = (m / MIN_STRIP / 2 * 2).clamp(strips, ENOUGH_TASKS / 2);
     }
+    let unit = if kernel == Kernel::Tiles { amx::BLOCK } else { 1 };
     let (mut out, mut others): (Vec<f32>, Vec<f32>) = (cpu::uninit(m * n), cpu::uninit(m * n * (parts - 1)));
     let (first, rest) = (Shared::new(&mut out), Shared::new(&mut others));
     (0..strips * parts).into_par_iter().for_each(|task| {
         let (part, strip) = (task / strips, task % strips);
-        let columns = strip * m / strips..(strip + 1) * m / strips;
+        let columns = share(m, unit, strip, strips);
         let depth = part * k / parts..(part + 1) * k / parts;
         let (shared, row) = match part.checked_sub(1) {
             None => (first, columns.start),
@@ -114,11 +193,25 @@ fn transposed_left((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32]) -> Ve
         };
         // SAFETY: in bounds; every task has its own part or rows.
         let to = unsafe { shared.start().add(row * n) };
-        strip_of_product((m, n), a, b, columns, depth, to);
+        match kernel {
+            // SAFETY: who chose them saw the units; every task has its own part of the result.
+            Kernel::Tiles => unsafe { amx::product::strip_of_product((m, n), a, b, columns, depth, to) },
+            Kernel::Vectors => strip_of_product((m, n), a, b, columns, depth, to),
+        }
     });
     for part in others.chunks_exact((m * n).max(1)) {
         add_assign(&mut out, part);
     }
+    out
+}
+
+/// The transpose of `x [rows, columns]`.
+fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = cpu::uninit(rows * columns);
+    let each = columns.div_ceil(ENOUGH_TASKS).max(1);
+    out.par_chunks_mut(each * rows).enumerate().for_each(|(task, out)| {
+        transpose((rows, out.len() / rows), &x[task * each..], columns, out, rows);
+    });
     out
 }
 

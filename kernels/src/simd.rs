@@ -15,10 +15,15 @@ pub enum Level {
     Avx2 = 2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512 = 3,
+    /// AVX-512 and the matrix units for bf16.
+    Amx = 4,
 }
 
 /// 0: not looked yet.
 static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// Set to 0, it leaves the matrix units alone.
+const VARIABLE: &str = "NESTGEN_AMX";
 
 fn detect() -> Level {
     #[cfg(target_arch = "x86_64")]
@@ -29,7 +34,8 @@ fn detect() -> Level {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
         if avx2 && avx512 {
-            return Level::Avx512;
+            let units = std::env::var_os(VARIABLE).is_none_or(|value| value != "0") && crate::amx::granted();
+            return if units { Level::Amx } else { Level::Avx512 };
         }
         if avx2 {
             return Level::Avx2;
@@ -41,10 +47,11 @@ fn detect() -> Level {
 /// The instruction set in use: the best one the processor has, unless [`force`] lowered it.
 pub fn level() -> Level {
     match LEVEL.load(Ordering::Relaxed) {
+        4 => Level::Amx,
         3 => Level::Avx512,
         2 => Level::Avx2,
         1 => Level::Plain,
-        _ => force(Level::Avx512),
+        _ => force(Level::Amx),
     }
 }
 
@@ -74,7 +81,7 @@ macro_rules! multiversion {
                 fn avx2 $(<$T: $bound>)? ($($arg: $ty),*) $(-> $ret)? { plain($($arg),*) }
                 match $crate::simd::level() {
                     // SAFETY: `level` returns this value only after detecting the features at run time.
-                    $crate::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::simd::Level::Amx | $crate::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::simd::Level::Plain => {}

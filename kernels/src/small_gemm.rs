@@ -25,7 +25,7 @@ pub(crate) fn small_gemm<T: Element>(
         "small_gemm: operand too short"
     );
     #[cfg(target_arch = "x86_64")]
-    if TypeId::of::<T>() == TypeId::of::<f32>() && simd::level() == Level::Avx512 {
+    if TypeId::of::<T>() == TypeId::of::<f32>() && simd::level() >= Level::Avx512 {
         let (a_ptr, b_ptr, c_ptr) = (a.data.as_ptr().cast(), b.data.as_ptr().cast(), c.as_mut_ptr().cast());
         let a = (a_ptr, a.row_stride, a.col_stride);
         // SAFETY: T is f32, the processor has AVX-512 and all indices were checked above.
@@ -65,7 +65,7 @@ pub(crate) fn transpose<T: Element>(
     assert!(rows <= out_stride && out.len() >= cols * out_stride && Mat::rows(x, stride).covers(rows, cols));
     #[cfg(target_arch = "x86_64")]
     if TypeId::of::<T>() == TypeId::of::<f32>()
-        && simd::level() == Level::Avx512
+        && simd::level() >= Level::Avx512
         && out_stride.is_multiple_of(16)
     {
         // SAFETY: T is f32, the processor has AVX-512 and all indices were checked above.

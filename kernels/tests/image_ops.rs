@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Result, Tensor};
 use nestgen_kernels as k;
+use nestgen_kernels::simd::Level;
 use nestgen_kernels::{Activation, Conv2d, PoolPadding, Var};
 
 /// f32 against f32, relative to the largest value: sums of up to a thousand terms of size 1 in another order, and the
@@ -125,7 +126,7 @@ fn check_penalty(fixture: &Fixture, dtype: DType, tolerance: f64) -> Result<()> 
 #[test]
 fn every_operation_agrees_with_pytorch_at_every_instruction_set() -> Result<()> {
     let fixture = Fixture::load()?;
-    for level in [k::simd::Level::Plain, k::simd::Level::Avx2, k::simd::Level::Avx512] {
+    for level in [Level::Plain, Level::Avx2, Level::Avx512, Level::Amx] {
         k::simd::force(level);
         check_all(&fixture)?;
         check_penalty(&fixture, DType::F32, PENALTY_SINGLE)?;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use candle_core::{Result, Tensor};
 use nestgen_kernels as k;
+use nestgen_kernels::simd::Level;
 use nestgen_kernels::{Activation, Var};
 
 /// f32 against f32: sums of up to 196 terms of size 1 in another order.
@@ -54,7 +55,7 @@ fn close(name: &str, found: &Tensor, want: &Tensor) -> Result<()> {
 #[test]
 fn every_operation_agrees_with_pytorch_at_every_instruction_set() -> Result<()> {
     let fixture = Fixture::load()?;
-    for level in [k::simd::Level::Plain, k::simd::Level::Avx2, k::simd::Level::Avx512] {
+    for level in [Level::Plain, Level::Avx2, Level::Avx512, Level::Amx] {
         k::simd::force(level);
         for (tokens, heads) in [(16, 1), (49, 2), (64, 2), (196, 1)] {
             fixture.check(&format!("attention.{tokens}.{heads}"), &["qkv"], |x| k::attention(&x[0], heads))?;

@@ -59,7 +59,7 @@ pub(super) struct Taps {
 pub(super) fn tile(vectors: usize) -> Tile {
     #[cfg(target_arch = "x86_64")]
     match simd::level() {
-        Level::Avx512 => {
+        Level::Amx | Level::Avx512 => {
             return match vectors {
                 1 => avx512::tile::<12, 1>,
                 2 => avx512::tile::<12, 2>,
