@@ -46,6 +46,33 @@ fn scenes_are_written_checked_and_packed() {
 }
 
 #[test]
+fn planted_objects_have_the_size_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let widest = |name: &str, option: &str| -> f32 {
+        let outdir = dir.path().join(name).to_string_lossy().into_owned();
+        let (code, out, _) = data(dir.path(), "synth", &["-n", "24", option, "--outdir", &outdir], &[]);
+        assert_eq!(code, Some(0), "{out}");
+        let table = std::fs::read_to_string(dir.path().join(name).join("objects.csv")).unwrap();
+        let sides = table.lines().skip(1).map(|line| {
+            let at: Vec<f32> = line.split(',').skip(1).map(|n| n.parse().unwrap()).collect();
+            at[2] - at[0]
+        });
+        sides.fold(0.0, f32::max)
+    };
+    let (small, large) = (widest("small", "--planted"), widest("large", "--planted=0.64"));
+    assert!((10.0..=26.0).contains(&small) && (30.0..=46.0).contains(&large), "{small} {large} of 64 px");
+    for wrong in ["--planted=2", "--planted=0", "--planted=NaN"] {
+        let outdir = dir.path().join("none").to_string_lossy().into_owned();
+        let (code, _, err) = data(dir.path(), "synth", &[wrong, "--outdir", &outdir], &[]);
+        assert!(
+            code == Some(1) && err.contains("share of the picture's side") && err.contains("hint"),
+            "{err}"
+        );
+        assert!(!Path::new(&outdir).exists());
+    }
+}
+
+#[test]
 fn check_names_every_bad_file_and_exits_with_1() {
     let dir = tempfile::tempdir().unwrap();
     synth(dir.path());

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// A folder that is not empty or cannot be written, a full disk, no images asked for.
 pub fn write_pngs(
     folder: &Path,
-    render: fn(u64, u64, usize) -> Scene,
+    render: impl Fn(u64, u64, usize) -> Scene + Sync,
     seed: u64,
     count: usize,
     res: usize,

@@ -19,7 +19,7 @@ mod shapes;
 use canvas::Canvas;
 use dice::Dice;
 pub use export::write_pngs;
-pub use planted::render as render_planted;
+pub use planted::{PLANTED_SIZE, render as render_planted};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
