@@ -54,6 +54,7 @@ impl ChunkedRows {
     pub(super) fn open(path: &Path, images: Dataset, shape: &[u64], row_bytes: usize) -> Outcome<ChunkedRows> {
         let count = shape.first().copied().unwrap_or(0) as usize;
         let chunk = images.chunk_shape().map_err(|e| e.to_string())?.unwrap_or_default();
+        check_sides(&chunk, shape)?;
         check_sizes(&images, path)?;
         let chunk_rows = (chunk.first().copied().unwrap_or(1).max(1) as usize).min(count);
         let block_rows = chunk_rows.min((MAX_BLOCK_BYTES / row_bytes).max(1));
@@ -131,6 +132,18 @@ impl ChunkedRows {
         } else {
             Err(format!("a chunk holds {} bytes instead of {whole}", stored.len()))
         }
+    }
+}
+
+/// The library walks over all of a chunk for each row that it reads, be most of it outside the dataset. Only along rows,
+/// which may be appended, can a chunk that somebody wrote be longer than what there is.
+fn check_sides(chunk: &[u64], shape: &[u64]) -> Outcome<()> {
+    const ROWS: u64 = 1024;
+    let rows = [shape.first().copied().unwrap_or(0).max(ROWS)];
+    let allowed = rows.iter().chain(shape.iter().skip(1));
+    match chunk.iter().zip(allowed).any(|(side, allowed)| side > allowed) {
+        true => Err(format!("a chunk claims to be {chunk:?}, larger than the images {shape:?}")),
+        false => Ok(()),
     }
 }
 
