@@ -53,14 +53,14 @@ class Worker:
 def rounds(workers, count, warm_up=2, passes=1, settle=SETTLE_SECONDS):
     """Median seconds a pass of each worker over `count` interleaved rounds, after `warm_up` rounds that do not count.
 
-    Each turn begins with as many passes that do not count either: training goes on without a rest, and after one some
+    Each turn begins with a pass that does not count either: training goes on without a rest, and after one some
     processors take most of a second until their matrix units run at full speed again.
     """
     times = {worker.name: [] for worker in workers}
     for index in range(warm_up + count):
         for worker in workers:
             time.sleep(settle)
-            worker.ask(cmd="run", passes=passes)
+            worker.ask(cmd="run", passes=1)
             seconds = worker.ask(cmd="run", passes=passes)["seconds"]
             if index >= warm_up:
                 times[worker.name].append(seconds)

@@ -156,7 +156,9 @@ mod tests {
     /// Gradients of weights: strips, parts and chunks of every kind, exact for small whole numbers.
     #[test]
     fn products_with_a_transposed_left_are_exact() -> Result<()> {
-        for (m, n, k) in [(1, 1, 1), (13, 40, 7), (300, 33, 517), (700, 64, 300), (24, 700, 3100)] {
+        for (m, n, k) in
+            [(1, 1, 1), (13, 40, 7), (300, 33, 517), (700, 64, 300), (24, 700, 3100), (640, 704, 2100)]
+        {
             let numbers = |rows: usize, columns: usize, seed: usize| {
                 let values = (0..rows * columns).map(|i| ((i * 7919 + seed) % 5) as f32 - 2.0).collect();
                 Tensor::from_vec(values, (rows, columns), &candle_core::Device::Cpu)

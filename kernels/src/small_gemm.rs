@@ -81,8 +81,25 @@ pub(crate) fn transpose<T: Element>(
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
+pub(crate) mod avx512 {
     use std::arch::x86_64::*;
+
+    /// The transpose of 16 by 16 lanes, whatever they hold: four rounds of interleaving row `i` with row `i + 8`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(crate) fn turned(mut tile: [__m512; 16]) -> [__m512; 16] {
+        let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+        for _ in 0..4 {
+            let mut mixed = tile;
+            for r in 0..8 {
+                mixed[2 * r] = _mm512_permutex2var_ps(tile[r], low, tile[r + 8]);
+                mixed[2 * r + 1] = _mm512_permutex2var_ps(tile[r], high, tile[r + 8]);
+            }
+            tile = mixed;
+        }
+        tile
+    }
 
     /// One tile: `MR` rows and `NV` vectors of columns of the product, kept in registers over the inner dimension.
     ///
@@ -199,7 +216,7 @@ mod avx512 {
         }
     }
 
-    /// Transposes tiles of 16 by 16 in registers: four rounds of interleaving row `i` with row `i + 8`.
+    /// Transposes tiles of 16 by 16 in registers.
     ///
     /// # Safety
     /// `x` has `rows` rows of `cols` elements, `out` has `cols` rows of `out_stride`, a multiple of 16 not below `rows`.
@@ -211,8 +228,6 @@ mod avx512 {
         out: *mut f32,
         out_stride: usize,
     ) {
-        let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-        let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
         for j in (0..cols).step_by(16) {
             let mask: __mmask16 = 0xFFFF >> (16 - (cols - j).min(16));
             for i in (0..out_stride).step_by(16) {
@@ -221,15 +236,7 @@ mod avx512 {
                     // SAFETY: row i + r is below `rows`, and `mask` ends at the last column.
                     *row = unsafe { _mm512_maskz_loadu_ps(mask, x.add((i + r) * stride + j)) };
                 }
-                for _ in 0..4 {
-                    let mut mixed = tile;
-                    for r in 0..8 {
-                        mixed[2 * r] = _mm512_permutex2var_ps(tile[r], low, tile[r + 8]);
-                        mixed[2 * r + 1] = _mm512_permutex2var_ps(tile[r], high, tile[r + 8]);
-                    }
-                    tile = mixed;
-                }
-                for (r, &row) in tile.iter().enumerate().take(cols - j) {
+                for (r, &row) in turned(tile).iter().enumerate().take(cols - j) {
                     // SAFETY: row j + r is below `cols`, and a row has `out_stride` elements.
                     unsafe { _mm512_storeu_ps(out.add((j + r) * out_stride + i), row) };
                 }

@@ -72,8 +72,8 @@ pub(super) struct SynthArgs {
     seed: u64,
     /// The objects alone, small, anywhere, before a backdrop that does not tell the class: to test explanations; an
     /// object is about 0.7 of SIZE, a share of the picture's side [default: 0.32]
-    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "0.32")]
-    planted: Option<f32>,
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true)]
+    planted: Option<Option<f32>>,
     /// Folder to write to; must be new or empty
     #[arg(long, value_name = "DIR")]
     outdir: PathBuf,
@@ -184,7 +184,8 @@ fn print_report(set: &ImageSet, report: &CheckReport) -> std::io::Result<()> {
 }
 
 fn run_synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
-    if let Some(size) = args.planted.filter(|size| !(0.1..=1.0).contains(size)) {
+    let planted = args.planted.map(|size| size.unwrap_or(synthetic::PLANTED_SIZE));
+    if let Some(size) = planted.filter(|size| !(0.1..=1.0).contains(size)) {
         return Err(Error::Usage {
             message: format!("--planted={size} is not a share of the picture's side from 0.1 to 1"),
             hint: Some(format!("small objects are {}", synthetic::PLANTED_SIZE)),
@@ -194,7 +195,7 @@ fn run_synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
     let (bar, stop) = (ui::progress_bar("rendering", args.n), interrupt::flag()?);
     let (count, res) = (usize::try_from(args.n)?, usize::try_from(args.res)?);
     let progress = |done, total| advance(&bar, &stop, done, total);
-    let render = |seed, index, res| match args.planted {
+    let render = |seed, index, res| match planted {
         Some(size) => synthetic::render_planted(seed, index, res, size),
         None => synthetic::render(seed, index, res),
     };

@@ -9,8 +9,8 @@
 //!
 //! leave out less than f32 itself rounds away (Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial intelligence
 //! datatype for higher-precision computations", 2019). They are exact in f32, in which the unit adds them up, in chains of
-//! 16: the error is about half that of a plain f32 product ([docs/kernels.md] has figures). An infinity becomes NaN, and
-//! numbers below 1e-33 lose bits.
+//! 16: the error is about half that of a plain f32 product ([docs/kernels.md] has figures). An infinity becomes NaN, as
+//! does a number within 0.2 % of the largest, and numbers below 1e-33 lose bits.
 //!
 //! A block of the result is 32 by 32 numbers, in four tiles. As on [`crate::micro`], an element depends neither on how work
 //! was split nor on what else is in the batch.
@@ -32,7 +32,7 @@ pub(crate) const BLOCK: usize = 32;
 /// Whether products of this inner dimension and this many columns go faster here than on [`crate::micro`]: blocks are
 /// filled up with zeros. It does not depend on rows, so that an image's result does not depend on its batch.
 ///
-/// Only where most of the work is such products: units that are used now and then are a quarter as fast.
+/// Only where most of the work is such products: units that rest in between seldom reach their full rate.
 pub(crate) fn pays(depth: usize, columns: usize) -> bool {
     let padded = depth.next_multiple_of(BLOCK) * columns.next_multiple_of(BLOCK);
     crate::simd::level() == crate::simd::Level::Amx && depth * columns > 0 && 4 * padded <= 5 * depth * columns
@@ -152,6 +152,7 @@ impl Units {
         // Memory is asked for while the units work: that asks nothing of them.
         // Tiles 0 to 3: the sums; 4 and 5: rows 0 to 15 and 16 to 31; 6 and 7: columns. A step has, for each of h, m and l,
         // two tiles of 1024 bytes. The order is such that one operand stays where it is from one product to the next.
+        // The compiler never uses tiles of its own accord, so none of them is named as changed.
         // SAFETY: `Units` says that the units are there and set up; the loop reads both slices from end to end, and the
         // last four instructions write the 4096 bytes of `sum`.
         unsafe {

@@ -10,6 +10,7 @@
 use std::arch::x86_64::*;
 
 use super::BLOCK;
+use crate::small_gemm::avx512::turned;
 
 /// 32 numbers of bf16, a cache line.
 #[derive(Clone, Copy)]
@@ -183,26 +184,15 @@ unsafe fn pairs(from: *const f32, stride: usize, rows: usize, columns: usize, to
     }
 }
 
-/// Turns a tile, pair for pair: four rounds of interleaving line `i` with line `i + 8`.
+/// Turns a tile, pair for pair.
 #[target_feature(enable = "avx512f")]
 fn turn(tile: &mut [Line]) {
-    let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     let tile: &mut [Line; TILE] = tile.try_into().expect("a tile");
     // SAFETY: a line has 64 bytes.
-    let mut lines =
-        std::array::from_fn::<_, TILE, _>(|i| unsafe { _mm512_load_si512((&raw const tile[i]).cast()) });
-    for _ in 0..4 {
-        let mut mixed = lines;
-        for i in 0..8 {
-            mixed[2 * i] = _mm512_permutex2var_epi32(lines[i], low, lines[i + 8]);
-            mixed[2 * i + 1] = _mm512_permutex2var_epi32(lines[i], high, lines[i + 8]);
-        }
-        lines = mixed;
-    }
-    for i in 0..TILE {
+    let lines = std::array::from_fn(|i| unsafe { _mm512_load_ps((&raw const tile[i]).cast()) });
+    for (to, line) in tile.iter_mut().zip(turned(lines)) {
         // SAFETY: as above.
-        unsafe { _mm512_store_si512((&raw mut tile[i]).cast(), lines[i]) };
+        unsafe { _mm512_store_ps((&raw mut *to).cast(), line) };
     }
 }
 
