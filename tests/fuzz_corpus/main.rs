@@ -56,6 +56,18 @@ fn what_fuzzing_found_is_read_without_harm() {
     }
 }
 
+/// Read as far as a reader goes it takes seconds only, which the replay allows; a training would read every row.
+#[test]
+fn a_pack_whose_chunk_is_larger_than_its_images_is_not_opened() {
+    let inputs = inputs("pack");
+    let (_, bytes) = inputs.iter().find(|(name, _)| name == "finding-chunk-larger-than-its-images").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.h5");
+    std::fs::write(&path, bytes).unwrap();
+    let error = nestgen_images::ImageSet::open(&path, &Default::default()).err().expect("an error").to_string();
+    assert!(error.contains("larger than the images"), "{error}");
+}
+
 #[test]
 fn every_fuzz_target_has_its_reader() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");

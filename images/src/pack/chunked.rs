@@ -168,3 +168,20 @@ fn chunk_spans(images: &Dataset, chunk_rows: usize) -> Outcome<Vec<Span>> {
     spans.sort_unstable_by_key(|span| span.block);
     Ok(spans)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_along_rows_is_a_chunk_longer_than_what_there_is() {
+        let shape = [300, 6, 7, 3];
+        for fine in [[1, 6, 7, 3], [300, 3, 7, 1], [1024, 6, 7, 3]] {
+            assert_eq!(check_sides(&fine, &shape), Ok(()), "{fine:?}");
+        }
+        for wrong in [[4_194_304, 3, 7, 3], [1025, 6, 7, 3], [1, 7, 7, 3], [1, 6, 8, 3], [1, 6, 7, 4]] {
+            assert!(check_sides(&wrong, &shape).is_err_and(|e| e.contains("larger than")), "{wrong:?}");
+        }
+        assert_eq!(check_sides(&[5000, 6, 7, 3], &[5000, 6, 7, 3]), Ok(()));
+    }
+}
