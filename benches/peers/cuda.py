@@ -69,21 +69,43 @@ def agreement(row, ours, folder, options):
             worker.close()
 
 
-def contestants(row, ours, folder, options):
-    """The workers of a row that are ready to be timed, nestgen first."""
+def peer(name, row, options):
     layout = ["--channels-last"] if row.convolutions else []
     exact = ["--exact"] if row in IN_F32 else []
+    return compare.torch_worker(name, options.threads, ["--cuda", "--fused", *layout, *exact, *PEERS[name]], tuned=False)
+
+
+def prepare(row, ours, folder, options):
+    """A row's distances from f64. torch.compile leaves its code in its cache, so that rows can be prepared beside one another."""
+    found = agreement(row, ours, folder, options)
+    if not options.no_compile:
+        worker = peer("compiled", row, options)
+        if ready(worker, compare.make(row, ours, 1, folder)):
+            worker.close()
+    say(f"{row.name}: prepared")
+    return found
+
+
+def attempt(*row):
+    """What `prepare` finds, or None where a contestant fails, which leaves out the row and not the others."""
+    try:
+        return prepare(*row)
+    except RuntimeError as error:
+        say(f"{row[0].name}: left out, {str(error)[:300]}")
+        return None
+
+
+def contestants(row, ours, folder, options):
+    """The workers of a row that are ready to be timed, nestgen first."""
     workers = [Worker("nestgen", [ours, "cuda", "bf16"], options.threads)] + [
-        compare.torch_worker(name, options.threads, ["--cuda", "--fused", *layout, *exact, *how], tuned=False)
-        for name, how in PEERS.items()
-        if not (options.no_compile and how)
+        peer(name, row, options) for name, how in PEERS.items() if not (options.no_compile and how)
     ]
     made = compare.make(row, ours, 1, folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         works = list(pool.map(lambda worker: ready(worker, made), workers))
     if not works[0]:
-        sys.exit(f"cuda: {row.name}: nestgen failed")
-    return [worker for worker, works in zip(workers, works) if works]
+        say(f"{row.name}: nestgen failed")
+    return [worker for worker, works in zip(workers, works) if works] if works[0] else []
 
 
 def measure(row, workers, found, options):
@@ -92,6 +114,7 @@ def measure(row, workers, found, options):
     seconds = interleave.rounds(workers, 3 if options.quick else 11, 1, PASSES, SETTLE_SECONDS)
     memory = {worker.name: worker.ask(cmd="memory")["peak_mib"] for worker in workers}
     gflops = workers[0].ask(cmd="flops")["flops"] / seconds["nestgen"] / 1e9
+    peak = workers[1].ask(cmd="peak")["gflops"]
     say(f"{row.name}: " + ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items()))
     return [
         {
@@ -106,6 +129,8 @@ def measure(row, workers, found, options):
             "agreement_f32": ours_f32,
             "peer_agreement_f32": peer_f32,
             "gflops": gflops,
+            "peak_gflops": peak,
+            "share_of_peak": gflops / peak,
             "nestgen_mib": memory["nestgen"],
             "peer_mib": memory[worker.name],
         }
@@ -126,6 +151,7 @@ def main():
     parser.add_argument("--only", metavar="CASE", action="append", help="these cases only")
     parser.add_argument("--threads", type=int, default=8, help="threads of each process")
     parser.add_argument("--worker", metavar="PROGRAM", help="a peer_worker built elsewhere, in place of building one")
+    parser.add_argument("--together", metavar="N", type=int, default=2, help="rows prepared at once, for which memory must do")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes minutes")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -135,22 +161,31 @@ def main():
     chosen = [row for row in ROWS if not options.only or row.case in options.only]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        for row in chosen:
-            found = agreement(row, ours, folder, options)
+        folders = [pathlib.Path(folder) / row.case for row in chosen]
+        for each in folders:
+            each.mkdir()
+        with concurrent.futures.ThreadPoolExecutor(options.together) as pool:
+            prepared = list(pool.map(lambda row, folder: attempt(row, ours, folder, options), chosen, folders))
+        for row, found, folder in zip(chosen, prepared, folders):
+            if found is None:
+                continue
             workers = contestants(row, ours, folder, options)
-            rows += measure(row, workers, found, options)
-            compare.write(options, rows)
+            if len(workers) > 1:
+                rows += measure(row, workers, found, options)
+                compare.write(options, rows)
             for worker in workers:
                 worker.close()
     for row in rows:
         print(
             "{name}: nestgen {nestgen_s:.5f} s, {peer} {peer_s:.5f} s, ratio {ratio:.2f}; from f64: "
             "{agreement_f32:.0e}, {peer_agreement_f32:.0e} in f32, {agreement:.0e}, {peer_agreement:.0e} in bf16; "
-            "MiB {nestgen_mib:.0f}, {peer_mib:.0f}".format(**row)
+            "MiB {nestgen_mib:.0f}, {peer_mib:.0f}; {share_of_peak:.0%} of products' peak".format(**row)
         )
     wrong = {row["name"] for row in rows if not agrees(row)}
-    sys.exit(f"outputs or gradients differ: {', '.join(sorted(wrong))}" if wrong else 0)
+    if wrong:
+        sys.exit(f"outputs or gradients differ: {', '.join(sorted(wrong))}")
+    if len({row["name"] for row in rows}) < len(chosen):
+        sys.exit("rows are missing: see above")
 
 
 if __name__ == "__main__":

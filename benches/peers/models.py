@@ -4,12 +4,12 @@ They give the reference outputs and gradients of tests/fixtures/make_models.py a
 benches/peers times. Images are NCHW (in channels-last memory where that is natural), tokens [B, T, N, C].
 """
 
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import spectral_norm
 
 
 def attend(q, k, v):
@@ -136,14 +136,39 @@ class TransposedNest(nn.Module):
         return deblockify(self.to_rgb(self.norm(x)), self.size)
 
 
+class SpectralNorm(nn.Module):
+    """A convolution or linear layer under torch.nn.utils.spectral_norm's names and arithmetic, one iteration a forward pass.
+
+    PyTorch's own writes u and v in place. torch.compile then keeps no copy of them, and a backward pass after two forward
+    passes (real and fake images) fails; here each pass makes new ones.
+    """
+
+    def __init__(self, layer, apply):
+        super().__init__()
+        self.weight_orig, self.bias, self.apply_weight = layer.weight, layer.bias, apply
+        rows, columns = layer.weight.flatten(1).shape
+        self.register_buffer("weight_u", F.normalize(torch.randn(rows), dim=0))
+        self.register_buffer("weight_v", F.normalize(torch.randn(columns), dim=0))
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            matrix = self.weight_orig.flatten(1)
+            if self.training:
+                with torch.no_grad():
+                    v = F.normalize(matrix.t().mv(self.weight_u), dim=0, eps=1e-12)
+                    self.weight_u, self.weight_v = F.normalize(matrix.mv(v), dim=0, eps=1e-12), v
+            weight = self.weight_orig / self.weight_u.dot(matrix.mv(self.weight_v))
+        return self.apply_weight(x, weight, self.bias)
+
+
 def conv(inputs, outputs, kernel, sn, bias=True):
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
-    return spectral_norm(layer) if sn else layer
+    return SpectralNorm(layer, functools.partial(F.conv2d, padding=kernel // 2)) if sn else layer
 
 
 def linear(inputs, outputs, sn, bias=True):
     layer = nn.Linear(inputs, outputs, bias=bias)
-    return spectral_norm(layer) if sn else layer
+    return SpectralNorm(layer, F.linear) if sn else layer
 
 
 class DiscriminatorBlock(nn.Module):

@@ -17,12 +17,7 @@
 // Halves that a thread fetches at once.
 #define RUN 8
 
-#ifdef NESTGEN_EMULATION
-static float power(float x) { return expf(x); }
-#else
-// To some units in the last place, which bf16 does not see.
-__device__ __forceinline__ float power(float x) { return __expf(x); }
-
+#ifndef NESTGEN_EMULATION
 // sums += left * right.
 __device__ __forceinline__ void multiply(float *sums, const unsigned *left, unsigned right0, unsigned right1) {
   asm volatile(
@@ -89,9 +84,6 @@ __device__ __forceinline__ unsigned two(const Rough &at, const Args &a, const He
     return *(const unsigned *)((const Half *)a.in[h.in] + i);
   return pair(get(a, h.in, i), d + 1 < at.head ? get(a, h.in, i + 1) : 0.f);
 }
-
-__device__ __forceinline__ float first_of(unsigned both) { return widen((Half)(both & 0xffffu)); }
-__device__ __forceinline__ float second_of(unsigned both) { return widen((Half)(both >> 16)); }
 
 // 16 tokens from `start` as a left factor.
 template <int SIZE>
@@ -232,14 +224,14 @@ __device__ __forceinline__ void attend(const Args &a) {
     }
     _Pragma("unroll") for (int half = 0; half < 2; half++) {
       now[half] = row_max(now[half]);
-      const float fade = power(top[half] - now[half]);
+      const float fade = quick_exp(top[half] - now[half]);
       sum[half] *= fade;
       _Pragma("unroll") for (int part = 0; part < HEAD_PARTS; part++)
           y[part][2 * half] *= fade, y[part][2 * half + 1] *= fade;
       top[half] = now[half];
     }
     _Pragma("unroll") for (int part = 0; part < TILE_PARTS; part++) EACH_OF_FOUR(j) {
-      scores[part][j] = power(scores[part][j] - top[j / 2]);
+      scores[part][j] = quick_exp(scores[part][j] - top[j / 2]);
       sum[j / 2] += scores[part][j];
     }
     times_tile<SIZE>(at, scores, values, start, y);
@@ -282,7 +274,7 @@ __device__ __forceinline__ void queries_backward(const Rough &at, const Args &a,
     times_rows<SIZE>(at, grads, values, start, slopes);
     _Pragma("unroll") for (int part = 0; part < TILE_PARTS; part++) EACH_OF_FOUR(j) {
       const unsigned column = start + part * 8 + 2 * at.t + j % 2;
-      const float p = column < at.tokens ? power(scores[part][j] * a.f[0] - norm[j / 2]) : 0.f;
+      const float p = column < at.tokens ? quick_exp(scores[part][j] * a.f[0] - norm[j / 2]) : 0.f;
       slopes[part][j] = p * (slopes[part][j] - inner[j / 2]) * a.f[0];
     }
     times_tile<SIZE>(at, slopes, keys, start, dq);
@@ -323,7 +315,7 @@ __device__ __forceinline__ void keys_backward(const Rough &at, const Args &a, si
       _Pragma("unroll") for (int part = 0; part < TILE_PARTS; part++) EACH_OF_FOUR(j) {
         const unsigned place = part * 8 + 2 * at.t + j % 2, token = start + place;
         const float norm = token < at.tokens ? numbers(a, 4)[at.row(a, index, token)] : 0.f;
-        powers[part][j] = token < at.tokens ? power(powers[part][j] * a.f[0] - norm) : 0.f;
+        powers[part][j] = token < at.tokens ? quick_exp(powers[part][j] * a.f[0] - norm) : 0.f;
         slopes[part][j] = powers[part][j] * (slopes[part][j] - inner[place]) * a.f[0];
       }
       times_tile<SIZE>(at, powers, grads, start, dv);

@@ -1,116 +1,128 @@
 // Columns of a matrix.
 
-// A block of 32 x 8 threads sums one chunk of rows of 32 columns: in: x [rows, width], and for `weighted_column_sums` a
-// factor y of the same shape. n: rows, width, rows of a chunk. out: sums of each chunk [chunks, width].
-__device__ void sum_columns(const Args &a, bool weighted) {
-  __shared__ float sums[8][33];
+// Kernels of sums: a block of 32 x 8 threads sums one chunk of rows of 128 columns, four to a thread.
+// n: rows, width, rows of a chunk. out: sums of each chunk [chunks, width].
+
+#define BANDS 8
+#define BAND (4 * 32)
+
+// Four neighbours of a row, from element i, as far as the row goes.
+struct Place {
+  size_t i, column;
+  unsigned left;
+  bool whole;
+};
+
+__device__ __forceinline__ Four at4(const Args &a, int k, const Place &place) {
+  return some4(a, k, place.i, place.left, place.whole);
+}
+
+// Sums of COUNT quantities at once: `quantity` gives those of a place.
+template <int COUNT, class Quantity> __device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
+  __shared__ float sums[COUNT][BANDS][BAND];
   const size_t rows = a.n[0], width = a.n[1], chunk = a.n[2];
   const unsigned lane = threadIdx.x % 32, band = threadIdx.x / 32;
-  const size_t column = blockIdx.x * (size_t)32 + lane;
+  const size_t column = blockIdx.x * (size_t)BAND + 4 * lane;
   const size_t first = blockIdx.y * chunk, last = first + chunk < rows ? first + chunk : rows;
-  float sum = 0.f;
-  if (column < width)
-    for (size_t row = first + band; row < last; row += 8) {
-      const float v = get(a, 0, row * width + column);
-      sum += weighted ? v * get(a, 1, row * width + column) : v;
+  const unsigned left = column < width ? (unsigned)(width - column < 4 ? width - column : 4) : 0u;
+  Four mine[COUNT];
+  for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] = 0.f;
+  if (left)
+    _Pragma("unroll 4") for (size_t row = first + band; row < last; row += BANDS) {
+      Four found[COUNT];
+      quantity({row * width + column, column, left, width % 4 == 0}, found);
+      for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] += found[q].v[j];
     }
-  sums[band][lane] = sum;
+  for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) sums[q][band][4 * lane + j] = mine[q].v[j];
   __syncthreads();
-  if (band == 0 && column < width) {
+  const size_t ours = blockIdx.x * (size_t)BAND + threadIdx.x;
+  if (threadIdx.x >= BAND || ours >= width) return;
+  for (int q = 0; q < COUNT; q++) {
     float total = 0.f;
-    for (int i = 0; i < 8; i++) total += sums[i][lane];
-    put(a, 0, blockIdx.y * width + column, total);
+    for (int i = 0; i < BANDS; i++) total += sums[q][i][threadIdx.x];
+    put(a, q, blockIdx.y * width + ours, total);
   }
 }
 
-extern "C" __global__ void column_sums(Args a) { sum_columns(a, false); }
-extern "C" __global__ void weighted_column_sums(Args a) { sum_columns(a, true); }
+// in: x [rows, width].
+extern "C" __global__ void column_sums(Args a) {
+  const bool plain = a.aligned && a.n[1] % 4 == 0;
+  // What to read is decided outside of the loop, so that rows are read ahead.
+  if (plain && is_rough(a, 0))
+    sum_columns<1>(a, [&a](const Place &at, Four *sum) {
+      const TwoPairs x = *(const TwoPairs *)((const Half *)a.in[0] + at.i);
+      EACH_OF_FOUR(j) sum->v[j] = j % 2 ? second_of(x.v[j / 2]) : first_of(x.v[j / 2]);
+    });
+  else if (plain)
+    sum_columns<1>(a, [&a](const Place &at, Four *sum) { *sum = *(const Four *)(numbers(a, 0) + at.i); });
+  else
+    sum_columns<1>(a, [&a](const Place &at, Four *sum) { *sum = at4(a, 0, at); });
+}
 
-// ---- batch norm: columns are channels ----
+// in: x [rows, width], a factor y of the same shape.
+extern "C" __global__ void weighted_column_sums(Args a) {
+  sum_columns<1>(a, [&a](const Place &at, Four *sum) {
+    const Four x = at4(a, 0, at), y = at4(a, 1, at);
+    EACH_OF_FOUR(j) sum->v[j] = x.v[j] * y.v[j];
+  });
+}
 
-// As `sum_columns`, of two quantities at once. `width` may be several rows of `channels` columns.
-struct Two {
-  float first, second;
-};
+// ---- batch norm: columns are channels, or those of several rows side by side ----
 
-template <class Quantity>
-__device__ void sum_two(const Args &a, Quantity quantity) {
-  __shared__ float firsts[8][33];
-  __shared__ float seconds[8][33];
-  const size_t rows = a.n[0], width = a.n[1], chunk = a.n[2];
-  const unsigned lane = threadIdx.x % 32, band = threadIdx.x / 32;
-  const size_t column = blockIdx.x * (size_t)32 + lane;
-  const size_t start = blockIdx.y * chunk, end = start + chunk < rows ? start + chunk : rows;
-  float first = 0.f, second = 0.f;
-  if (column < width)
-    for (size_t row = start + band; row < end; row += 8) {
-      Two v = quantity(row * width + column, column % a.n[3]);
-      first += v.first;
-      second += v.second;
-    }
-  firsts[band][lane] = first;
-  seconds[band][lane] = second;
-  __syncthreads();
-  if (band == 0 && column < width) {
-    first = second = 0.f;
-    for (int i = 0; i < 8; i++) first += firsts[i][lane], second += seconds[i][lane];
-    put(a, 0, blockIdx.y * width + column, first);
-    put(a, 1, blockIdx.y * width + column, second);
-  }
+// An element of a vector over channels for each of a place's columns.
+__device__ __forceinline__ Four channels4(const Args &a, int k, const Place &at) {
+  Four x;
+  EACH_OF_FOUR(j) x.v[j] = (unsigned)j < at.left ? numbers(a, k)[(unsigned)(at.column + j) % (unsigned)a.n[3]] : 0.f;
+  return x;
 }
 
 // in: x [rows, width], shift [channels]. n: rows, width, rows of a chunk, channels.
 // out: of each chunk the sums of x - shift, and of its square.
 extern "C" __global__ void centred_sums(Args a) {
-  sum_two(a, [&a](size_t i, size_t channel) {
-    const float d = get(a, 0, i) - numbers(a, 1)[channel];
-    return Two{d, d * d};
+  sum_columns<2>(a, [&a](const Place &at, Four *sums) {
+    const Four x = at4(a, 0, at), shift = channels4(a, 1, at);
+    EACH_OF_FOUR(j) {
+      const float d = x.v[j] - shift.v[j];
+      sums[0].v[j] = d;
+      sums[1].v[j] = d * d;
+    }
   });
 }
 
 // in: gradient, x [rows, width], mean, 1 / standard deviation [channels]. n: rows, width, rows of a chunk, channels.
 // out: of each chunk the sums of the gradient, and of the gradient times normalised x.
 extern "C" __global__ void norm_sums(Args a) {
-  sum_two(a, [&a](size_t i, size_t channel) {
-    const float g = get(a, 0, i);
-    return Two{g, g * (get(a, 1, i) - numbers(a, 2)[channel]) * numbers(a, 3)[channel]};
-  });
-}
-
-// in: gradient, x [rows, channels], statistics of the rows [rows, 2]. n: rows, channels, rows of a chunk, channels.
-// out: of each chunk the sums of the gradient, and of the gradient times normalised x: the gradients of a layer norm's
-// offset and gain.
-extern "C" __global__ void layer_norm_sums(Args a) {
-  sum_two(a, [&a](size_t i, size_t) {
-    const float g = get(a, 0, i), *row = numbers(a, 2) + i / a.n[3] * 2;
-    return Two{g, g * (get(a, 1, i) - row[0]) * row[1]};
+  sum_columns<2>(a, [&a](const Place &at, Four *sums) {
+    const Four g = at4(a, 0, at), x = at4(a, 1, at), mean = channels4(a, 2, at), rstd = channels4(a, 3, at);
+    sums[0] = g;
+    EACH_OF_FOUR(j) sums[1].v[j] = g.v[j] * (x.v[j] - mean.v[j]) * rstd.v[j];
   });
 }
 
 // in: x, mean, scale, offset [channels]. n: elements, channels. out: y.
 extern "C" __global__ void normalise(Args a) {
-  EACH4(i, a.n[0]) {
-    Four x = get4(a, 0, i, a.n[0]);
-    const Four mean = bias4(numbers(a, 1), i, a.n[1]), scale = bias4(numbers(a, 2), i, a.n[1]);
-    const Four offset = bias4(numbers(a, 3), i, a.n[1]);
-    EACH_OF_FOUR(j) x.v[j] = (x.v[j] - mean.v[j]) * scale.v[j] + offset.v[j];
-    put4(a, 0, i, a.n[0], x);
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    const Eight mean = vector8(a, 1, i, a.n[1]), scale = vector8(a, 2, i, a.n[1]);
+    const Eight offset = vector8(a, 3, i, a.n[1]);
+    EACH_OF_EIGHT(j) x.v[j] = (x.v[j] - mean.v[j]) * scale.v[j] + offset.v[j];
+    put8(a, 0, i, a.n[0], x);
   }
 }
 
 // in: gradient, x, mean, 1 / standard deviation, scale, the sums of `norm_sums` [channels]. n: elements, channels.
 // f: 1 / rows, or 0 where the statistics are no functions of x. out: gradient of x.
 extern "C" __global__ void normalise_backward(Args a) {
-  EACH4(i, a.n[0]) {
-    Four g = get4(a, 0, i, a.n[0]);
-    const Four x = get4(a, 1, i, a.n[0]);
-    const Four mean = bias4(numbers(a, 2), i, a.n[1]), rstd = bias4(numbers(a, 3), i, a.n[1]);
-    const Four scale = bias4(numbers(a, 4), i, a.n[1]);
-    const Four sums = bias4(numbers(a, 5), i, a.n[1]), inner = bias4(numbers(a, 6), i, a.n[1]);
-    EACH_OF_FOUR(j) {
+  EACH8(i, a.n[0]) {
+    Eight g = get8(a, 0, i, a.n[0]);
+    const Eight x = get8(a, 1, i, a.n[0]);
+    const Eight mean = vector8(a, 2, i, a.n[1]), rstd = vector8(a, 3, i, a.n[1]);
+    const Eight scale = vector8(a, 4, i, a.n[1]);
+    const Eight sums = vector8(a, 5, i, a.n[1]), inner = vector8(a, 6, i, a.n[1]);
+    EACH_OF_EIGHT(j) {
       const float normal = (x.v[j] - mean.v[j]) * rstd.v[j];
       g.v[j] = (g.v[j] - (sums.v[j] + normal * inner.v[j]) * a.f[0]) * scale.v[j];
     }
-    put4(a, 0, i, a.n[0], g);
+    put8(a, 0, i, a.n[0], g);
   }
 }

@@ -1,12 +1,19 @@
 // Element by element. n[0] is the number of elements throughout.
 
-// What is added to element i and its three neighbours: a vector over the last dimension of `width`, or nothing.
-__device__ __forceinline__ Four bias4(const float *bias, size_t i, size_t width) {
-  Four b = {{0.f, 0.f, 0.f, 0.f}};
-  if (!bias) return b;
-  size_t column = i % width;
-  EACH_OF_FOUR(j) {
-    b.v[j] = bias[column];
+// What belongs to element i and its seven neighbours of a vector over the last dimension of `width`; 0 without a vector.
+__device__ __forceinline__ Eight vector8(const Args &a, int k, size_t i, size_t width) {
+  Eight b = {{0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}};
+  const float *vector = numbers(a, k);
+  if (!vector) return b;
+  size_t column = column_of(i, width);
+  if (a.aligned && width % 8 == 0) {
+    const Four *fours = (const Four *)(vector + column);
+    const Four low = fours[0], high = fours[1];
+    EACH_OF_EIGHT(j) b.v[j] = j < 4 ? low.v[j % 4] : high.v[j % 4];
+    return b;
+  }
+  EACH_OF_EIGHT(j) {
+    b.v[j] = vector[column];
     column = column + 1 == width ? 0 : column + 1;
   }
   return b;
@@ -14,34 +21,34 @@ __device__ __forceinline__ Four bias4(const float *bias, size_t i, size_t width)
 
 // in: x, bias [width] or null. n: elements, width. f: slope. out: y.
 extern "C" __global__ void bias_leak(Args a) {
-  EACH4(i, a.n[0]) {
-    Four x = get4(a, 0, i, a.n[0]);
-    const Four b = bias4(numbers(a, 1), i, a.n[1]);
-    EACH_OF_FOUR(j) {
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    const Eight b = vector8(a, 1, i, a.n[1]);
+    EACH_OF_EIGHT(j) {
       const float v = x.v[j] + b.v[j];
       x.v[j] = v > 0.f ? v : v * a.f[0];
     }
-    put4(a, 0, i, a.n[0], x);
+    put8(a, 0, i, a.n[0], x);
   }
 }
 
 // in: x, bias [width] or null, residual. n: elements, width. out: residual + x + bias.
 extern "C" __global__ void bias_residual(Args a) {
-  EACH4(i, a.n[0]) {
-    Four x = get4(a, 0, i, a.n[0]);
-    const Four b = bias4(numbers(a, 1), i, a.n[1]), r = get4(a, 2, i, a.n[0]);
-    EACH_OF_FOUR(j) x.v[j] = r.v[j] + (x.v[j] + b.v[j]);
-    put4(a, 0, i, a.n[0], x);
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    const Eight b = vector8(a, 1, i, a.n[1]), r = get8(a, 2, i, a.n[0]);
+    EACH_OF_EIGHT(j) x.v[j] = r.v[j] + (x.v[j] + b.v[j]);
+    put8(a, 0, i, a.n[0], x);
   }
 }
 
 // in: gradient, output. f: slope. out: gradient before the activation.
 extern "C" __global__ void leak_backward(Args a) {
-  EACH4(i, a.n[0]) {
-    Four g = get4(a, 0, i, a.n[0]);
-    const Four y = get4(a, 1, i, a.n[0]);
-    EACH_OF_FOUR(j) g.v[j] = y.v[j] > 0.f ? g.v[j] : g.v[j] * a.f[0];
-    put4(a, 0, i, a.n[0], g);
+  EACH8(i, a.n[0]) {
+    Eight g = get8(a, 0, i, a.n[0]);
+    const Eight y = get8(a, 1, i, a.n[0]);
+    EACH_OF_EIGHT(j) g.v[j] = y.v[j] > 0.f ? g.v[j] : g.v[j] * a.f[0];
+    put8(a, 0, i, a.n[0], g);
   }
 }
 
@@ -50,9 +57,22 @@ __device__ __forceinline__ float sigmoid(float x) {
   return (x >= 0.f ? 1.f : small) / (1.f + small);
 }
 
+// GELU where the result is bf16: the normal distribution's tail as Abramowitz and Stegun have it (7.1.26, 1.5e-7 of erf),
+// small results to bf16's digits, and one power for value and derivative.
+__device__ __forceinline__ void quick_gelu(float x, float *value, float *slope) {
+  const float t = quick_ratio(1.f, 1.f + 0.23164189f * fabsf(x)), density = quick_exp(-0.5f * x * x);
+  const float tail =
+      density * t * (0.127414796f + t * (-0.142248368f + t * (0.710706871f + t * (-0.726576014f + t * 0.530702715f))));
+  const float cdf = x > 0.f ? 1.f - tail : tail;
+  *value = x * cdf;
+  *slope = cdf + x * 0.39894228040143268f * density;
+}
+
 // The value of a smooth activation, and its derivative.
-__device__ __forceinline__ void smooth(int kind, float x, float *value, float *slope) {
-  if (kind == 0) { // GELU, exact
+__device__ __forceinline__ void smooth(int kind, bool quick, float x, float *value, float *slope) {
+  if (kind == 0 && quick) {
+    quick_gelu(x, value, slope);
+  } else if (kind == 0) { // GELU, exact
     float cdf = 0.5f * (1.f + erff(x * 0.70710678118654752f));
     *value = x * cdf;
     *slope = cdf + x * 0.39894228040143268f * expf(-0.5f * x * x);
@@ -75,48 +95,48 @@ __device__ __forceinline__ void smooth(int kind, float x, float *value, float *s
 // in: x, bias [width] or null. n: elements, width, kind. out: y.
 extern "C" __global__ void activate(Args a) {
   float slope;
-  EACH4(i, a.n[0]) {
-    Four x = get4(a, 0, i, a.n[0]);
-    const Four b = bias4(numbers(a, 1), i, a.n[1]);
-    EACH_OF_FOUR(j) smooth((int)a.n[2], x.v[j] + b.v[j], &x.v[j], &slope);
-    put4(a, 0, i, a.n[0], x);
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    const Eight b = vector8(a, 1, i, a.n[1]);
+    EACH_OF_EIGHT(j) smooth((int)a.n[2], is_rough(a, 8), x.v[j] + b.v[j], &x.v[j], &slope);
+    put8(a, 0, i, a.n[0], x);
   }
 }
 
 // in: x, bias [width] or null, gradient. n: elements, width, kind. out: gradient before the activation.
 extern "C" __global__ void activate_backward(Args a) {
   float value, slope;
-  EACH4(i, a.n[0]) {
-    const Four x = get4(a, 0, i, a.n[0]), b = bias4(numbers(a, 1), i, a.n[1]);
-    Four g = get4(a, 2, i, a.n[0]);
-    EACH_OF_FOUR(j) {
-      smooth((int)a.n[2], x.v[j] + b.v[j], &value, &slope);
+  EACH8(i, a.n[0]) {
+    const Eight x = get8(a, 0, i, a.n[0]), b = vector8(a, 1, i, a.n[1]);
+    Eight g = get8(a, 2, i, a.n[0]);
+    EACH_OF_EIGHT(j) {
+      smooth((int)a.n[2], is_rough(a, 8), x.v[j] + b.v[j], &value, &slope);
       g.v[j] *= slope;
     }
-    put4(a, 0, i, a.n[0], g);
+    put8(a, 0, i, a.n[0], g);
   }
 }
 
 // in: x, y. out: x + y.
 extern "C" __global__ void add(Args a) {
-  EACH4(i, a.n[0]) {
-    Four x = get4(a, 0, i, a.n[0]);
-    const Four y = get4(a, 1, i, a.n[0]);
-    EACH_OF_FOUR(j) x.v[j] += y.v[j];
-    put4(a, 0, i, a.n[0], x);
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    const Eight y = get8(a, 1, i, a.n[0]);
+    EACH_OF_EIGHT(j) x.v[j] += y.v[j];
+    put8(a, 0, i, a.n[0], x);
   }
 }
 
 // in: x. out: the same numbers in the type of the output.
 extern "C" __global__ void convert(Args a) {
-  EACH4(i, a.n[0]) put4(a, 0, i, a.n[0], get4(a, 0, i, a.n[0]));
+  EACH8(i, a.n[0]) put8(a, 0, i, a.n[0], get8(a, 0, i, a.n[0]));
 }
 
 // in: x [samples, each], factors [samples]. n: elements, each. out: x times its sample's factor.
 extern "C" __global__ void scale_samples(Args a) {
-  EACH4(i, a.n[0]) {
-    Four x = get4(a, 0, i, a.n[0]);
-    EACH_OF_FOUR(j) if (i + j < a.n[0]) x.v[j] *= numbers(a, 1)[(i + j) / a.n[1]];
-    put4(a, 0, i, a.n[0], x);
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    EACH_OF_EIGHT(j) if (i + j < a.n[0]) x.v[j] *= numbers(a, 1)[(i + j) / a.n[1]];
+    put8(a, 0, i, a.n[0], x);
   }
 }

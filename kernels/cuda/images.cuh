@@ -49,12 +49,12 @@ extern "C" __global__ void columns(Args a) {
 // Nearest-neighbour enlargement by 2. in: x [B, h, w, c]. n: elements of y, h, w, c. f: factor. out: y [B, 2h, 2w, c].
 extern "C" __global__ void enlarge2(Args a) {
   const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
-  if (c % 4 == 0) {
-    EACH4(i, a.n[0]) {
+  if (c % 8 == 0) {
+    EACH8(i, a.n[0]) {
       const Pixel p = pixel(i, 2 * h, 2 * w, c);
-      Four x = get4(a, 0, offset(p.image, p.y / 2, p.x / 2, p.channel, h, w, c), a.n[0] / 4);
-      EACH_OF_FOUR(j) x.v[j] *= a.f[0];
-      put4(a, 0, i, a.n[0], x);
+      Eight x = get8(a, 0, offset(p.image, p.y / 2, p.x / 2, p.channel, h, w, c), a.n[0] / 4);
+      EACH_OF_EIGHT(j) x.v[j] *= a.f[0];
+      put8(a, 0, i, a.n[0], x);
     }
     return;
   }
@@ -67,16 +67,16 @@ extern "C" __global__ void enlarge2(Args a) {
 // Sums of 2x2 squares. in: x [B, 2h, 2w, c]. n: elements of y, h, w, c. f: factor. out: y [B, h, w, c].
 extern "C" __global__ void sum_squares2(Args a) {
   const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
-  if (c % 4 == 0) {
-    EACH4(i, a.n[0]) {
+  if (c % 8 == 0) {
+    EACH8(i, a.n[0]) {
       const Pixel p = pixel(i, h, w, c);
       const size_t top = offset(p.image, 2 * p.y, 2 * p.x, p.channel, 2 * h, 2 * w, c), bottom = top + (size_t)2 * w * c;
       const size_t count = a.n[0] * 4;
-      Four x = get4(a, 0, top, count);
-      const Four right = get4(a, 0, top + c, count);
-      const Four below = get4(a, 0, bottom, count), corner = get4(a, 0, bottom + c, count);
-      EACH_OF_FOUR(j) x.v[j] = ((x.v[j] + right.v[j]) + (below.v[j] + corner.v[j])) * a.f[0];
-      put4(a, 0, i, a.n[0], x);
+      Eight x = get8(a, 0, top, count);
+      const Eight right = get8(a, 0, top + c, count);
+      const Eight below = get8(a, 0, bottom, count), corner = get8(a, 0, bottom + c, count);
+      EACH_OF_EIGHT(j) x.v[j] = ((x.v[j] + right.v[j]) + (below.v[j] + corner.v[j])) * a.f[0];
+      put8(a, 0, i, a.n[0], x);
     }
     return;
   }
@@ -172,8 +172,8 @@ __device__ __forceinline__ unsigned grouped(unsigned y, unsigned x, unsigned w, 
   return block * bh * bw + y % bh * bw + x % bw;
 }
 
-// Where element i of regrouped tokens comes from; `apart` is how far apart its channel and the next come from.
-__device__ __forceinline__ size_t regrouped(const Args &a, size_t i, unsigned *apart) {
+// Where element i of regrouped tokens comes from.
+__device__ __forceinline__ size_t regrouped(const Args &a, size_t i) {
   const unsigned h = a.n[1], w = a.n[2], c = a.n[3], bh = a.n[4], bw = a.n[5], from_bh = a.n[6], from_bw = a.n[7];
   const unsigned way = a.n[8], columns = w / bw;
   unsigned rest = (unsigned)i, channel = rest % c;
@@ -183,11 +183,9 @@ __device__ __forceinline__ size_t regrouped(const Args &a, size_t i, unsigned *a
   const unsigned block = rest % (h / bh * columns), image = rest / (h / bh * columns);
   unsigned y = block / columns * bh + inside / bw, x = block % columns * bw + inside % bw;
   unsigned from_h = h, from_w = w, from_c = c;
-  *apart = 1;
   if (way == 1) {
     channel = channel * 4 + y % 2 * 2 + x % 2;
     y /= 2, x /= 2, from_h /= 2, from_w /= 2, from_c *= 4;
-    *apart = 4;
   } else if (way == 2) {
     y = y * 2 + channel % 4 / 2, x = x * 2 + channel % 2;
     channel /= 4, from_h *= 2, from_w *= 2, from_c /= 4;
@@ -196,22 +194,52 @@ __device__ __forceinline__ size_t regrouped(const Args &a, size_t i, unsigned *a
   return ((size_t)image * from_h * from_w + token) * from_c + channel;
 }
 
+// The two ways of `regroup` between channels and pixels, where pixels have `c` channels, a multiple of 8: a thread moves
+// eight channels of a 2x2 square, which are 32 neighbours on the other side.
+__device__ __forceinline__ void regroup_squares(const Args &a, bool to_pixels) {
+  const unsigned h = to_pixels ? a.n[1] : a.n[1] * 2, w = to_pixels ? a.n[2] : a.n[2] * 2;
+  const unsigned c = to_pixels ? a.n[3] : a.n[3] / 4;
+  const unsigned pixel_bh = a.n[to_pixels ? 4 : 6], pixel_bw = a.n[to_pixels ? 5 : 7];
+  const unsigned square_bh = a.n[to_pixels ? 6 : 4], square_bw = a.n[to_pixels ? 7 : 5];
+  EACH(i, a.n[0] / 32) {
+    unsigned rest = (unsigned)i;
+    const unsigned channel = rest % (c / 8) * 8;
+    rest /= c / 8;
+    const unsigned x = rest % (w / 2);
+    rest /= w / 2;
+    const unsigned y = rest % (h / 2);
+    const size_t image = rest / (h / 2);
+    const size_t square =
+        ((image * (h / 2) * (w / 2) + grouped(y, x, w / 2, square_bh, square_bw)) * c + channel) * 4;
+    Eight near[4], far[4];
+    EACH_OF_FOUR(k) {
+      const size_t there =
+          (image * h * w + grouped(2 * y + k / 2, 2 * x + k % 2, w, pixel_bh, pixel_bw)) * c + channel;
+      // Element j of the square's eights is channel j / 4 of its pixel j % 4, and two channels an eight.
+      if (to_pixels) {
+        if (k == 0) EACH_OF_FOUR(l) near[l] = get8(a, 0, square + 8 * l, a.n[0]);
+        EACH_OF_EIGHT(j) far[k].v[j] = near[j / 2].v[j % 2 * 4 + k];
+        put8(a, 0, there, a.n[0], far[k]);
+      } else {
+        far[k] = get8(a, 0, there, a.n[0]);
+        EACH_OF_EIGHT(j) near[j / 2].v[j % 2 * 4 + k] = far[k].v[j];
+      }
+    }
+    if (!to_pixels) EACH_OF_FOUR(l) put8(a, 0, square + 8 * l, a.n[0], near[l]);
+  }
+}
+
 // Regroups an image's tokens, and on the way shuffles four channels into a 2x2 square of pixels or back.
 // n: elements, h, w, c of the result as an image, height and width of its blocks, height and width of the input's blocks,
 // way: 0 tokens only, 1 channels to pixels, 2 pixels to channels. An image is one block.
 extern "C" __global__ void regroup(Args a) {
-  unsigned apart;
-  if (a.n[3] % 4 == 0 && a.n[8] != 2) {
-    EACH4(i, a.n[0]) {
-      const size_t from = regrouped(a, i, &apart);
-      Four x;
-      if (a.n[8] == 0)
-        x = get4(a, 0, from, a.n[0]);
-      else
-        EACH_OF_FOUR(j) x.v[j] = get(a, 0, from + j * apart);
-      put4(a, 0, i, a.n[0], x);
-    }
-    return;
+  if (a.n[8] == 0 && a.n[3] % 8 == 0) {
+    EACH8(i, a.n[0]) put8(a, 0, i, a.n[0], get8(a, 0, regrouped(a, i), a.n[0]));
+  } else if (a.n[8] == 1 && a.n[3] % 8 == 0) {
+    regroup_squares(a, true);
+  } else if (a.n[8] == 2 && a.n[3] % 32 == 0) {
+    regroup_squares(a, false);
+  } else {
+    EACH(i, a.n[0]) put(a, 0, i, get(a, 0, regrouped(a, i)));
   }
-  EACH(i, a.n[0]) put(a, 0, i, get(a, 0, regrouped(a, i, &apart)));
 }

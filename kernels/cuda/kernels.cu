@@ -28,7 +28,9 @@ struct Args {
 #include "columns.cuh"
 #include "images.cuh"
 #include "rows.cuh"
+#include "layer_norm.cuh"
 // After `rows.cuh`, whose sums over a warp they need.
 #include "attention.cuh"
 #include "attention_bf16.cuh"
+#include "attention_short.cuh"
 #include "optim.cuh"

@@ -20,17 +20,41 @@ typedef unsigned short Half;
 
 __device__ __forceinline__ float widen(Half x) { return from_bits((unsigned)x << 16); }
 
+#ifdef NESTGEN_EMULATION
 // To the nearest, ties to even; a NaN stays one.
-__device__ __forceinline__ Half rounded(float x) {
+static inline Half rounded(float x) {
   const unsigned bits = to_bits(x);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return (Half)(bits >> 16 | 0x40u);
   return (Half)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 // Two neighbours in one register, the first in the low half.
-__device__ __forceinline__ unsigned pair(float first, float second) {
+static inline unsigned pair(float first, float second) {
   return (unsigned)rounded(first) | (unsigned)rounded(second) << 16;
 }
+
+static inline float quick_exp(float x) { return expf(x); }
+static inline float quick_ratio(float x, float y) { return x / y; }
+#else
+__device__ __forceinline__ Half rounded(float x) {
+  Half half;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half) : "f"(x));
+  return half;
+}
+
+__device__ __forceinline__ unsigned pair(float first, float second) {
+  unsigned both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+  return both;
+}
+
+// To some units in the last place, which bf16 does not see.
+__device__ __forceinline__ float quick_exp(float x) { return __expf(x); }
+__device__ __forceinline__ float quick_ratio(float x, float y) { return __fdividef(x, y); }
+#endif
+
+__device__ __forceinline__ float first_of(unsigned both) { return from_bits(both << 16); }
+__device__ __forceinline__ float second_of(unsigned both) { return from_bits(both & 0xffff0000u); }
 
 __device__ __forceinline__ bool is_rough(const Args &a, int k) { return a.rough >> k & 1u; }
 
@@ -52,11 +76,16 @@ struct alignas(16) Four {
   float v[4];
 };
 
-struct alignas(8) FourHalves {
-  Half v[4];
+// Pairs of bf16: two or four of them are read and written at once.
+struct alignas(8) TwoPairs {
+  unsigned v[2];
+};
+struct alignas(16) FourPairs {
+  unsigned v[4];
 };
 
 #define EACH_OF_FOUR(j) _Pragma("unroll") for (int j = 0; j < 4; j++)
+#define EACH_OF_EIGHT(j) _Pragma("unroll") for (int j = 0; j < 8; j++)
 
 // Elements i to i + 3 of an operand of `count`; past the end they are 0. `i` is a multiple of 4.
 __device__ __forceinline__ Four get4(const Args &a, int k, size_t i, size_t count) {
@@ -64,8 +93,8 @@ __device__ __forceinline__ Four get4(const Args &a, int k, size_t i, size_t coun
   if (!a.aligned || i + 4 > count) {
     EACH_OF_FOUR(j) x.v[j] = i + j < count ? get(a, k, i + j) : 0.f;
   } else if (is_rough(a, k)) {
-    const FourHalves halves = *(const FourHalves *)((const Half *)a.in[k] + i);
-    EACH_OF_FOUR(j) x.v[j] = widen(halves.v[j]);
+    const TwoPairs pairs = *(const TwoPairs *)((const Half *)a.in[k] + i);
+    EACH_OF_FOUR(j) x.v[j] = j % 2 ? second_of(pairs.v[j / 2]) : first_of(pairs.v[j / 2]);
   } else {
     x = *(const Four *)((const float *)a.in[k] + i);
   }
@@ -76,11 +105,56 @@ __device__ __forceinline__ void put4(const Args &a, int k, size_t i, size_t coun
   if (!a.aligned || i + 4 > count) {
     EACH_OF_FOUR(j) if (i + j < count) put(a, k, i + j, x.v[j]);
   } else if (is_rough(a, 8 + k)) {
-    FourHalves halves;
-    EACH_OF_FOUR(j) halves.v[j] = rounded(x.v[j]);
-    *(FourHalves *)((Half *)a.out[k] + i) = halves;
+    *(TwoPairs *)((Half *)a.out[k] + i) = {{pair(x.v[0], x.v[1]), pair(x.v[2], x.v[3])}};
   } else {
     *(Four *)((float *)a.out[k] + i) = x;
+  }
+}
+
+// Up to four elements from `i`: those before `left`; the others are 0. `whole` runs are read at once.
+__device__ __forceinline__ Four some4(const Args &a, int k, size_t i, unsigned left, bool whole) {
+  if (whole && left >= 4) return get4(a, k, i, i + 4);
+  Four x;
+  EACH_OF_FOUR(j) x.v[j] = (unsigned)j < left ? get(a, k, i + j) : 0.f;
+  return x;
+}
+
+__device__ __forceinline__ void put_some4(const Args &a, int k, size_t i, unsigned left, bool whole, const Four &x) {
+  if (whole && left >= 4) return put4(a, k, i, i + 4, x);
+  EACH_OF_FOUR(j) if ((unsigned)j < left) put(a, k, i + j, x.v[j]);
+}
+
+struct Eight {
+  float v[8];
+};
+
+// The same of eight elements; `i` is a multiple of 8.
+__device__ __forceinline__ Eight get8(const Args &a, int k, size_t i, size_t count) {
+  Eight x;
+  if (!a.aligned || i + 8 > count) {
+    EACH_OF_EIGHT(j) x.v[j] = i + j < count ? get(a, k, i + j) : 0.f;
+  } else if (is_rough(a, k)) {
+    const FourPairs pairs = *(const FourPairs *)((const Half *)a.in[k] + i);
+    EACH_OF_EIGHT(j) x.v[j] = j % 2 ? second_of(pairs.v[j / 2]) : first_of(pairs.v[j / 2]);
+  } else {
+    const Four *fours = (const Four *)((const float *)a.in[k] + i);
+    const Four low = fours[0], high = fours[1];
+    EACH_OF_EIGHT(j) x.v[j] = j < 4 ? low.v[j % 4] : high.v[j % 4];
+  }
+  return x;
+}
+
+__device__ __forceinline__ void put8(const Args &a, int k, size_t i, size_t count, const Eight &x) {
+  if (!a.aligned || i + 8 > count) {
+    EACH_OF_EIGHT(j) if (i + j < count) put(a, k, i + j, x.v[j]);
+  } else if (is_rough(a, 8 + k)) {
+    FourPairs pairs;
+    EACH_OF_FOUR(j) pairs.v[j] = pair(x.v[2 * j], x.v[2 * j + 1]);
+    *(FourPairs *)((Half *)a.out[k] + i) = pairs;
+  } else {
+    Four *fours = (Four *)((float *)a.out[k] + i);
+    fours[0] = {{x.v[0], x.v[1], x.v[2], x.v[3]}};
+    fours[1] = {{x.v[4], x.v[5], x.v[6], x.v[7]}};
   }
 }
 
@@ -88,3 +162,13 @@ __device__ __forceinline__ void put4(const Args &a, int k, size_t i, size_t coun
 #define EACH4(i, count)                                                                          \
   for (size_t i = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) * 4; i < (size_t)(count);      \
        i += (size_t)gridDim.x * blockDim.x * 4)
+
+// Eight elements at a time.
+#define EACH8(i, count)                                                                          \
+  for (size_t i = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) * 8; i < (size_t)(count);      \
+       i += (size_t)gridDim.x * blockDim.x * 8)
+
+// The column of element `i` of rows of `width`: divisions of 32 bits are several times as fast.
+__device__ __forceinline__ size_t column_of(size_t i, size_t width) {
+  return i >> 32 ? i % width : (unsigned)i % (unsigned)width;
+}

@@ -29,7 +29,19 @@ pub struct Var {
 
 /// Sends the gradient of an operation's output to its inputs: one entry an input, `None` where the flag
 /// in the second argument says that nobody wants it.
-type Rule = Box<dyn Fn(&Var, &[bool]) -> Result<Vec<Option<Var>>>>;
+enum Rule {
+    /// Made of [`Var`] operations: what it does can be differentiated again.
+    Twice(Box<dyn Fn(&Var, &[bool]) -> Result<Vec<Option<Var>>>>),
+    /// Raw kernels. What other uses of the first input sent it comes as the third argument, to be added to its gradient.
+    Once(Box<dyn Fn(&Tensor, &[bool], Option<&Tensor>) -> Result<Vec<Option<Tensor>>>>, Adds),
+}
+
+/// Whether a rule adds what it is given to the first input's gradient, or is given nothing.
+#[derive(Clone, Copy, PartialEq)]
+enum Adds {
+    Nothing,
+    ToTheFirst,
+}
 
 struct Node {
     id: u64,
@@ -41,7 +53,6 @@ struct Op {
     name: &'static str,
     inputs: Vec<Var>,
     rule: Rule,
-    twice: bool,
 }
 
 thread_local! {
@@ -128,7 +139,7 @@ impl Var {
         inputs: &[&Var],
         rule: impl Fn(&Var, &[bool]) -> Result<Vec<Option<Var>>> + 'static,
     ) -> Self {
-        Self::with_op(name, value, inputs, Box::new(rule), true)
+        Self::with_op(name, value, inputs, Rule::Twice(Box::new(rule)))
     }
 
     /// The result of an operation whose backward rule calls a raw kernel on tensors: it can be
@@ -139,19 +150,27 @@ impl Var {
         inputs: &[&Var],
         rule: impl Fn(&Tensor, &[bool]) -> Result<Vec<Option<Tensor>>> + 'static,
     ) -> Self {
-        let rule: Rule = Box::new(move |grad, wants| {
-            let grads = rule(grad.value(), wants)?;
-            Ok(grads.into_iter().map(|g| g.map(Var::constant)).collect())
-        });
-        Self::with_op(name, value, inputs, rule, false)
+        let rule = move |grad: &Tensor, wants: &[bool], _: Option<&Tensor>| rule(grad, wants);
+        Self::with_op(name, value, inputs, Rule::Once(Box::new(rule), Adds::Nothing))
     }
 
-    fn with_op(name: &'static str, value: Tensor, inputs: &[&Var], rule: Rule, twice: bool) -> Self {
+    /// [`Self::record_once`] where the first input's gradient is made by a pass that can add to it what the input's other uses
+    /// sent (a skip connection's gradient, say), which the rule gets as its third argument.
+    pub(crate) fn record_adding(
+        name: &'static str,
+        value: Tensor,
+        inputs: &[&Var],
+        rule: impl Fn(&Tensor, &[bool], Option<&Tensor>) -> Result<Vec<Option<Tensor>>> + 'static,
+    ) -> Self {
+        Self::with_op(name, value, inputs, Rule::Once(Box::new(rule), Adds::ToTheFirst))
+    }
+
+    fn with_op(name: &'static str, value: Tensor, inputs: &[&Var], rule: Rule) -> Self {
         if !is_recorded(inputs) {
             return Self::constant(value);
         }
         let inputs = inputs.iter().map(|&v| v.clone()).collect();
-        let op = Some(Op { name, inputs, rule, twice });
+        let op = Some(Op { name, inputs, rule });
         Self { value, node: Some(Rc::new(Node { id: next_id(), op })) }
     }
 }
@@ -385,15 +404,22 @@ fn sweep(
             on_leaf(id, grad)?;
             continue;
         };
-        if create_graph && !op.twice {
-            bail!("{} cannot be differentiated twice", op.name);
-        }
         let wanted = |input: &Var| {
             let node = input.node.as_ref();
             node.is_some_and(|node| way.is_none_or(|way| way.contains(&node.id)))
         };
         let wants: Vec<bool> = op.inputs.iter().map(wanted).collect();
-        let grads = with_recording(create_graph, || (op.rule)(&grad, &wants))?;
+        let grads = match &op.rule {
+            Rule::Twice(rule) => with_recording(create_graph, || rule(&grad, &wants))?,
+            Rule::Once(..) if create_graph => bail!("{} cannot be differentiated twice", op.name),
+            Rule::Once(rule, adds) => {
+                let first = op.inputs.first().filter(|first| *adds == Adds::ToTheFirst && wanted(first));
+                let have = first.and_then(|first| pending.remove(&first.node.as_ref()?.id));
+                let have = have.as_ref().map(|(_, have)| have.value());
+                let grads = with_recording(false, || rule(grad.value(), &wants, have))?;
+                grads.into_iter().map(|grad| grad.map(Var::constant)).collect()
+            }
+        };
         drop(grad);
         for (input, grad) in op.inputs.iter().zip(grads) {
             let (Some(to), Some(grad)) = (&input.node, grad) else {

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::fused::{run, takes, two};
+use super::fused::{one, run, takes, two};
 use super::plan::Plan;
 use crate::precision::{Precision, current};
 
@@ -15,6 +15,8 @@ const WARPS: usize = 4;
 /// Tokens at most where the kernels multiply in plain f32. Where matrix products have faster units, they win earlier.
 const MOST_TOKENS: usize = 256;
 const MOST_TOKENS_BESIDE_FAST_PRODUCTS: usize = 64;
+/// Tokens at most of which the matrix units' kernels have whole heads in shared memory.
+const SHORT: usize = 64;
 
 /// Where queries, keys and values lie in two tensors `[B, T, N, C]`, or in one that is given twice.
 #[derive(Clone, Copy)]
@@ -77,9 +79,16 @@ impl Layout {
         kernels[usize::from(self.head_dim > 32)]
     }
 
-    /// The output `[B, T, N, heads * head_dim]`, and the logarithm of each query's sum `[B, T, heads, N]`.
-    pub(crate) fn forward(&self, q: &Tensor, kv: &Tensor) -> Result<[Tensor; 2]> {
+    /// The output `[B, T, N, heads * head_dim]`, and unless sequences are short what the backward pass needs beside it: the
+    /// logarithm of each query's sum `[B, T, heads, N]`.
+    pub(crate) fn forward(&self, q: &Tensor, kv: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let (b, t, n, _) = q.dims4()?;
+        if self.rough && n <= SHORT {
+            let kernel = self.named(["attention_short_32", "attention_short_64"]);
+            let outputs = vec![vec![b, t, n, self.heads * self.head_dim]];
+            let plan = self.plan(kernel, (b * t * self.heads, 1), groups(n).0, (q, kv), outputs)?;
+            return Ok((one(&plan.with_types(&[DType::BF16]), &[Some(q), Some(kv)])?, None));
+        }
         let outputs = vec![vec![b, t, n, self.heads * self.head_dim], vec![b, t, self.heads, n]];
         let plan = if self.rough {
             let (warps, groups) = groups(n);
@@ -94,7 +103,8 @@ impl Layout {
         } else {
             self.plan("attention", (b * t * self.heads, n.div_ceil(ROWS)), WARPS, (q, kv), outputs)?
         };
-        two("attention", run(&plan, &[Some(q), Some(kv)])?)
+        let [output, logs] = two("attention", run(&plan, &[Some(q), Some(kv)])?)?;
+        Ok((output, Some(logs)))
     }
 
     /// The gradients of `q`, and of `kv` where that is another tensor, from that of the output.
@@ -102,14 +112,20 @@ impl Layout {
         &self,
         q: &Tensor,
         kv: &Tensor,
-        [output, logs]: &[Tensor; 2],
+        (output, logs): &(Tensor, Option<Tensor>),
         grad: &Tensor,
     ) -> Result<Vec<Tensor>> {
         let (b, t, n, _) = q.dims4()?;
+        let mut outputs = vec![q.dims().to_vec()];
+        outputs.extend(self.shared.then(|| kv.dims().to_vec()));
+        let (types, (warps, groups)) = (vec![DType::BF16; outputs.len()], groups(n));
+        let Some(logs) = logs else {
+            let kernel = self.named(["attention_short_backward_32", "attention_short_backward_64"]);
+            let grid = (b * t * if self.shared { 1 } else { self.heads }, 1);
+            let plan = self.plan(kernel, grid, warps, (q, kv), outputs)?;
+            return run(&plan.with_types(&types), &[q, kv, grad].map(Some));
+        };
         if self.rough {
-            let mut outputs = vec![q.dims().to_vec()];
-            outputs.extend(self.shared.then(|| kv.dims().to_vec()));
-            let (types, (warps, groups)) = (vec![DType::BF16; outputs.len()], groups(n));
             let kernel = self.named(["attention_backward_bf16_32", "attention_backward_bf16_64"]);
             let plan = self.plan(kernel, (b * t * self.heads, 2 * groups), warps, (q, kv), outputs)?;
             return run(&plan.with_types(&types), &[q, kv, grad, output, logs].map(Some));
@@ -157,7 +173,7 @@ mod tests {
             let composed = portable::attention::attention(&leaf, heads)?;
             let layout = Layout::packed(heads, head_dim);
             let kept = layout.forward(&qkv, &qkv)?;
-            close("attention", &kept[0], composed.value())?;
+            close("attention", &kept.0, composed.value())?;
             let grad = single(composed.dims(), 2)?;
             let found = layout.backward(&qkv, &qkv, &kept, &grad)?;
             close("attention's gradient", &found[0], &gradients(&composed, &grad, &[&leaf])?[0])?;
@@ -177,7 +193,7 @@ mod tests {
             let composed = portable::attention::multi_query_attention(&leaves[0], &leaves[1], heads)?;
             let layout = Layout::multi_query(heads, head_dim);
             let kept = layout.forward(&q, &kv)?;
-            close("multi_query_attention", &kept[0], composed.value())?;
+            close("multi_query_attention", &kept.0, composed.value())?;
             let grad = single(composed.dims(), 3)?;
             let found = layout.backward(&q, &kv, &kept, &grad)?;
             let wanted = gradients(&composed, &grad, &[&leaves[0], &leaves[1]])?;

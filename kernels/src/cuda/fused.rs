@@ -40,9 +40,9 @@ pub(super) fn one(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Tensor> {
     Ok(outputs.remove(0))
 }
 
-/// A plan of one thread for some elements of outputs like `x`.
-pub(super) fn like(kernel: &'static str, x: &Tensor) -> Plan {
-    Plan::elements(kernel, 1, x.dims()).with_types(&[x.dtype()])
+/// A plan for an output like `x`, element by element.
+fn like(kernel: &'static str, x: &Tensor) -> Plan {
+    Plan::eights(kernel, 1, x.dims()).with_types(&[x.dtype()])
 }
 
 /// The width of a bias.
@@ -79,7 +79,7 @@ pub(crate) fn smooth_kind(activation: Activation) -> Option<usize> {
 
 /// A smooth activation of `x + b`, of type `to`.
 pub(crate) fn activate(x: &Tensor, b: Option<&Tensor>, kind: usize, to: DType) -> Result<Tensor> {
-    let plan = Plan::elements("activate", 1, x.dims()).with_types(&[to]).with_sizes(&[width(b), kind]);
+    let plan = Plan::eights("activate", 1, x.dims()).with_types(&[to]).with_sizes(&[width(b), kind]);
     one(&plan, &[Some(x), b])
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 
 /// The same numbers as another type.
 pub(crate) fn convert(x: &Tensor, to: DType) -> Result<Tensor> {
-    one(&Plan::elements("convert", 1, x.dims()).with_types(&[to]), &[Some(x)])
+    one(&Plan::eights("convert", 1, x.dims()).with_types(&[to]), &[Some(x)])
 }
 
 /// A factor `[B]` for each sample of `x [B, ..]`.
@@ -117,7 +117,7 @@ pub(crate) fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
 /// How many narrow rows are taken as one: neighbouring threads read neighbours, and none is idle.
 fn rows_together(rows: usize, width: usize) -> usize {
     let mut together = 1;
-    while together * width * 2 <= 64 && rows.is_multiple_of(together * 2) {
+    while together * width * 2 <= 128 && rows.is_multiple_of(together * 2) {
         together *= 2;
     }
     together
@@ -201,36 +201,58 @@ impl Statistics<'_> {
     }
 }
 
+/// The widest rows of each kernel of layer norms, how many lanes share a row, and the kernels.
+const LAYER_NORMS: [(usize, usize, [&str; 2]); 6] = [
+    (32, 8, ["layer_norm_32", "layer_norm_backward_32"]),
+    (64, 8, ["layer_norm_64", "layer_norm_backward_64"]),
+    (128, 16, ["layer_norm_128", "layer_norm_backward_128"]),
+    (256, 32, ["layer_norm_256", "layer_norm_backward_256"]),
+    (512, 32, ["layer_norm_512", "layer_norm_backward_512"]),
+    (1024, 32, ["layer_norm_1024", "layer_norm_backward_1024"]),
+];
+/// Threads of a block of these kernels.
+const LAYER_NORM_BLOCK: usize = 256;
+/// Blocks at most: each reads the gain once, and in the backward pass leaves sums that are to be added up.
+const LAYER_NORM_BLOCKS: [usize; 2] = [2048, 512];
+
+/// Whether there are layer norms for rows as wide as `x`'s.
+pub(crate) fn takes_rows(x: &Tensor) -> bool {
+    takes(x) && x.dims().last().is_some_and(|&width| width <= LAYER_NORMS[LAYER_NORMS.len() - 1].0)
+}
+
+/// A plan of the kernel for rows of `width` elements, forward or backward, and its blocks.
+fn layer_norm_plan(backward: bool, rows: usize, width: usize, dims: &[usize]) -> Plan {
+    let which = usize::from(backward);
+    let found = LAYER_NORMS.iter().find(|(widest, ..)| width <= *widest);
+    let (_, lanes, kernels) = found.unwrap_or(&LAYER_NORMS[LAYER_NORMS.len() - 1]);
+    let blocks = rows.div_ceil(LAYER_NORM_BLOCK / lanes).clamp(1, LAYER_NORM_BLOCKS[which]);
+    let second = if backward { vec![blocks, 2 * width] } else { vec![rows, 2] };
+    Plan::shared_rows(kernels[which], blocks, rows, width, vec![dims.to_vec(), second])
+}
+
 /// Layer normalisation of rows: the output of type `to`, and of each row the mean and the reciprocal standard deviation.
 pub(crate) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64, to: DType) -> Result<[Tensor; 2]> {
     let width = w.elem_count();
-    let rows = x.elem_count() / width;
-    let outputs = vec![x.dims().to_vec(), vec![rows, 2]];
-    let plan = Plan::rows("layer_norm", rows, width, outputs).with_types(&[to]).with_numbers(&[eps as f32]);
+    let plan = layer_norm_plan(false, x.elem_count() / width, width, x.dims());
+    let plan = plan.with_types(&[to]).with_numbers(&[eps as f32]);
     two("layer_norm", run(&plan, &[Some(x), Some(w), Some(b)])?)
 }
 
-/// The gradient of the input of [`layer_norm`], of its type.
+/// From the gradient of [`layer_norm`]'s output, those of its input, of its type, of the gain and of the offset. `other` is
+/// added to the first.
 pub(crate) fn layer_norm_backward(
     grad: &Tensor,
     x: &Tensor,
     w: &Tensor,
     statistics: &Tensor,
-) -> Result<Tensor> {
+    other: Option<&Tensor>,
+) -> Result<[Tensor; 3]> {
     let width = w.elem_count();
-    let plan = Plan::rows("layer_norm_backward", x.elem_count() / width, width, vec![x.dims().to_vec()]);
-    one(&plan.with_types(&[x.dtype()]), &[Some(grad), Some(x), Some(w), Some(statistics)])
-}
-
-/// The gradients of offset and gain of [`layer_norm`].
-pub(crate) fn layer_norm_sums(
-    grad: &Tensor,
-    x: &Tensor,
-    channels: usize,
-    statistics: &Tensor,
-) -> Result<[Tensor; 2]> {
-    let inputs = [Some(grad), Some(x), Some(statistics)];
-    two_sums("layer_norm_sums", x.elem_count() / channels, channels, &inputs)
+    let plan = layer_norm_plan(true, x.elem_count() / width, width, x.dims()).with_types(&[x.dtype()]);
+    let inputs = [Some(grad), Some(x), Some(w), Some(statistics), other];
+    let [dx, sums] = two(plan.kernel, run(&plan, &inputs)?)?;
+    let sums = finish_sums(sums, 2 * width)?;
+    Ok([dx, sums.narrow(0, width, width)?, sums.narrow(0, 0, width)?])
 }
 
 /// Probabilities over the last dimension of `scale * x`, f32.

@@ -16,7 +16,7 @@ pub(crate) fn takes_image(x: &Tensor) -> bool {
 /// `factor` times the nearest-neighbour enlargement by 2.
 pub(crate) fn enlarge2(x: &Tensor, factor: f64) -> Result<Tensor> {
     let (b, h, w, c) = x.dims4()?;
-    let plan = Plan::elements("enlarge2", 1, &[b, 2 * h, 2 * w, c]).with_types(&[x.dtype()]);
+    let plan = Plan::eights("enlarge2", 1, &[b, 2 * h, 2 * w, c]).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[h, w, c]).with_numbers(&[factor as f32]), &[Some(x)])
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn enlarge2(x: &Tensor, factor: f64) -> Result<Tensor> {
 pub(crate) fn sum_squares2(x: &Tensor, factor: f64) -> Result<Tensor> {
     let (b, h, w, c) = x.dims4()?;
     let (h, w) = (h / 2, w / 2);
-    let plan = Plan::elements("sum_squares2", 1, &[b, h, w, c]).with_types(&[x.dtype()]);
+    let plan = Plan::eights("sum_squares2", 1, &[b, h, w, c]).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[h, w, c]).with_numbers(&[factor as f32]), &[Some(x)])
 }
 
@@ -97,6 +97,6 @@ pub(crate) fn regroup(
     dims: &[usize],
 ) -> Result<Tensor> {
     let ([h, w, c], way) = (image, channels as usize);
-    let plan = Plan::elements("regroup", 1, dims).with_types(&[x.dtype()]);
+    let plan = Plan::eights("regroup", 1, dims).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[h, w, c, to.0, to.1, from.0, from.1, way]), &[Some(x)])
 }

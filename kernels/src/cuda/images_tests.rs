@@ -14,7 +14,7 @@ fn resampling_agrees_with_the_compositions() -> Result<()> {
     if !can_run() {
         return Ok(());
     }
-    for dims in [[2, 3, 5, 7], [1, 1, 1, 1], [3, 4, 2, 33]] {
+    for dims in [[2, 3, 5, 7], [1, 1, 1, 1], [3, 4, 2, 33], [2, 3, 5, 16]] {
         let x = single(&dims, 1)?;
         close("enlarge2", &images::enlarge2(&x, 0.25)?, &pool::enlarge2(&x, 0.25)?)?;
         let even = single(&[dims[0], 2 * dims[1], 2 * dims[2], dims[3]], 2)?;
@@ -74,30 +74,27 @@ fn regrouping_moves_every_number_where_the_compositions_move_it() -> Result<()> 
         Ok(())
     };
     // Two rows of three blocks of 2x2 tokens.
-    let (image, blocks) = (single(&[2, 4, 6, 5], 1)?, [2, 6, 4, 5]);
-    let found = regroup(&image, (4, 6), Channels::Stay, [4, 6, 5], (2, 2), &blocks)?;
+    let (image, blocks) = (single(&[2, 4, 6, 8], 1)?, [2, 6, 4, 8]);
+    let found = regroup(&image, (4, 6), Channels::Stay, [4, 6, 8], (2, 2), &blocks)?;
     same("blockify", found.clone(), layout::blockify(&image, 3, 2, &blocks)?)?;
-    let back = regroup(&found, (2, 2), Channels::Stay, [4, 6, 5], (4, 6), image.dims())?;
+    let back = regroup(&found, (2, 2), Channels::Stay, [4, 6, 8], (4, 6), image.dims())?;
     same("deblockify", back, image.clone())?;
-    let x = single(&[2, 3, 5, 8], 2)?;
-    let shuffled = regroup(&x, (3, 5), Channels::ToPixels, [6, 10, 2], (6, 10), &[2, 6, 10, 2])?;
-    same("pixel_shuffle2", shuffled.clone(), layout::pixel_shuffle2(&x)?)?;
-    let back = regroup(&shuffled, (6, 10), Channels::FromPixels, [3, 5, 8], (3, 5), x.dims())?;
-    same("pixel_unshuffle2", back, x)?;
-    for (side, size) in [(1, 1), (1, 3), (2, 2), (3, 4)] {
-        let x = single(&[2, side * side, size * size, 8], 3)?;
-        let (block, now) = ((size, size), 2 * side * size);
-        let found = regroup(
-            &x,
-            block,
-            Channels::ToPixels,
-            [now, now, 2],
-            block,
-            &[2, 4 * side * side, size * size, 2],
-        )?;
-        same("deaggregate", found.clone(), layout::deaggregate(&x, side, size)?)?;
-        let back = regroup(&found, block, Channels::FromPixels, [now / 2, now / 2, 8], block, x.dims())?;
-        same("aggregate", back, x)?;
+    // Two channels of pixels, and as many as are moved at once.
+    for c in [2, 16] {
+        let x = single(&[2, 3, 5, 4 * c], 2)?;
+        let shuffled = regroup(&x, (3, 5), Channels::ToPixels, [6, 10, c], (6, 10), &[2, 6, 10, c])?;
+        same("pixel_shuffle2", shuffled.clone(), layout::pixel_shuffle2(&x)?)?;
+        let back = regroup(&shuffled, (6, 10), Channels::FromPixels, [3, 5, 4 * c], (3, 5), x.dims())?;
+        same("pixel_unshuffle2", back, x)?;
+        for (side, size) in [(1, 1), (1, 3), (2, 2), (3, 4)] {
+            let x = single(&[2, side * side, size * size, 4 * c], 3)?;
+            let (block, now, blocks) = ((size, size), 2 * side * size, [2, 4 * side * side, size * size, c]);
+            let found = regroup(&x, block, Channels::ToPixels, [now, now, c], block, &blocks)?;
+            same("deaggregate", found.clone(), layout::deaggregate(&x, side, size)?)?;
+            let small = [now / 2, now / 2, 4 * c];
+            let back = regroup(&found, block, Channels::FromPixels, small, block, x.dims())?;
+            same("aggregate", back, x)?;
+        }
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ type Operation = fn(&[Var]) -> Result<Var>;
 const EXACT: f64 = 2e-5;
 const ROUGH: f64 = 2e-2;
 
-const OPERATIONS: [(&str, Operation, &[&[usize]]); 20] = [
+const OPERATIONS: [(&str, Operation, &[&[usize]]); 25] = [
     ("linear", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::None), &[&[9, 33], &[17, 33], &[17]]),
     (
         "linear, leaky relu",
@@ -37,9 +37,29 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 20] = [
         |v| linear(&layer_norm(&v[0], &v[1], &v[2], 1e-6)?, &v[3], None, Activation::None),
         &[&[2, 3, 40], &[40], &[40], &[8, 40]],
     ),
+    (
+        "layer_norm beside a skip connection",
+        |v| {
+            let y = linear(&layer_norm(&v[0], &v[1], &v[2], 1e-6)?, &v[3], None, Activation::None)?;
+            linear(&layer_norm(&add(&v[0], &y)?, &v[2], &v[1], 1e-6)?, &v[3], None, Activation::None)
+        },
+        &[&[2, 3, 40], &[40], &[40], &[40, 40]],
+    ),
     ("matmul", |v| matmul(&v[0], &v[1], true, false), &[&[3, 20, 7], &[3, 20, 11]]),
     ("attention", |v| attention(&v[0], 2), &[&[1, 2, 35, 96]]),
+    ("attention of many tokens", |v| attention(&v[0], 2), &[&[1, 1, 70, 96]]),
+    ("attention of whole tiles", |v| attention(&v[0], 1), &[&[2, 1, 64, 96]]),
     ("attention of few tokens", |v| attention(&v[0], 1), &[&[2, 1, 9, 60]]),
+    (
+        "multi_query_attention of many tokens",
+        |v| multi_query_attention(&v[0], &v[1], 2),
+        &[&[1, 1, 66, 80], &[1, 1, 66, 80]],
+    ),
+    (
+        "multi_query_attention of whole tiles",
+        |v| multi_query_attention(&v[0], &v[1], 3),
+        &[&[1, 2, 48, 192], &[1, 2, 48, 128]],
+    ),
     ("multi_query_attention", |v| multi_query_attention(&v[0], &v[1], 2), &[&[1, 2, 20, 80], &[1, 2, 20, 80]]),
     (
         "attention behind a product",
@@ -90,7 +110,7 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 20] = [
             )?;
             deblockify(&deaggregate(&tokens, 2)?, 2)
         },
-        &[&[1, 2, 2, 3], &[8, 1, 1, 3]],
+        &[&[1, 2, 2, 3], &[32, 1, 1, 3]],
     ),
     (
         "max_pool",

@@ -13,6 +13,8 @@ const BLOCKS: u64 = 4096;
 const ROWS: u64 = BLOCK as u64 / 32;
 /// Chunks of rows that column sums are cut into at most; the second launch sums what they leave.
 const CHUNKS: u64 = 512;
+/// Columns that a block adds up.
+const BAND: u64 = 128;
 /// Rows of a chunk at least.
 const SHORTEST_CHUNK: u64 = 64;
 
@@ -64,6 +66,25 @@ impl Plan {
         }
     }
 
+    /// A kernel whose threads take eight elements at once.
+    pub(super) fn eights(kernel: &'static str, outputs: usize, dims: &[usize]) -> Self {
+        let count = dims.iter().product::<usize>() as u64;
+        let blocks = count.div_ceil(8 * u64::from(BLOCK)).clamp(1, BLOCKS);
+        Self { grid: (blocks as u32, 1), ..Self::elements(kernel, outputs, dims) }
+    }
+
+    /// A kernel of so many blocks that go through `rows` rows of `width` elements, several rows at a time.
+    pub(super) fn shared_rows(
+        kernel: &'static str,
+        blocks: usize,
+        rows: usize,
+        width: usize,
+        outputs: Vec<Vec<usize>>,
+    ) -> Self {
+        let grid = (blocks.max(1) as u32, 1);
+        Self { grid, ..Self::rows(kernel, rows, width, outputs) }
+    }
+
     /// A kernel of one warp a row, for `rows` rows of `width` elements.
     pub(super) fn rows(kernel: &'static str, rows: usize, width: usize, outputs: Vec<Vec<usize>>) -> Self {
         let blocks = (rows as u64).div_ceil(ROWS).max(1);
@@ -105,7 +126,7 @@ impl Plan {
         let chunks = (rows as u64).div_ceil(chunk).max(1);
         Self {
             kernel,
-            grid: ((width as u64).div_ceil(32) as u32, chunks as u32),
+            grid: ((width as u64).div_ceil(BAND) as u32, chunks as u32),
             block: BLOCK,
             sizes: vec![rows as u64, width as u64, chunk],
             numbers: Vec::new(),

@@ -78,7 +78,7 @@ pub(crate) fn attention(qkv: &Var, num_heads: usize) -> Result<Var> {
     if layout.takes(qkv.value())? {
         let input = qkv.value().contiguous()?;
         let kept = layout.forward(&input, &input)?;
-        return Ok(Var::record_once("attention", kept[0].clone(), &[qkv], move |grad, _| {
+        return Ok(Var::record_once("attention", kept.0.clone(), &[qkv], move |grad, _| {
             Ok(layout.backward(&input, &input, &kept, grad)?.into_iter().map(Some).collect())
         }));
     }
@@ -103,7 +103,7 @@ pub(crate) fn multi_query_attention(q: &Var, kv: &Var, num_heads: usize) -> Resu
     if layout.takes(q.value())? {
         let (queries, pairs) = (q.value().contiguous()?, kv.value().contiguous()?);
         let kept = layout.forward(&queries, &pairs)?;
-        return Ok(Var::record_once("multi_query_attention", kept[0].clone(), &[q, kv], move |grad, _| {
+        return Ok(Var::record_once("multi_query_attention", kept.0.clone(), &[q, kv], move |grad, _| {
             Ok(layout.backward(&queries, &pairs, &kept, grad)?.into_iter().map(Some).collect())
         }));
     }

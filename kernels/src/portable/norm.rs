@@ -13,7 +13,7 @@ const LAST: D = D::Minus1;
 
 /// [`crate::layer_norm`] of checked operands. Can be differentiated once.
 pub(crate) fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
-    if fused::takes(x.value()) {
+    if fused::takes_rows(x.value()) {
         return layer_norm_fused(x, w, b, eps);
     }
     let x = &widened(x)?;
@@ -49,16 +49,9 @@ fn layer_norm_fused(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
     let to = if current() == Precision::Bf16 { DType::BF16 } else { DType::F32 };
     let (input, gain) = (x.value().contiguous()?, w.value().clone());
     let [value, statistics] = fused::layer_norm(&input, &gain, b.value(), eps, to)?;
-    Ok(Var::record_once("layer_norm", value, &[x, w, b], move |grad, wants| {
-        let dx = match wants[0] {
-            true => Some(fused::layer_norm_backward(grad, &input, &gain, &statistics)?),
-            false => None,
-        };
-        if !wants[1] && !wants[2] {
-            return Ok(vec![dx, None, None]);
-        }
-        let [db, dw] = fused::layer_norm_sums(grad, &input, gain.elem_count(), &statistics)?;
-        Ok(vec![dx, Some(dw), Some(db)])
+    Ok(Var::record_adding("layer_norm", value, &[x, w, b], move |grad, _, other| {
+        let found = fused::layer_norm_backward(grad, &input, &gain, &statistics, other)?;
+        Ok(found.map(Some).to_vec())
     }))
 }
 
