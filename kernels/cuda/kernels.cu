@@ -29,6 +29,7 @@ struct Args {
 #include "images.cuh"
 #include "rows.cuh"
 #include "layer_norm.cuh"
+#include "spectral.cuh"
 // After `rows.cuh`, whose sums over a warp they need.
 #include "attention.cuh"
 #include "attention_bf16.cuh"

@@ -24,12 +24,13 @@ const ELEMENTWISE: (u32, u32) = (3, 64);
 const OF_ROWS: [&str; 2] = ["softmax", "softmax_backward"];
 
 /// Beginnings of the names of kernels whose blocks share memory, launched as on a GPU.
-const OF_BLOCKS: [&str; 8] = [
+const OF_BLOCKS: [&str; 9] = [
     "column_sums",
     "weighted_column_sums",
     "centred_sums",
     "norm_sums",
     "layer_norm",
+    "unit_vector",
     "adam",
     "lerp_towards",
     "attention",

@@ -141,6 +141,30 @@ pub(crate) fn column_sums(x: &Tensor, weights: Option<&Tensor>) -> Result<Tensor
     finish_sums(one(&Plan::columns(kernel, rows / together, together * width, 1), &[Some(x), weights])?, width)
 }
 
+/// `(x, y)`, `[1]`.
+pub(crate) fn inner_product(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    column_sums(&x.reshape((x.elem_count(), 1))?, Some(&y.reshape((y.elem_count(), 1))?))
+}
+
+/// `x [n, 1]` over its length plus `eps`, and 1 over the inner product of both, `[1]`.
+pub(crate) fn unit_vector(x: &Tensor, eps: f64) -> Result<[Tensor; 2]> {
+    let plan = Plan::blocks("unit_vector", (1, 1), 16, vec![x.dims().to_vec(), vec![1]]);
+    let plan = plan.with_sizes(&[x.elem_count()]).with_numbers(&[eps as f32]);
+    two("unit_vector", run(&plan, &[Some(x)])?)
+}
+
+/// The gradient of a weight from that of the weight over its spectral norm; see the kernel.
+pub(crate) fn spectral_gradient(
+    grad: &Tensor,
+    u: &Tensor,
+    v: &Tensor,
+    inverse: &Tensor,
+    inner: &Tensor,
+) -> Result<Tensor> {
+    let plan = like("spectral_gradient", grad).with_sizes(&[v.elem_count()]);
+    one(&plan, &[Some(grad), Some(u), Some(v), Some(inverse), Some(inner)])
+}
+
 /// Samples whose sums one launch can find: blocks along y.
 pub(crate) const MOST_CHUNKS: usize = 65535;
 

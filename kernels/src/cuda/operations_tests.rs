@@ -13,7 +13,7 @@ type Operation = fn(&[Var]) -> Result<Var>;
 const EXACT: f64 = 2e-5;
 const ROUGH: f64 = 2e-2;
 
-const OPERATIONS: [(&str, Operation, &[&[usize]]); 25] = [
+const OPERATIONS: [(&str, Operation, &[&[usize]]); 26] = [
     ("linear", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::None), &[&[9, 33], &[17, 33], &[17]]),
     (
         "linear, leaky relu",
@@ -118,6 +118,15 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 25] = [
             max_pool3s2(&conv2d(&v[0], &v[1], None, Conv2d::same(1), Activation::None)?, PoolPadding::Symmetric)
         },
         &[&[1, 5, 5, 3], &[4, 1, 1, 3]],
+    ),
+    (
+        "spectral_norm",
+        |v| {
+            let (u, rest) = (v[1].value(), v[2].value());
+            let w = spectral_norm(&v[0], u, rest, true)?;
+            add(&w.weight, &spectral_norm(&v[0], &w.u, &w.v, false)?.weight)
+        },
+        &[&[5, 3, 3, 7], &[5, 1], &[63, 1]],
     ),
     (
         "mixed sums",

@@ -1,0 +1,44 @@
+// Spectral normalisation: what a power iteration does with its vectors, and the gradient of a weight over its norm.
+
+// The sum over a block of up to 32 warps.
+__device__ __forceinline__ float block_sum(float v) {
+  __shared__ float warps[32];
+  __syncthreads();
+  v = warp_sum(v);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+  __syncthreads();
+  v = 0.f;
+  for (unsigned warp = 0; warp < blockDim.x / 32; warp++) v += warps[warp];
+  return v;
+}
+
+// One block. in: x. n: elements. f: eps. out: x over its length plus eps, and 1 over the product of both.
+extern "C" __global__ void unit_vector(Args a) {
+  const float *x = numbers(a, 0);
+  float *unit = (float *)a.out[0];
+  float squares = 0.f, inner = 0.f;
+  for (size_t i = threadIdx.x; i < a.n[0]; i += blockDim.x) squares += x[i] * x[i];
+  const float factor = 1.f / (sqrtf(block_sum(squares)) + a.f[0]);
+  for (size_t i = threadIdx.x; i < a.n[0]; i += blockDim.x) {
+    unit[i] = x[i] * factor;
+    inner += unit[i] * x[i];
+  }
+  inner = block_sum(inner);
+  if (threadIdx.x == 0) *(float *)a.out[1] = 1.f / inner;
+}
+
+// in: gradient g of w / s [rows, width], u [rows], v [width], 1 / s for s = u^T w v, the inner product of g and w.
+// n: elements, width. out: gradient of w, (g - (g, w) / s u v^T) / s.
+extern "C" __global__ void spectral_gradient(Args a) {
+  const float factor = numbers(a, 3)[0], share = numbers(a, 4)[0] * factor;
+  const size_t width = a.n[1];
+  EACH8(i, a.n[0]) {
+    Eight g = get8(a, 0, i, a.n[0]);
+    const Eight v = vector8(a, 2, i, width);
+    EACH_OF_EIGHT(j) if (i + j < a.n[0]) {
+      const size_t row = (i + j) >> 32 ? (i + j) / width : (unsigned)(i + j) / (unsigned)width;
+      g.v[j] = (g.v[j] - share * numbers(a, 1)[row] * v.v[j]) * factor;
+    }
+    put8(a, 0, i, a.n[0], g);
+  }
+}
