@@ -132,6 +132,18 @@ extern "C" __global__ void convert(Args a) {
   EACH8(i, a.n[0]) put8(a, 0, i, a.n[0], get8(a, 0, i, a.n[0]));
 }
 
+// in: x [rows, from]. n: elements of y, from, to. out: y [rows, to]: rows cut off, or with zeros behind them.
+extern "C" __global__ void resize_rows(Args a) {
+  EACH8(i, a.n[0]) {
+    Eight x;
+    EACH_OF_EIGHT(j) {
+      const size_t row = (i + j) / a.n[2], column = (i + j) % a.n[2];
+      x.v[j] = i + j < a.n[0] && column < a.n[1] ? get(a, 0, row * a.n[1] + column) : 0.f;
+    }
+    put8(a, 0, i, a.n[0], x);
+  }
+}
+
 // in: x [samples, each], factors [samples]. n: elements, each. out: x times its sample's factor.
 extern "C" __global__ void scale_samples(Args a) {
   EACH8(i, a.n[0]) {

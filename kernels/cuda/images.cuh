@@ -22,27 +22,34 @@ __device__ __forceinline__ size_t offset(unsigned image, unsigned y, unsigned x,
   return (((size_t)image * h + y) * w + x) * c + channel;
 }
 
-// What each output of a convolution sees, a row each: in: images [B, h, w, c].
+// What each output of a convolution sees, a row each, with zeros up to a multiple of 8: in: images [B, h, w, c].
 // n: elements of the columns (below 2^32), h, w, c, kh, kw, oh, ow, stride y, stride x, padding y, padding x.
 extern "C" __global__ void columns(Args a) {
   const unsigned h = a.n[1], w = a.n[2], c = a.n[3], kh = a.n[4], kw = a.n[5], oh = a.n[6], ow = a.n[7];
-  EACH(i, a.n[0]) {
-    unsigned rest = (unsigned)i;
-    unsigned channel = rest % c;
-    rest /= c;
-    unsigned kx = rest % kw;
-    rest /= kw;
-    unsigned ky = rest % kh;
-    rest /= kh;
-    unsigned x = rest % ow;
-    rest /= ow;
-    unsigned y = rest % oh;
-    unsigned image = rest / oh;
+  const unsigned width = (kh * kw * c + 7) / 8 * 8;
+  EACH8(i, a.n[0]) {
+    unsigned rest = (unsigned)i, tap = rest % width, channel = tap % c;
+    rest /= width;
+    tap /= c;
+    unsigned kx = tap % kw, ky = tap / kw;
     // Above or left of the image these wrap round to numbers larger than any side.
-    unsigned from_y = y * (unsigned)a.n[8] + ky - (unsigned)a.n[10];
-    unsigned from_x = x * (unsigned)a.n[9] + kx - (unsigned)a.n[11];
-    bool inside = from_y < h && from_x < w;
-    put(a, 0, i, inside ? get(a, 0, offset(image, from_y, from_x, channel, h, w, c)) : 0.f);
+    const unsigned left = rest % ow * (unsigned)a.n[9] - (unsigned)a.n[11];
+    rest /= ow;
+    const unsigned top = rest % oh * (unsigned)a.n[8] - (unsigned)a.n[10], image = rest / oh;
+    Eight seen;
+    if (c % 8 == 0) {
+      EACH_OF_EIGHT(j) seen.v[j] = 0.f;
+      const size_t from = offset(image, top + ky, left + kx, channel, h, w, c);
+      if (top + ky < h && left + kx < w) seen = get8(a, 0, from, from + 8);
+    } else {
+      EACH_OF_EIGHT(j) {
+        const unsigned y = top + ky, x = left + kx;
+        seen.v[j] = ky < kh && y < h && x < w ? get(a, 0, offset(image, y, x, channel, h, w, c)) : 0.f;
+        if (++channel == c) channel = 0, kx++;
+        if (kx == kw) kx = 0, ky++;
+      }
+    }
+    put8(a, 0, i, a.n[0], seen);
   }
 }
 

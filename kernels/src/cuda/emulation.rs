@@ -262,10 +262,16 @@ fn columns_are_what_the_outputs_of_a_convolution_see() -> Result<()> {
         ([2, 4, 5, 2], [2, 1, 5, 2], conv((1, 1), (0, 2))),
         ([1, 6, 3, 2], [2, 4, 2, 2], conv((2, 1), (1, 0))),
         ([1, 3, 3, 1], [1, 1, 1, 1], conv((1, 2), (1, 2))),
+        ([2, 4, 3, 16], [2, 3, 3, 16], crate::Conv2d::same(3)),
     ] {
         let g = crate::conv2d::Geometry::of(&x, &w, how)?;
         let x = single(&x, 1)?;
-        close("columns", &fused::columns(&g, &x)?, &portable::conv2d::columns(&g, &x)?)?;
+        let want = portable::conv2d::columns(&g, &x)?;
+        let wide = want.pad_with_zeros(1, 0, g.depth().next_multiple_of(8) - g.depth())?;
+        let found = fused::columns(&g, &x)?;
+        close("columns", &found, &wide)?;
+        close("rows cut off", &fused::resize_rows(&found, g.depth())?, &want)?;
+        close("rows with zeros", &fused::resize_rows(&want, found.dim(1)?)?, &wide)?;
     }
     Ok(())
 }

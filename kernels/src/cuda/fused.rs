@@ -105,13 +105,20 @@ pub(crate) fn scale_samples(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
     one(&like("scale_samples", x).with_sizes(&[each]), &[Some(x), Some(factors)])
 }
 
-/// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output of a convolution sees. Fewer than
-/// 2^32 elements.
+/// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output of a convolution sees, with zeros behind
+/// it up to a multiple of 8, which the matrix units' kernels want. Fewer than 2^32 elements.
 pub(crate) fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
-    let dims = [x.dim(0)? * g.oh * g.ow, g.depth()];
+    let dims = [x.dim(0)? * g.oh * g.ow, g.depth().next_multiple_of(8)];
     let ((sy, sx), (py, px)) = (g.conv.stride, g.conv.padding);
     let sizes = [g.h, g.w, g.c_in, g.kh, g.kw, g.oh, g.ow, sy, sx, py, px];
-    one(&Plan::elements("columns", 1, &dims).with_types(&[x.dtype()]).with_sizes(&sizes), &[Some(x)])
+    one(&Plan::eights("columns", 1, &dims).with_types(&[x.dtype()]).with_sizes(&sizes), &[Some(x)])
+}
+
+/// The rows of `x [rows, n]` cut off at `to`, or with zeros behind them.
+pub(crate) fn resize_rows(x: &Tensor, to: usize) -> Result<Tensor> {
+    let (rows, from) = x.dims2()?;
+    let plan = Plan::eights("resize_rows", 1, &[rows, to]).with_types(&[x.dtype()]);
+    one(&plan.with_sizes(&[from, to]), &[Some(x)])
 }
 
 /// How many narrow rows are taken as one: neighbouring threads read neighbours, and none is idle.

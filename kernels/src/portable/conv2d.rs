@@ -26,10 +26,12 @@ fn convolve(g: Geometry, x: &Tensor, w: &Tensor) -> Result<Tensor> {
 }
 
 fn convolve_by_columns(g: &Geometry, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let weights = w.contiguous()?.reshape((g.c_out, g.depth()))?;
+    let mut weights = w.contiguous()?.reshape((g.c_out, g.depth()))?;
     let mut parts = Vec::new();
     for (start, len) in groups(g) {
-        parts.push(product(&columns(g, &x.narrow(0, start, len)?)?, &weights, (false, true), false)?);
+        let columns = columns(g, &x.narrow(0, start, len)?)?;
+        weights = resized(weights, columns.dim(1)?)?;
+        parts.push(product(&columns, &weights, (false, true), false)?);
     }
     Tensor::cat(&parts, 0)?.reshape(&g.y_dims()[..])
 }
@@ -90,9 +92,14 @@ fn weight_gradient_by_columns(g: &Geometry, x: &Tensor, grad: &Tensor) -> Result
         sum = Some(sum.map_or(Ok(part.clone()), |sum| sum + &part)?);
     }
     match sum {
-        Some(sum) => sum.reshape(&g.w_dims()[..]),
+        Some(sum) => resized(sum, g.depth())?.reshape(&g.w_dims()[..]),
         None => sum_all(x),
     }
+}
+
+/// A matrix with rows as long as those of other columns, which may have zeros behind them.
+fn resized(x: Tensor, to: usize) -> Result<Tensor> {
+    if x.dim(1)? == to { Ok(x) } else { fused::resize_rows(&x, to) }
 }
 
 /// (first image, images) of each group.
@@ -101,7 +108,7 @@ fn groups(g: &Geometry) -> impl Iterator<Item = (usize, usize)> + use<> {
     (0..batch).step_by(each).map(move |start| (start, each.min(batch - start)))
 }
 
-/// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output sees.
+/// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output sees; own kernels put zeros behind it.
 pub(crate) fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
     let rows = x.dim(0)? * g.oh * g.ow;
     if (g.kh, g.kw) == (1, 1) && g.conv == (crate::Conv2d { stride: (1, 1), padding: (0, 0) }) {
