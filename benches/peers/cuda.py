@@ -45,6 +45,8 @@ def ready(worker, made):
     try:
         worker.ask(**made)
         worker.ask(cmd="run", passes=2)
+        # The first passes try algorithms, on both sides.
+        worker.ask(cmd="forget_peak")
         return True
     except RuntimeError as error:
         say(f"{worker.name}: left out, {str(error)[:300]}")

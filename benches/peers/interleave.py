@@ -6,7 +6,8 @@ A worker reads lines from stdin and answers each with one JSON line on stdout:
                                                             -> {"ok": true}     builds the case from weights and inputs
     {"cmd": "dump", "file": SAFETENSORS}                    -> {"ok": true}     outputs and gradients, for the agreement check
     {"cmd": "run", "passes": N}                             -> {"seconds": s}   seconds of one of N passes back to back
-    {"cmd": "memory"}                                       -> {"peak_mib": m}  peak resident memory so far
+    {"cmd": "memory"}                                       -> {"peak_mib": m}  peak resident memory so far; on a GPU
+                                                               what tensors held at most since {"cmd": "forget_peak"}
 
 Rounds are interleaved (A B C A B C ...) so that a slow minute of a shared machine falls on everybody, and each worker
 sleeps while another runs. Allocator settings are environment variables, so they belong to the process.

@@ -51,6 +51,8 @@ def answer(message, state, options):
                     state["case"].run()
         case "operators":
             return {"table": operators(state["case"], message["count"])}
+        case "forget_peak":
+            torch.cuda.reset_peak_memory_stats()
         case "memory" if options.cuda:
             return {"peak_mib": torch.cuda.max_memory_allocated() / 2**20}
         case "memory":

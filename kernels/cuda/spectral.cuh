@@ -27,10 +27,23 @@ extern "C" __global__ void unit_vector(Args a) {
   if (threadIdx.x == 0) *(float *)a.out[1] = 1.f / inner;
 }
 
-// in: gradient g of w / s [rows, width], u [rows], v [width], 1 / s for s = u^T w v, the inner product of g and w.
-// n: elements, width. out: gradient of w, (g - (g, w) / s u v^T) / s.
+// in: x, y. n: elements. out: of each block the inner product of its elements.
+extern "C" __global__ void inner_parts(Args a) {
+  float sum = 0.f;
+  EACH8(i, a.n[0]) {
+    const Eight x = get8(a, 0, i, a.n[0]), y = get8(a, 1, i, a.n[0]);
+    EACH_OF_EIGHT(j) sum += x.v[j] * y.v[j];
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) ((float *)a.out[0])[blockIdx.x] = sum;
+}
+
+// in: gradient g of w / s [rows, width], u [rows], v [width], 1 / s for s = u^T w v, parts of the inner product of g and w.
+// n: elements, width, parts. out: gradient of w, (g - (g, w) / s u v^T) / s.
 extern "C" __global__ void spectral_gradient(Args a) {
-  const float factor = numbers(a, 3)[0], share = numbers(a, 4)[0] * factor;
+  float inner = 0.f;
+  for (size_t part = threadIdx.x; part < a.n[2]; part += blockDim.x) inner += numbers(a, 4)[part];
+  const float factor = numbers(a, 3)[0], share = block_sum(inner) * factor;
   const size_t width = a.n[1];
   EACH8(i, a.n[0]) {
     Eight g = get8(a, 0, i, a.n[0]);

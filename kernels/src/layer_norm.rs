@@ -38,9 +38,9 @@ multiversion! {
             }
         }
     }
-    /// The gradients of rows of `x`; adds these rows' share to `dw` and `db`.
+    /// The gradients of rows of `x`, with `other` added unless it is empty; adds these rows' share to `dw` and `db`.
     fn backward_rows<T: Element>(
-        x: &[T], w: &[T], stats: &[[T; 2]], g: &[T], dx: &mut [T], dw: &mut [T], db: &mut [T],
+        x: &[T], w: &[T], stats: &[[T; 2]], g: &[T], other: &[T], dx: &mut [T], dw: &mut [T], db: &mut [T],
     ) {
         let width = w.len();
         let (dw, db) = (&mut dw[..width], &mut db[..width]);
@@ -55,6 +55,9 @@ multiversion! {
                 dw[c] += g[c] * normal;
                 db[c] += g[c];
                 dx[c] = (g[c] * w[c] - sum - normal * inner) * rstd;
+            }
+            if !other.is_empty() {
+                rows::add_assign(dx, &other[i * width..(i + 1) * width]);
             }
         }
     }
@@ -74,8 +77,12 @@ pub fn layer_norm(x: &Var, w: &Var, b: &Var, eps: f64) -> Result<Var> {
     let (w_value, b_value) = (w.value().contiguous()?, b.value().contiguous()?);
     by_dtype!("layer_norm", x, T => {
         let (out, stats) = forward::<T>(&input, &w_value, &b_value, eps)?;
-        Ok(Var::record_once("layer_norm", out, &[x, w, b], move |grad, _| {
-            backward::<T>(&input, &w_value, &stats, &grad.contiguous()?)
+        Ok(Var::record_adding("layer_norm", out, &[x, w, b], move |grad, _, other| {
+            let other = match other {
+                Some(other) => other.contiguous()?,
+                None => Tensor::zeros(0, grad.dtype(), grad.device())?,
+            };
+            backward::<T>(&input, &w_value, &stats, &grad.contiguous()?, &other)
         }))
     })
 }
@@ -115,35 +122,54 @@ fn forward<T: Element>(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<(
     Ok((Tensor::from_vec(out, x.shape(), x.device())?, stats))
 }
 
-/// Gradients of x, w and b.
-fn backward<T: Element>(x: &Tensor, w: &Tensor, stats: &[[T; 2]], g: &Tensor) -> Result<Vec<Option<Tensor>>> {
+/// Gradients of x, with `other` added unless it is empty, w and b.
+fn backward<T: Element>(
+    x: &Tensor,
+    w: &Tensor,
+    stats: &[[T; 2]],
+    g: &Tensor,
+    other: &Tensor,
+) -> Result<Vec<Option<Tensor>>> {
     let (dx, dw, db) = cpu::with_slice::<T, _>(x, |x| {
         cpu::with_slice::<T, _>(w, |w| {
             cpu::with_slice::<T, _>(g, |g| {
-                let (width, task) = (w.len(), rows_a_task(w.len()));
-                let mut dx = cpu::uninit(x.len());
-                let partial: Vec<(Vec<T>, Vec<T>)> = dx
-                    .par_chunks_mut(task * width)
-                    .zip(x.par_chunks(task * width))
-                    .zip(g.par_chunks(task * width))
-                    .zip(stats.par_chunks(task))
-                    .map(|(((dx, x), g), stats)| {
-                        let (mut dw, mut db) = (vec![T::zero(); width], vec![T::zero(); width]);
-                        backward_rows(x, w, stats, g, dx, &mut dw, &mut db);
-                        (dw, db)
-                    })
-                    .collect();
-                let (mut dw, mut db) = (vec![T::zero(); width], vec![T::zero(); width]);
-                for (w, b) in &partial {
-                    rows::add_assign(&mut dw, w);
-                    rows::add_assign(&mut db, b);
-                }
-                Ok((dx, dw, db))
+                cpu::with_slice::<T, _>(other, |other| Ok(backward_slices(x, w, stats, g, other)))
             })
         })
     })?;
     let row = |data| Tensor::from_vec(data, w.shape(), w.device()).map(Some);
     Ok(vec![Some(Tensor::from_vec(dx, x.shape(), x.device())?), row(dw)?, row(db)?])
+}
+
+/// The same on slices.
+fn backward_slices<T: Element>(
+    x: &[T],
+    w: &[T],
+    stats: &[[T; 2]],
+    g: &[T],
+    other: &[T],
+) -> (Vec<T>, Vec<T>, Vec<T>) {
+    let (width, task) = (w.len(), rows_a_task(w.len()));
+    let mut dx = cpu::uninit(x.len());
+    let partial: Vec<(Vec<T>, Vec<T>)> = dx
+        .par_chunks_mut(task * width)
+        .zip(x.par_chunks(task * width))
+        .zip(g.par_chunks(task * width))
+        .zip(stats.par_chunks(task))
+        .enumerate()
+        .map(|(i, (((dx, x), g), stats))| {
+            let (mut dw, mut db) = (vec![T::zero(); width], vec![T::zero(); width]);
+            let other = if other.is_empty() { other } else { &other[i * task * width..][..x.len()] };
+            backward_rows(x, w, stats, g, other, dx, &mut dw, &mut db);
+            (dw, db)
+        })
+        .collect();
+    let (mut dw, mut db) = (vec![T::zero(); width], vec![T::zero(); width]);
+    for (w, b) in &partial {
+        rows::add_assign(&mut dw, w);
+        rows::add_assign(&mut db, b);
+    }
+    (dx, dw, db)
 }
 
 #[cfg(test)]
@@ -157,6 +183,8 @@ mod tests {
             let width = dims[dims.len() - 1];
             let inputs = [pattern(&dims, 1)?, pattern(&[width], 2)?, pattern(&[width], 3)?];
             check_gradients(|x| layer_norm(&x[0], &x[1], &x[2], 1e-3), &inputs)?;
+            // Beside a skip connection, whose gradient the layer norm's backward pass adds to its own.
+            check_gradients(|x| crate::add(&x[0], &layer_norm(&x[0], &x[1], &x[2], 1e-3)?), &inputs)?;
         }
         Ok(())
     }

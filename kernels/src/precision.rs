@@ -52,7 +52,6 @@ thread_local! {
 /// Sets the precision of the whole process. The program does this once, before it computes.
 pub fn choose(precision: Precision) {
     CHOSEN.store(precision as u8, Ordering::Relaxed);
-    let_tensor_units_round();
 }
 
 /// The precision of products that this thread makes now.
@@ -71,19 +70,10 @@ pub fn with<R>(precision: Precision, f: impl FnOnce() -> R) -> R {
     impl Drop for Restore {
         fn drop(&mut self) {
             HERE.set(self.0);
-            let_tensor_units_round();
         }
     }
     let _restore = Restore(HERE.replace(Some(precision)));
-    let_tensor_units_round();
     f()
-}
-
-/// Tells candle whether f32 products may use TF32. Its setting is one for all threads: where several train, one that needs
-/// exact products makes the others' exact for that time.
-fn let_tensor_units_round() {
-    #[cfg(feature = "cuda")]
-    crate::cuda::allow_tf32(current() != Precision::F32);
 }
 
 #[cfg(test)]

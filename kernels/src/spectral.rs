@@ -69,12 +69,13 @@ fn by_kernels(w: &Var, mut u: Tensor, mut v: Tensor, step: bool) -> Result<Norma
     } else {
         product(&u, &product(&matrix, &v, (false, false), true)?, (true, false), true)?.recip()?.reshape(1)?
     };
-    let normalised = fused::scale_samples(&value.flatten_all()?.unsqueeze(0)?, &inverse)?.reshape(value.shape())?;
+    let normalised =
+        fused::scale_samples(&value.flatten_all()?.unsqueeze(0)?, &inverse)?.reshape(value.shape())?;
     let vectors = (u.clone(), v.clone());
     let weight = Var::record_once("spectral_norm", normalised, &[w], move |grad, _| {
         let grad = grad.contiguous()?;
-        let inner = fused::inner_product(&grad, &value)?;
-        Ok(vec![Some(fused::spectral_gradient(&grad, &vectors.0, &vectors.1, &inverse, &inner)?)])
+        let parts = fused::inner_parts(&grad, &value)?;
+        Ok(vec![Some(fused::spectral_gradient(&grad, &vectors.0, &vectors.1, &inverse, &parts)?)])
     });
     Ok(Normalised { weight, u, v })
 }

@@ -85,6 +85,7 @@ fn answer(message: &Value, case: &mut Option<Box<dyn Case>>) -> Result<Value> {
         "latents" => {
             save(text("file")?, latents(number("count")?, number("z_dim")? as usize)?)?;
         }
+        "forget_peak" => place::forget_peak()?,
         "memory" => return Ok(json!({"peak_mib": place::peak_mib()?})),
         "flops" => return Ok(json!({"flops": case.as_ref().context("nothing is prepared")?.flops()})),
         "peak" => return Ok(json!({"gflops": matmul_peak()?})),

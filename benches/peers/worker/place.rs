@@ -23,6 +23,13 @@ pub(crate) fn device() -> Device {
     DEVICE.get().cloned().unwrap_or(Device::Cpu)
 }
 
+/// Begins the GPU's [`peak_mib`] anew.
+pub(crate) fn forget_peak() -> Result<()> {
+    #[cfg(feature = "cuda")]
+    nestgen_kernels::cuda::forget_peak(&device())?;
+    Ok(())
+}
+
 /// The most memory that was in use at any time: the GPU's, or what was resident.
 pub(crate) fn peak_mib() -> Result<f64> {
     #[cfg(feature = "cuda")]

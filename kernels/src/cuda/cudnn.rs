@@ -46,8 +46,17 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    /// Those that give the same bits every time; FFT's rounding is left out.
+    /// Those that give the same bits every time. FFT's rounding is left out, in f32 Winograd's too.
     fn all(direction: Direction) -> Vec<Self> {
+        let mut found = Self::of(direction);
+        if current() == Precision::F32 {
+            found.pop();
+        }
+        found
+    }
+
+    /// All that might be taken, Winograd's last.
+    fn of(direction: Direction) -> Vec<Self> {
         use sys::cudnnConvolutionBwdDataAlgo_t as Data;
         use sys::cudnnConvolutionBwdFilterAlgo_t as Filter;
         use sys::cudnnConvolutionFwdAlgo_t as Forward;
@@ -76,6 +85,8 @@ struct Library {
     /// `None` where columns are faster, or cuDNN has no algorithm.
     choices: HashMap<Case, Option<Algorithm>>,
     workspace: CudaSlice<u8>,
+    /// Bytes of it that the chosen algorithms work in: those that were only tried may have needed more.
+    needed: usize,
 }
 
 thread_local! {
@@ -104,7 +115,7 @@ pub(super) fn convolution(
                 let handle = Cudnn::new(device.cuda_stream()).map_err(Error::wrap)?;
                 // SAFETY: working memory, which no algorithm reads before it writes.
                 let workspace = unsafe { device.alloc::<u8>(1) }?;
-                place.insert(Library { handle, choices: HashMap::new(), workspace })
+                place.insert(Library { handle, choices: HashMap::new(), workspace, needed: 1 })
             }
         };
         let (a, b) = (a.contiguous()?, b.contiguous()?);
@@ -213,10 +224,29 @@ impl Library {
                     }
                 }
                 self.choices.insert(case, best.1);
+                self.give_back_workspace::<T>(device, g, best.1)?;
                 best.1
             }
         };
         choice.map(|algorithm| self.launch::<T>(device, g, algorithm, operands)).transpose()
+    }
+
+    /// Keeps as much memory to work in as the algorithms chosen so far need.
+    fn give_back_workspace<T: CudnnDataType>(
+        &mut self,
+        device: &CudaDevice,
+        g: &Geometry,
+        chosen: Option<Algorithm>,
+    ) -> Result<()> {
+        if let Some(algorithm) = chosen {
+            let bytes = Described::<T>::new(&self.handle, g).and_then(|described| described.bytes(algorithm));
+            self.needed = self.needed.max(bytes.map_err(Error::wrap)?);
+        }
+        if self.workspace.len() > self.needed {
+            // SAFETY: as where it is made.
+            self.workspace = unsafe { device.alloc::<u8>(self.needed) }?;
+        }
+        Ok(())
     }
 
     fn launch<T: CudnnDataType + DeviceRepr + CudaDType + WithDType>(

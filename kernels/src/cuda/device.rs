@@ -38,29 +38,47 @@ fn keep_pool(ordinal: usize) -> std::result::Result<(), result::DriverError> {
     }
 }
 
-/// The most bytes of a GPU that tensors have held at any time; `None` for the processor.
+/// The most bytes of a GPU that tensors have held at any time since the last [`forget_peak`]; `None` for the processor.
 ///
 /// # Errors
 /// When the driver does not say.
 pub fn peak_bytes(device: &Device) -> Result<Option<u64>> {
-    let DeviceLocation::Cuda { gpu_id } = device.location() else { return Ok(None) };
-    let found = || {
-        let device = result::device::get(i32::try_from(gpu_id).unwrap_or(i32::MAX))?;
-        let mut bytes = 0u64;
-        // SAFETY: the device is open, and the attribute fills a u64.
-        unsafe {
-            let pool = result::device::get_default_mem_pool(device)?;
-            let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-            result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast())?;
-        }
-        Ok::<_, result::DriverError>(bytes)
-    };
-    found().map(Some).map_err(candle_core::Error::wrap)
+    let mut bytes = 0u64;
+    let found = with_high_water(device, |pool, attribute| {
+        // SAFETY: the pool is the open device's, and the attribute fills a u64.
+        unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }
+    })?;
+    Ok(found.then_some(bytes))
 }
 
-/// Whether f32 matrix products may round their inputs to TF32.
-pub(crate) fn allow_tf32(allow: bool) {
-    candle_core::cuda::set_gemm_reduced_precision_f32(allow);
+/// Begins [`peak_bytes`] anew.
+///
+/// # Errors
+/// When the driver refuses.
+pub fn forget_peak(device: &Device) -> Result<()> {
+    let mut zero = 0u64;
+    with_high_water(device, |pool, attribute| {
+        // SAFETY: as above; 0 resets it.
+        unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut zero).cast()) }
+    })?;
+    Ok(())
+}
+
+/// Calls `f` with a GPU's pool and the attribute of its highest use; whether `device` is a GPU.
+fn with_high_water(
+    device: &Device,
+    f: impl FnOnce(sys::CUmemoryPool, sys::CUmemPool_attribute) -> std::result::Result<(), result::DriverError>,
+) -> Result<bool> {
+    let DeviceLocation::Cuda { gpu_id } = device.location() else { return Ok(false) };
+    let pool = || {
+        let device = result::device::get(i32::try_from(gpu_id).unwrap_or(i32::MAX))?;
+        // SAFETY: the device is open.
+        unsafe { result::device::get_default_mem_pool(device) }
+    };
+    pool()
+        .and_then(|pool| f(pool, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH))
+        .map_err(candle_core::Error::wrap)?;
+    Ok(true)
 }
 
 /// A GPU in words: `cuda:0, NVIDIA H100`; `None` for the processor.

@@ -24,13 +24,15 @@ const ELEMENTWISE: (u32, u32) = (3, 64);
 const OF_ROWS: [&str; 2] = ["softmax", "softmax_backward"];
 
 /// Beginnings of the names of kernels whose blocks share memory, launched as on a GPU.
-const OF_BLOCKS: [&str; 9] = [
+const OF_BLOCKS: [&str; 11] = [
     "column_sums",
     "weighted_column_sums",
     "centred_sums",
     "norm_sums",
     "layer_norm",
     "unit_vector",
+    "inner_parts",
+    "spectral_gradient",
     "adam",
     "lerp_towards",
     "attention",

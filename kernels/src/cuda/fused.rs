@@ -148,9 +148,12 @@ pub(crate) fn column_sums(x: &Tensor, weights: Option<&Tensor>) -> Result<Tensor
     finish_sums(one(&Plan::columns(kernel, rows / together, together * width, 1), &[Some(x), weights])?, width)
 }
 
-/// `(x, y)`, `[1]`.
-pub(crate) fn inner_product(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    column_sums(&x.reshape((x.elem_count(), 1))?, Some(&y.reshape((y.elem_count(), 1))?))
+/// Blocks whose parts of an inner product one block of the next kernel adds up.
+const INNER_PARTS: usize = 256;
+
+/// `(x, y)` in parts: their sum is the inner product.
+pub(crate) fn inner_parts(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    one(&Plan::block_parts("inner_parts", x.elem_count(), INNER_PARTS), &[Some(x), Some(y)])
 }
 
 /// `x [n, 1]` over its length plus `eps`, and 1 over the inner product of both, `[1]`.
@@ -166,10 +169,10 @@ pub(crate) fn spectral_gradient(
     u: &Tensor,
     v: &Tensor,
     inverse: &Tensor,
-    inner: &Tensor,
+    parts: &Tensor,
 ) -> Result<Tensor> {
-    let plan = like("spectral_gradient", grad).with_sizes(&[v.elem_count()]);
-    one(&plan, &[Some(grad), Some(u), Some(v), Some(inverse), Some(inner)])
+    let plan = like("spectral_gradient", grad).with_sizes(&[v.elem_count(), parts.elem_count()]);
+    one(&plan, &[Some(grad), Some(u), Some(v), Some(inverse), Some(parts)])
 }
 
 /// Samples whose sums one launch can find: blocks along y.

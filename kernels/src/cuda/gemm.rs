@@ -1,4 +1,5 @@
-//! Products of bf16 matrices on a GPU, through cuBLAS: added up in f32, and given in bf16 or f32.
+//! Products of matrices on a GPU, through cuBLAS: of bf16, added up in f32 and given in bf16 or f32, or of f32, whose factors
+//! the units may round to TF32 where that is the precision. candle has one setting of that for all threads.
 
 use std::ffi::{c_int, c_longlong, c_void};
 
@@ -9,11 +10,12 @@ use candle_core::{CudaStorage, DType, Result, Storage, Tensor, bail};
 use half::bf16;
 
 use super::launch::address;
+use crate::precision::{Precision, current};
 
 /// Sizes of a stack of products `[m, k] x [k, n]`.
 pub(crate) type Sizes = (usize, usize, usize, usize);
 
-/// The products of contiguous bf16 stacks, `a` and `b` stored transposed where `transposed` says so; f32 if `wide`.
+/// The products of contiguous stacks of bf16 or f32, `a` and `b` stored transposed where `transposed` says so; f32 if `wide`.
 pub(crate) fn product(
     a: &Tensor,
     b: &Tensor,
@@ -21,9 +23,10 @@ pub(crate) fn product(
     (batch, m, n, k): Sizes,
     wide: bool,
 ) -> Result<Tensor> {
-    if a.dtype() != DType::BF16 || b.dtype() != DType::BF16 {
-        bail!("gemm: expected bf16 factors, got {:?} and {:?}", a.dtype(), b.dtype());
+    if a.dtype() != b.dtype() || !matches!(a.dtype(), DType::BF16 | DType::F32) {
+        bail!("gemm: expected factors of bf16 or f32, got {:?} and {:?}", a.dtype(), b.dtype());
     }
+    let wide = wide || a.dtype() == DType::F32;
     if [m, n, k, batch].iter().any(|&size| size > c_int::MAX as usize) {
         bail!("gemm: {batch} products of {m}x{k} by {k}x{n} are too large for cuBLAS");
     }
@@ -63,7 +66,15 @@ unsafe fn run(
         true => sys::cublasOperation_t::CUBLAS_OP_T,
         false => sys::cublasOperation_t::CUBLAS_OP_N,
     };
-    let (one, zero, half) = (1f32, 0f32, sys::cudaDataType_t::CUDA_R_16BF);
+    let (one, zero) = (1f32, 0f32);
+    let factors = match a.dtype() {
+        DType::F32 => sys::cudaDataType_t::CUDA_R_32F,
+        _ => sys::cudaDataType_t::CUDA_R_16BF,
+    };
+    let how = match (a.dtype(), current()) {
+        (DType::F32, Precision::Tf32) => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+        _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+    };
     // cuBLAS counts in columns: a matrix of rows is its transpose there, and (a b)^T = b^T a^T.
     let (ld_b, ld_a) = (if trans_b { k } else { n }, if trans_a { m } else { k });
     // SAFETY: by this function's contract; leading dimensions are those of contiguous matrices.
@@ -77,11 +88,11 @@ unsafe fn run(
             k as c_int,
             (&raw const one).cast::<c_void>(),
             address(b)? as *const c_void,
-            half,
+            factors,
             ld_b as c_int,
             (k * n) as c_longlong,
             address(a)? as *const c_void,
-            half,
+            factors,
             ld_a as c_int,
             (m * k) as c_longlong,
             (&raw const zero).cast::<c_void>(),
@@ -90,7 +101,7 @@ unsafe fn run(
             n as c_int,
             (m * n) as c_longlong,
             batch as c_int,
-            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            how,
             sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
         )
     }

@@ -72,6 +72,4 @@ pub(crate) fn convolution(
 }
 
 #[cfg(feature = "cuda")]
-pub(crate) use device::allow_tf32;
-#[cfg(feature = "cuda")]
-pub use device::{count, describe, open, peak_bytes};
+pub use device::{count, describe, forget_peak, open, peak_bytes};

@@ -73,6 +73,13 @@ impl Plan {
         Self { grid: (blocks as u32, 1), ..Self::elements(kernel, outputs, dims) }
     }
 
+    /// The same with one number for each of at most `most` blocks.
+    pub(super) fn block_parts(kernel: &'static str, elements: usize, most: usize) -> Self {
+        let plan = Self::eights(kernel, 1, &[elements]);
+        let blocks = plan.grid.0.min(most as u32);
+        Self { grid: (blocks, 1), outputs: vec![vec![blocks as usize]], ..plan }
+    }
+
     /// A kernel of so many blocks that go through `rows` rows of `width` elements, several rows at a time.
     pub(super) fn shared_rows(
         kernel: &'static str,

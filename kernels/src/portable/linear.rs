@@ -38,7 +38,7 @@ pub(crate) fn matmul(
     let dtype = if rough { DType::BF16 } else { a.dtype() };
     let (mut a, mut b) = (convert(a, dtype)?, convert(b, dtype)?);
     #[cfg(feature = "cuda")]
-    if rough && a.device().is_cuda() {
+    if a.device().is_cuda() && a.dtype() != DType::F64 {
         return crate::cuda::gemm::product(&a, &b, (trans_a, trans_b), (batch, m, n, k), wide)?.reshape(dims);
     }
     if rough {
