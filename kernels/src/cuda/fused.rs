@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::plan::Plan;
+use super::plan::{BLOCK, Plan};
 use crate::Activation;
 use crate::conv2d::Geometry;
 
@@ -244,8 +244,6 @@ const LAYER_NORMS: [(usize, usize, [&str; 2]); 6] = [
     (512, 32, ["layer_norm_512", "layer_norm_backward_512"]),
     (1024, 32, ["layer_norm_1024", "layer_norm_backward_1024"]),
 ];
-/// Threads of a block of these kernels.
-const LAYER_NORM_BLOCK: usize = 256;
 /// Blocks at most: each reads the gain once, and in the backward pass leaves sums that are to be added up.
 const LAYER_NORM_BLOCKS: [usize; 2] = [2048, 512];
 
@@ -259,7 +257,7 @@ fn layer_norm_plan(backward: bool, rows: usize, width: usize, dims: &[usize]) ->
     let which = usize::from(backward);
     let found = LAYER_NORMS.iter().find(|(widest, ..)| width <= *widest);
     let (_, lanes, kernels) = found.unwrap_or(&LAYER_NORMS[LAYER_NORMS.len() - 1]);
-    let blocks = rows.div_ceil(LAYER_NORM_BLOCK / lanes).clamp(1, LAYER_NORM_BLOCKS[which]);
+    let blocks = rows.div_ceil(BLOCK as usize / lanes).clamp(1, LAYER_NORM_BLOCKS[which]);
     let second = if backward { vec![blocks, 2 * width] } else { vec![rows, 2] };
     Plan::shared_rows(kernels[which], blocks, rows, width, vec![dims.to_vec(), second])
 }

@@ -6,7 +6,7 @@
 use candle_core::DType;
 
 /// Threads of a block.
-const BLOCK: u32 = 256;
+pub(super) const BLOCK: u32 = 256;
 /// Blocks of an elementwise kernel at most: enough for every GPU; each thread takes several elements then.
 const BLOCKS: u64 = 4096;
 /// Rows that a block of row kernels works on: one for each of its warps.
