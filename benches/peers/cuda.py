@@ -105,9 +105,13 @@ def contestants(row, ours, folder, options):
     made = compare.make(row, ours, 1, folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         works = list(pool.map(lambda worker: ready(worker, made), workers))
-    if not works[0]:
-        say(f"{row.name}: nestgen failed")
-    return [worker for worker, works in zip(workers, works) if works] if works[0] else []
+    left = [worker for worker, works in zip(workers, works) if works]
+    if works[0]:
+        return left
+    say(f"{row.name}: nestgen failed")
+    for worker in left:
+        worker.close()
+    return []
 
 
 def measure(row, workers, found, options):

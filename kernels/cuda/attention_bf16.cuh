@@ -143,6 +143,19 @@ __device__ __forceinline__ void times_rows(const Rough &at, const unsigned (*lef
   }
 }
 
+// sums [16 x head] += left [16 x 16] times the 16 tokens from `rows`, two parts of elements at once.
+template <int SIZE>
+__device__ __forceinline__ void times_tokens(const Rough &at, const unsigned *left, const Half (*rows)[ROW_STEP],
+                                             float (*sums)[4]) {
+  _Pragma("unroll") for (int part = 0; part < HEAD_PARTS; part += 2) {
+    if (part * 8 >= at.head) continue;
+    unsigned right[4];
+    load_across(right, &rows[at.lane % 16][part * 8 + at.lane / 16 * 8]);
+    multiply(sums[part], left, right[0], right[1]);
+    multiply(sums[part + 1], left, right[2], right[3]);
+  }
+}
+
 // sums [16 x head] += weights [16 x TILE] times the tile.
 template <int SIZE>
 __device__ __forceinline__ void times_tile(const Rough &at, const float (*weights)[4], Half (*rows)[ROW_STEP],
@@ -152,14 +165,7 @@ __device__ __forceinline__ void times_tile(const Rough &at, const float (*weight
     const unsigned left[4] = {pair(weights[2 * s][0], weights[2 * s][1]), pair(weights[2 * s][2], weights[2 * s][3]),
                               pair(weights[2 * s + 1][0], weights[2 * s + 1][1]),
                               pair(weights[2 * s + 1][2], weights[2 * s + 1][3])};
-    // Two parts of elements at once, the 16 tokens of each in two halves.
-    _Pragma("unroll") for (int part = 0; part < HEAD_PARTS; part += 2) {
-      if (part * 8 >= at.head) continue;
-      unsigned right[4];
-      load_across(right, &rows[s * 16 + at.lane % 16][part * 8 + at.lane / 16 * 8]);
-      multiply(sums[part], left, right[0], right[1]);
-      multiply(sums[part + 1], left, right[2], right[3]);
-    }
+    times_tokens<SIZE>(at, left, rows + s * 16, sums);
   }
 }
 

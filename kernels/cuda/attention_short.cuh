@@ -69,13 +69,7 @@ __device__ __forceinline__ void times_across(const Rough &at, Half (*weights)[WE
     if (s * 16 >= at.tokens) continue;
     unsigned left[4];
     load_across(left, &weights[s * 16 + at.lane / 16 * 8 + at.lane % 8][first + at.lane / 8 % 2 * 8]);
-    _Pragma("unroll") for (int part = 0; part < HEAD_PARTS; part += 2) {
-      if (part * 8 >= at.head) continue;
-      unsigned right[4];
-      load_across(right, &rows[s * 16 + at.lane % 16][part * 8 + at.lane / 16 * 8]);
-      multiply(sums[part], left, right[0], right[1]);
-      multiply(sums[part + 1], left, right[2], right[3]);
-    }
+    times_tokens<SIZE>(at, left, rows + s * 16, sums);
   }
 }
 

@@ -137,7 +137,7 @@ extern "C" __global__ void resize_rows(Args a) {
   EACH8(i, a.n[0]) {
     Eight x;
     EACH_OF_EIGHT(j) {
-      const size_t row = (i + j) / a.n[2], column = (i + j) % a.n[2];
+      const size_t row = row_of(i + j, a.n[2]), column = i + j - row * a.n[2];
       x.v[j] = i + j < a.n[0] && column < a.n[1] ? get(a, 0, row * a.n[1] + column) : 0.f;
     }
     put8(a, 0, i, a.n[0], x);
@@ -148,7 +148,7 @@ extern "C" __global__ void resize_rows(Args a) {
 extern "C" __global__ void scale_samples(Args a) {
   EACH8(i, a.n[0]) {
     Eight x = get8(a, 0, i, a.n[0]);
-    EACH_OF_EIGHT(j) if (i + j < a.n[0]) x.v[j] *= numbers(a, 1)[(i + j) / a.n[1]];
+    EACH_OF_EIGHT(j) if (i + j < a.n[0]) x.v[j] *= numbers(a, 1)[row_of(i + j, a.n[1])];
     put8(a, 0, i, a.n[0], x);
   }
 }

@@ -218,18 +218,18 @@ __device__ __forceinline__ void regroup_squares(const Args &a, bool to_pixels) {
     const size_t image = rest / (h / 2);
     const size_t square =
         ((image * (h / 2) * (w / 2) + grouped(y, x, w / 2, square_bh, square_bw)) * c + channel) * 4;
-    Eight near[4], far[4];
+    // The 32 neighbours: all pixels of a channel, then of the next, so that an eight has two channels.
+    Eight near[4], pixel;
+    if (to_pixels) EACH_OF_FOUR(l) near[l] = get8(a, 0, square + 8 * l, a.n[0]);
     EACH_OF_FOUR(k) {
       const size_t there =
           (image * h * w + grouped(2 * y + k / 2, 2 * x + k % 2, w, pixel_bh, pixel_bw)) * c + channel;
-      // Element j of the square's eights is channel j / 4 of its pixel j % 4, and two channels an eight.
       if (to_pixels) {
-        if (k == 0) EACH_OF_FOUR(l) near[l] = get8(a, 0, square + 8 * l, a.n[0]);
-        EACH_OF_EIGHT(j) far[k].v[j] = near[j / 2].v[j % 2 * 4 + k];
-        put8(a, 0, there, a.n[0], far[k]);
+        EACH_OF_EIGHT(j) pixel.v[j] = near[j / 2].v[j % 2 * 4 + k];
+        put8(a, 0, there, a.n[0], pixel);
       } else {
-        far[k] = get8(a, 0, there, a.n[0]);
-        EACH_OF_EIGHT(j) near[j / 2].v[j % 2 * 4 + k] = far[k].v[j];
+        pixel = get8(a, 0, there, a.n[0]);
+        EACH_OF_EIGHT(j) near[j / 2].v[j % 2 * 4 + k] = pixel.v[j];
       }
     }
     if (!to_pixels) EACH_OF_FOUR(l) put8(a, 0, square + 8 * l, a.n[0], near[l]);

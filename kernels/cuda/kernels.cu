@@ -1,7 +1,7 @@
 // Own CUDA kernels: what takes several passes as a composition of candle's operations, in one.
 //
 // Every kernel has the one parameter `Args`, filled by `src/cuda/plan.rs`, which also chooses grid and block and says
-// there what each place holds. Kernels of rows give a warp to each row. Nothing returns early where threads meet.
+// there what each place holds. Softmax gives a warp to each row. Nothing returns early where threads meet.
 // The same text is compiled for the processor by `emulation.cpp`, which is how it is tested without a GPU.
 
 #ifndef NESTGEN_EMULATION

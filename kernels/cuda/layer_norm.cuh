@@ -1,11 +1,6 @@
 // Layer normalisation. LANES lanes of a warp share a row and keep it in registers, each RUNS runs of four columns: rows of up
 // to 4 * LANES * RUNS elements. A lane has the same columns of every row, so that sums over rows stay in registers too.
 
-template <int LANES> __device__ __forceinline__ float lanes_sum(float v) {
-  for (int apart = LANES / 2; apart > 0; apart /= 2) v += __shfl_xor_sync(0xffffffffu, v, apart);
-  return v;
-}
-
 #define EACH_RUN(k) _Pragma("unroll") for (int k = 0; k < RUNS; k++)
 
 // A thread's share of a matrix: its rows, and of each the runs of columns from `column(k)`.

@@ -172,3 +172,8 @@ __device__ __forceinline__ void put8(const Args &a, int k, size_t i, size_t coun
 __device__ __forceinline__ size_t column_of(size_t i, size_t width) {
   return i >> 32 ? i % width : (unsigned)i % (unsigned)width;
 }
+
+// Its row.
+__device__ __forceinline__ size_t row_of(size_t i, size_t width) {
+  return i >> 32 ? i / width : (unsigned)i / (unsigned)width;
+}

@@ -1,9 +1,12 @@
 // Rows of a matrix.
 
-__device__ __forceinline__ float warp_sum(float v) {
-  for (int apart = 16; apart > 0; apart /= 2) v += __shfl_xor_sync(0xffffffffu, v, apart);
+// The sum over neighbouring lanes, a power of two of them.
+template <int LANES> __device__ __forceinline__ float lanes_sum(float v) {
+  for (int apart = LANES / 2; apart > 0; apart /= 2) v += __shfl_xor_sync(0xffffffffu, v, apart);
   return v;
 }
+
+__device__ __forceinline__ float warp_sum(float v) { return lanes_sum<32>(v); }
 
 __device__ __forceinline__ float warp_max(float v) {
   for (int apart = 16; apart > 0; apart /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, apart));

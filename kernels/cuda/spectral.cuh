@@ -48,10 +48,8 @@ extern "C" __global__ void spectral_gradient(Args a) {
   EACH8(i, a.n[0]) {
     Eight g = get8(a, 0, i, a.n[0]);
     const Eight v = vector8(a, 2, i, width);
-    EACH_OF_EIGHT(j) if (i + j < a.n[0]) {
-      const size_t row = (i + j) >> 32 ? (i + j) / width : (unsigned)(i + j) / (unsigned)width;
-      g.v[j] = (g.v[j] - share * numbers(a, 1)[row] * v.v[j]) * factor;
-    }
+    EACH_OF_EIGHT(j) if (i + j < a.n[0])
+        g.v[j] = (g.v[j] - share * numbers(a, 1)[row_of(i + j, width)] * v.v[j]) * factor;
     put8(a, 0, i, a.n[0], g);
   }
 }

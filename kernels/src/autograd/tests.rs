@@ -101,6 +101,26 @@ fn a_gradient_is_told_of_once_it_is_final() {
 }
 
 #[test]
+fn a_rule_may_add_to_what_its_first_input_was_sent() {
+    // y = x^2 + 3x, whose product with 3 gets what the square sent: of a leaf, and of a value between.
+    let triple = |x: &Var| {
+        Var::record_adding("triple", (x.value() * 3.0).unwrap(), &[x], |grad, _, other| {
+            let other = other.expect("the square's gradient comes first");
+            Ok(vec![Some(((grad * 3.0)? + other)?)])
+        })
+    };
+    let leaf = leaf(&[1.0, -2.0]);
+    let between = crate::scale(&leaf, 2.0).unwrap();
+    for (x, slope) in [(&leaf, 1.0), (&between, 2.0)] {
+        let tripled = triple(x);
+        let y = add(&tripled, &square(x).unwrap()).unwrap();
+        let grads = backward(sum_all(&y).unwrap()).unwrap();
+        let want: Vec<f64> = values(x.value()).iter().map(|x| slope * (2.0 * x + 3.0)).collect();
+        assert_eq!(values(grads.leaf(&leaf).unwrap()), want);
+    }
+}
+
+#[test]
 fn mistakes_are_errors() {
     let x = leaf(&[1.0, 2.0]);
     assert!(backward(x.clone()).unwrap_err().to_string().contains("single number"));
