@@ -116,8 +116,9 @@ fn on_processor(
     progress: &Progress,
 ) -> Result<Extracted> {
     let threads = rayon::current_num_threads().max(1);
-    // Small sets are cut finer, so that all threads have work to the end.
-    let chunk = count.div_ceil(threads * 4).clamp(1, CHUNK);
+    // Equal shares: all threads have work to the end, and weights are read for as many images as there are.
+    let rounds = count.div_ceil(threads * CHUNK).max(1);
+    let chunk = count.div_ceil(threads * rounds).max(1);
     let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     let rows: Mutex<Vec<Option<Outcome>>> = Mutex::new((0..count).map(|_| None).collect());
     let work = || {
