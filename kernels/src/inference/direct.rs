@@ -2,7 +2,8 @@
 
 use super::{
     Map, Workspace,
-    gemm::{self, Epilogue, LANES, MAX_ROWS, MAX_VECTORS, Taps},
+    gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
+    lanes::LANES,
     layer::{ConvShape, Target, Weights},
 };
 

@@ -8,10 +8,9 @@
 //! Activations are reached through pointers (one for each pixel and kernel tap: Dukhan, "The Indirect Convolution
 //! Algorithm", arXiv 1907.02129), so there is no im2col copy.
 
+use super::lanes::LANES;
 use crate::simd::{self, Level};
 
-/// Output channels of one vector.
-pub(super) const LANES: usize = 16;
 /// The widest panel in vectors.
 pub(super) const MAX_VECTORS: usize = 4;
 /// The most rows any tile has.

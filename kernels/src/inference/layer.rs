@@ -1,6 +1,6 @@
 //! A convolution with its batch norm folded in, and the choice of algorithm.
 
-use super::{Map, Workspace, direct::Direct, gemm, winograd1d::Winograd1d, winograd2d::Winograd2d};
+use super::{Map, Workspace, direct::Direct, lanes::LANES, winograd1d::Winograd1d, winograd2d::Winograd2d};
 
 /// The geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(super) struct Weights<'a> {
 impl<'a> Weights<'a> {
     /// Weights whose number fits their shape, beside a bias that does: what the kernels rely on.
     fn checked(shape: ConvShape, data: &'a [f64], bias: &[f64]) -> Self {
-        assert!(shape.out_channels.is_multiple_of(gemm::LANES), "{} output channels", shape.out_channels);
+        assert!(shape.out_channels.is_multiple_of(LANES), "{} output channels", shape.out_channels);
         assert!(shape.stride > 0 && data.len() == shape.weights(), "{} weights for {shape:?}", data.len());
         assert_eq!(bias.len(), shape.out_channels, "bias");
         Self { shape, data }
@@ -76,7 +76,7 @@ impl Layer {
     pub fn new(shape: ConvShape, weights: &[f64], bias: &[f64]) -> Self {
         let weights = Weights::checked(shape, weights, bias);
         let same = shape.padding == (shape.kernel.0 / 2, shape.kernel.1 / 2);
-        let algorithm = match (shape.kernel, shape.stride, shape.in_channels % gemm::LANES) {
+        let algorithm = match (shape.kernel, shape.stride, shape.in_channels % LANES) {
             ((3, 3) | (5, 5), 1, 0) => Algorithm::Square(Winograd2d::new(&weights)),
             ((1, 7) | (7, 1) | (1, 3) | (3, 1), 1, 0) if same => Algorithm::Axis(Winograd1d::new(&weights)),
             _ => Algorithm::Direct(Direct::new(&weights)),

@@ -7,6 +7,7 @@
 
 mod direct;
 mod gemm;
+mod lanes;
 mod layer;
 mod pool;
 mod transforms;

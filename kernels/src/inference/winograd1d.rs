@@ -6,7 +6,8 @@
 
 use super::{
     Map, Workspace,
-    gemm::{self, Epilogue, LANES, MAX_ROWS, MAX_VECTORS, Taps},
+    gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
+    lanes::{LANES, Lanes, with_lanes},
     layer::{ConvShape, Target, Weights},
     transforms::{self, POINTS},
 };
@@ -164,9 +165,9 @@ impl Block<'_> {
     }
 }
 
-crate::multiversion! {
+with_lanes! {
     /// Input tiles to their six points: `transformed[product][line][tile][channel]`, products `plane` apart.
-    fn transform_input(block: &Block, plane: usize, transformed: &mut [f32]) {
+    fn transform_input<V>(block: &Block, plane: usize, transformed: &mut [f32]) {
         let depth = block.layer.shape.in_channels;
         let padding = block.layer.shape.padding.0.max(block.layer.shape.padding.1);
         assert!(transformed.len() >= POINTS * plane && plane >= block.count * block.inputs * depth, "transform buffer");
@@ -182,15 +183,15 @@ crate::multiversion! {
                     }
                 }
                 for c in (0..depth).step_by(LANES) {
-                    let mut samples = [[0f32; LANES]; POINTS];
-                    for (sample, from) in samples.iter_mut().zip(from) {
+                    let mut samples = [V::splat(0.0); POINTS];
+                    for sample in 0..POINTS {
                         // SAFETY: each pointer has `depth` elements, a multiple of LANES (`Layer::new`).
-                        *sample = unsafe { transforms::load(from.add(c)) };
+                        samples[sample] = unsafe { V::load(from[sample].add(c)) };
                     }
                     for (product, value) in transforms::input(samples).into_iter().enumerate() {
                         let at = product * plane + (line * block.inputs + tile) * depth + c;
                         // SAFETY: below POINTS * plane (asserted above).
-                        unsafe { transforms::store(transformed.as_mut_ptr().add(at), value) };
+                        unsafe { value.store(transformed.as_mut_ptr().add(at)) };
                     }
                 }
             }
@@ -198,43 +199,41 @@ crate::multiversion! {
     }
 
     /// Products `[product][line][tile][lane]` to output pixels, bias added, ReLU applied.
-    fn transform_output(block: &Block, products: &[f32], lanes: usize, channel: usize) {
+    fn transform_output<V>(block: &Block, products: &[f32], lanes: usize, channel: usize) {
         match block.layer.step {
-            4 => place_output::<4>(block, products, lanes, channel),
-            _ => place_output::<3>(block, products, lanes, channel),
+            4 => place_output::<V, 4>(block, products, lanes, channel),
+            _ => place_output::<V, 3>(block, products, lanes, channel),
         }
     }
 }
 
 #[inline(always)]
-fn place_output<const STEP: usize>(block: &Block, products: &[f32], lanes: usize, channel: usize) {
+fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], lanes: usize, channel: usize) {
     let total = block.count * block.tiles;
     assert!(products.len() >= POINTS * total * lanes, "product buffer");
     let target = block.target;
     let bias = &target.bias[channel..][..lanes];
-    let floor = if target.relu { 0.0 } else { f32::NEG_INFINITY };
+    let floor = V::splat(if target.relu { 0.0 } else { f32::NEG_INFINITY });
     for line in 0..block.count {
         let origin = block.origin(line);
         for tile in 0..block.tiles {
             for c in (0..lanes).step_by(LANES) {
-                let mut values = [[0f32; LANES]; POINTS];
-                for (product, value) in values.iter_mut().enumerate() {
+                let mut values = [V::splat(0.0); POINTS];
+                for product in 0..POINTS {
                     let at = (product * total + line * block.tiles + tile) * lanes + c;
                     // SAFETY: below POINTS * total * lanes (asserted above).
-                    *value = unsafe { transforms::load(products.as_ptr().add(at)) };
+                    values[product] = unsafe { V::load(products.as_ptr().add(at)) };
                 }
-                let outputs = transforms::output::<STEP>(values);
-                let first = tile * STEP;
+                let outputs = transforms::output::<V, STEP>(values);
                 // SAFETY: the bias has `lanes` elements from `channel`, and c + LANES <= lanes.
-                let lane_bias = unsafe { transforms::load(bias.as_ptr().add(c)) };
+                let bias = unsafe { V::load(bias.as_ptr().add(c)) };
+                let first = tile * STEP;
                 for (step, value) in outputs.into_iter().enumerate().take(block.lines.length - first) {
-                    let value = transforms::finish(&value, &lane_bias, floor);
-                    let pixel = origin + (first + step) * block.lines.step_stride;
+                    let at =
+                        (origin + (first + step) * block.lines.step_stride) * target.pixel_stride + channel + c;
                     // SAFETY: a pixel of the output map (same size as the input: "same" padding, checked in
                     // `Layer::forward`); its channels are inside.
-                    unsafe {
-                        transforms::store(target.data.add(pixel * target.pixel_stride + channel + c), value)
-                    };
+                    unsafe { value.add(bias).at_least(floor).store(target.data.add(at)) };
                 }
             }
         }

@@ -3,12 +3,17 @@
 
 use super::{
     Map, Workspace,
-    gemm::{self, Epilogue, LANES, MAX_ROWS, MAX_VECTORS, Taps},
+    gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
+    lanes::{LANES, Lanes, with_lanes},
     layer::{ConvShape, Target, Weights},
     transforms::{self, POINTS},
 };
 
 const PRODUCTS: usize = POINTS * POINTS;
+
+/// Tiles that share a pass over the weights: enough to pay for it, few enough that their transforms stay in the cache.
+/// A multiple of every tile height of the matrix product.
+const BLOCK: usize = 48;
 
 /// Transformed, packed weights.
 #[derive(Debug)]
@@ -40,6 +45,25 @@ impl Block<'_> {
         let down = self.target.height.div_ceil(self.step);
         let tile = self.first + tile;
         (tile / (across * down), tile / across % down * self.step, tile % across * self.step)
+    }
+
+    /// Where the input pixels of a tile begin; outside of the map it is zeros.
+    fn samples(&self, tile: usize) -> [[*const f32; POINTS]; POINTS] {
+        let (image, y, x) = self.place(tile);
+        let data = self.input.image(image);
+        let (height, width) = (self.input.height as isize, self.input.width as isize);
+        let (top, left) =
+            (y as isize - self.shape.padding.0 as isize, x as isize - self.shape.padding.1 as isize);
+        let depth = self.shape.in_channels;
+        let mut from = [[self.zeros; POINTS]; POINTS];
+        for (row, from) in (top..).zip(from.iter_mut()) {
+            for (column, from) in (left..).zip(from.iter_mut()) {
+                if (0..height).contains(&row) && (0..width).contains(&column) {
+                    *from = data[(row * width + column) as usize * depth..][..depth].as_ptr();
+                }
+            }
+        }
+        from
     }
 }
 
@@ -73,14 +97,12 @@ impl Winograd2d {
     pub(super) fn forward(&self, input: &Map, target: &Target, work: &mut Workspace) {
         let depth = self.shape.in_channels;
         let total = input.images * target.height.div_ceil(self.step) * target.width.div_ceil(self.step);
-        // Enough tiles to pay for a pass over the weights, few enough that their transforms stay in the cache.
-        let block = if depth <= LANES * 2 { 96 } else { 48 };
         // One line more than needed: equal distances of a multiple of 4 KiB would share cache sets.
-        let plane = block * depth + LANES;
+        let plane = BLOCK * depth + LANES;
         let mut transformed = work.buffer(PRODUCTS * plane);
-        let mut products = work.buffer(PRODUCTS * block * MAX_VECTORS * LANES);
-        for first in (0..total).step_by(block) {
-            let tiles = block.min(total - first);
+        let mut products = work.buffer(PRODUCTS * BLOCK * MAX_VECTORS * LANES);
+        for first in (0..total).step_by(BLOCK) {
+            let tiles = BLOCK.min(total - first);
             let zeros = self.zeros.as_ptr();
             let block = Block { input, target, shape: self.shape, step: self.step, first, tiles, zeros };
             transform_input(&block, plane, &mut transformed);
@@ -129,43 +151,33 @@ fn multiply(rows: &[f32], depth: usize, panel: &[f32], width: usize, out: &mut [
     }
 }
 
-crate::multiversion! {
+with_lanes! {
     /// Input tiles to their 36 points: `transformed[product][tile][channel]`, products `plane` apart.
-    fn transform_input(block: &Block, plane: usize, transformed: &mut [f32]) {
+    fn transform_input<V>(block: &Block, plane: usize, transformed: &mut [f32]) {
         let depth = block.shape.in_channels;
         assert!(transformed.len() >= PRODUCTS * plane && plane >= block.tiles * depth, "transform buffer");
-        let (height, width) = (block.input.height as isize, block.input.width as isize);
         for tile in 0..block.tiles {
-            let (image, y, x) = block.place(tile);
-            let data = block.input.image(image);
-            let (top, left) = (y as isize - block.shape.padding.0 as isize, x as isize - block.shape.padding.1 as isize);
-            let mut from = [[block.zeros; POINTS]; POINTS];
-            for (row, from) in (top..).zip(from.iter_mut()) {
-                for (column, from) in (left..).zip(from.iter_mut()) {
-                    if (0..height).contains(&row) && (0..width).contains(&column) {
-                        *from = data[(row * width + column) as usize * depth..][..depth].as_ptr();
-                    }
-                }
-            }
+            let from = block.samples(tile);
             for c in (0..depth).step_by(LANES) {
-                let mut columns = [[[0f32; LANES]; POINTS]; POINTS];
+                let mut columns = [[V::splat(0.0); POINTS]; POINTS];
                 for x in 0..POINTS {
-                    let mut samples = [[0f32; LANES]; POINTS];
+                    let mut samples = [V::splat(0.0); POINTS];
                     for y in 0..POINTS {
                         // SAFETY: each pointer has `depth` elements, a multiple of LANES (`Layer::new`).
-                        samples[y] = unsafe { transforms::load(from[y][x].add(c)) };
+                        samples[y] = unsafe { V::load(from[y][x].add(c)) };
                     }
                     columns[x] = transforms::input(samples);
                 }
                 for y in 0..POINTS {
-                    let mut row = [[0f32; LANES]; POINTS];
+                    let mut row = [V::splat(0.0); POINTS];
                     for x in 0..POINTS {
                         row[x] = columns[x][y];
                     }
-                    for (x, value) in transforms::input(row).into_iter().enumerate() {
+                    row = transforms::input(row);
+                    for x in 0..POINTS {
                         let at = (y * POINTS + x) * plane + tile * depth + c;
                         // SAFETY: below PRODUCTS * plane (asserted above).
-                        unsafe { transforms::store(transformed.as_mut_ptr().add(at), value) };
+                        unsafe { row[x].store(transformed.as_mut_ptr().add(at)) };
                     }
                 }
             }
@@ -173,49 +185,49 @@ crate::multiversion! {
     }
 
     /// Products `[product][tile][lane]` to output pixels, bias added, ReLU applied.
-    fn transform_output(block: &Block, products: &[f32], lanes: usize, channel: usize) {
+    fn transform_output<V>(block: &Block, products: &[f32], lanes: usize, channel: usize) {
         match block.step {
-            4 => place_output::<4>(block, products, lanes, channel),
-            _ => place_output::<2>(block, products, lanes, channel),
+            4 => place_output::<V, 4>(block, products, lanes, channel),
+            _ => place_output::<V, 2>(block, products, lanes, channel),
         }
     }
 }
 
 #[inline(always)]
-fn place_output<const STEP: usize>(block: &Block, products: &[f32], lanes: usize, channel: usize) {
+fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], lanes: usize, channel: usize) {
     assert!(products.len() >= PRODUCTS * block.tiles * lanes, "product buffer");
     let target = block.target;
     let bias = &target.bias[channel..][..lanes];
-    let floor = if target.relu { 0.0 } else { f32::NEG_INFINITY };
+    let floor = V::splat(if target.relu { 0.0 } else { f32::NEG_INFINITY });
     for tile in 0..block.tiles {
         let (image, top, left) = block.place(tile);
+        let (rows, columns) = (target.height - top, target.width - left);
+        let pixel = (image * target.height + top) * target.width + left;
         for c in (0..lanes).step_by(LANES) {
-            let mut columns = [[[0f32; LANES]; STEP]; POINTS];
+            let mut sums = [[V::splat(0.0); STEP]; POINTS];
             for x in 0..POINTS {
-                let mut values = [[0f32; LANES]; POINTS];
+                let mut column = [V::splat(0.0); POINTS];
                 for y in 0..POINTS {
                     let at = ((y * POINTS + x) * block.tiles + tile) * lanes + c;
                     // SAFETY: below PRODUCTS * tiles * lanes (asserted above).
-                    values[y] = unsafe { transforms::load(products.as_ptr().add(at)) };
+                    column[y] = unsafe { V::load(products.as_ptr().add(at)) };
                 }
-                columns[x] = transforms::output::<STEP>(values);
+                sums[x] = transforms::output(column);
             }
             // SAFETY: the bias has `lanes` elements from `channel`, and c + LANES <= lanes.
-            let lane_bias = unsafe { transforms::load(bias.as_ptr().add(c)) };
-            for y in 0..STEP.min(target.height - top) {
-                let mut row = [[0f32; LANES]; POINTS];
+            let bias = unsafe { V::load(bias.as_ptr().add(c)) };
+            for y in 0..STEP {
+                let mut row = [V::splat(0.0); POINTS];
                 for x in 0..POINTS {
-                    row[x] = columns[x][y];
+                    row[x] = sums[x][y];
                 }
-                let row = transforms::output::<STEP>(row);
-                for x in 0..STEP.min(target.width - left) {
-                    let value = row[x];
-                    let value = transforms::finish(&value, &lane_bias, floor);
-                    let pixel = (image * target.height + top + y) * target.width + left + x;
-                    // SAFETY: a pixel of the output map; `Layer::forward` checked that its channels are inside.
-                    unsafe {
-                        transforms::store(target.data.add(pixel * target.pixel_stride + channel + c), value)
-                    };
+                let row: [V; STEP] = transforms::output(row);
+                for x in 0..STEP {
+                    if y < rows && x < columns {
+                        let at = (pixel + y * target.width + x) * target.pixel_stride + channel + c;
+                        // SAFETY: a pixel of the output map; `Layer::forward` checked that its channels are inside.
+                        unsafe { row[x].add(bias).at_least(floor).store(target.data.add(at)) };
+                    }
                 }
             }
         }

@@ -1,0 +1,190 @@
+//! Sixteen channels of a pixel, as one vector of AVX-512 or as an array that the compiler puts into what registers
+//! there are. It does not put arrays into the widest ones by itself, and spills half of a transform to the stack. No closures in
+//! here nor in what is built on it: they would be compiled for any processor.
+
+/// Channels of one vector.
+pub(super) const LANES: usize = 16;
+
+/// Arithmetic on sixteen numbers.
+pub(super) trait Lanes: Copy {
+    /// The same number in all lanes.
+    fn splat(value: f32) -> Self;
+
+    /// Reads sixteen numbers.
+    ///
+    /// # Safety
+    /// They are readable at `from`.
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// Writes sixteen numbers.
+    ///
+    /// # Safety
+    /// They are writable at `to`.
+    unsafe fn store(self, to: *mut f32);
+
+    fn add(self, other: Self) -> Self;
+
+    fn sub(self, other: Self) -> Self;
+
+    fn mul(self, other: Self) -> Self;
+
+    /// `self * factor + term`; rounded once where the processor does so.
+    fn mul_add(self, factor: Self, term: Self) -> Self;
+
+    /// What is below `floor` becomes `floor`; a NaN stays a NaN.
+    fn at_least(self, floor: Self) -> Self;
+}
+
+impl Lanes for [f32; LANES] {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise; an array of f32 has the alignment of f32.
+        unsafe { *from.cast::<Self>() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { *to.cast::<Self>() = self }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        let mut out = self;
+        for i in 0..LANES {
+            out[i] = self[i] + other[i];
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        let mut out = self;
+        for i in 0..LANES {
+            out[i] = self[i] - other[i];
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        let mut out = self;
+        for i in 0..LANES {
+            out[i] = self[i] * other[i];
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        // Not `f32::mul_add`: without the instruction that is a call of a library.
+        let mut out = self;
+        for i in 0..LANES {
+            out[i] = self[i] * factor[i] + term[i];
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn at_least(self, floor: Self) -> Self {
+        let mut out = self;
+        for i in 0..LANES {
+            out[i] = if self[i] < floor[i] { floor[i] } else { self[i] };
+        }
+        out
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::Lanes;
+    use std::arch::x86_64::{
+        __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
+        _mm512_storeu_ps, _mm512_sub_ps,
+    };
+
+    /// Only to be used in functions of `target_feature(enable = "avx512f")`: [`super::with_lanes`] sees to that.
+    impl Lanes for __m512 {
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            // SAFETY: this and all below: the processor has AVX-512 F, see above.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above, and the caller's promise.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above, and the caller's promise.
+            unsafe { _mm512_storeu_ps(to, self) }
+        }
+
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_add_ps(self, other) }
+        }
+
+        #[inline(always)]
+        fn sub(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_sub_ps(self, other) }
+        }
+
+        #[inline(always)]
+        fn mul(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_mul_ps(self, other) }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, factor: Self, term: Self) -> Self {
+            // SAFETY: as above.
+            unsafe { _mm512_fmadd_ps(self, factor, term) }
+        }
+
+        #[inline(always)]
+        fn at_least(self, floor: Self) -> Self {
+            // Of a NaN and a number the instruction gives the second.
+            // SAFETY: as above.
+            unsafe { _mm512_max_ps(floor, self) }
+        }
+    }
+}
+
+/// Defines functions that are generic over their [`Lanes`] and run with what this processor has: vectors of AVX-512, or
+/// arrays compiled for AVX2 or for any processor.
+macro_rules! with_lanes {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident<$V:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) {
+            #[inline(always)]
+            fn any<$V: $crate::inference::lanes::Lanes>($($arg: $ty),*) $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($arg: $ty),*) { any::<std::arch::x86_64::__m512>($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) { any::<[f32; 16]>($($arg),*) }
+                match $crate::simd::level() {
+                    // SAFETY: `level` returns this value only after detecting the features at run time.
+                    $crate::simd::Level::Amx | $crate::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::simd::Level::Plain => {}
+                }
+            }
+            any::<[f32; 16]>($($arg),*)
+        }
+    )*};
+}
+pub(super) use with_lanes;
