@@ -1,8 +1,11 @@
 //! The two layers of a transformer's feed-forward part as one operation: on the way back, the gradient of the hidden layer
-//! is multiplied by the activation's derivative while it is in the cache.
+//! is multiplied by the activation's derivative while it is in the cache; where there is no way back, the hidden layer never
+//! leaves it.
 
 use candle_core::Result;
 
+#[cfg(target_arch = "x86_64")]
+use crate::autograd;
 use crate::{Activation, Var, linear, linear_residual};
 
 /// Weight `[C_out, C_in]` and bias `[C_out]` of a layer.
@@ -26,7 +29,11 @@ pub fn feed_forward(
     if let (Some(b1), Some(b2)) = (first.1, second.1)
         && let Some(smooth) = fused::fitting(x, activation, &[x, first.0, b1, second.0, b2])
     {
-        return fused::feed_forward(x, (first.0, b1), smooth, (second.0, b2), residual);
+        let (first, second) = ((first.0, b1), (second.0, b2));
+        return match autograd::is_recorded(&[&[x, first.0, b1, second.0, b2], residual.as_slice()].concat()) {
+            true => fused::feed_forward(x, first, smooth, second, residual),
+            false => fused::value_only(x, first, smooth, second, residual),
+        };
     }
     let hidden = linear(x, first.0, first.1, activation)?;
     match residual {
@@ -43,17 +50,18 @@ mod fused {
     use crate::activation::Smooth;
     use crate::cpu;
     use crate::gemm::Shared;
-    use crate::linear::{check, check_residual};
-    use crate::linear_value::{Then, value};
+    use crate::linear::{check, check_residual, check_wide};
+    use crate::linear_value::{Then, in_place, value};
     use crate::micro::{self, Added, Epilogue};
     use crate::product::{self, Packed};
     use crate::reduce::{sum_leading, times_rows_in_place};
-    use crate::{autograd, matmul, reshape};
+    use crate::scratch::scratch;
+    use crate::{matmul, reshape};
 
-    /// The activation's loops, where there is a derivative to keep and a kernel for these tensors.
+    /// The activation's loops, where there is a kernel for these tensors.
     pub(super) fn fitting(x: &Var, activation: Activation, inputs: &[&Var]) -> Option<Smooth<f32>> {
         let ours = !crate::portable::takes(x.value()) && micro::takes(x.value());
-        let fits = ours && autograd::is_recorded(inputs) && inputs.iter().all(|v| v.value().elem_count() > 0);
+        let fits = ours && inputs.iter().all(|v| v.value().elem_count() > 0);
         Smooth::of(activation).filter(|_| fits)
     }
 
@@ -96,6 +104,52 @@ mod fused {
             }
             Ok(grads.into_iter().map(|grad| grad.map(Var::into_value)).collect())
         }))
+    }
+
+    /// Each task takes its rows through both layers.
+    pub(super) fn value_only(
+        x: &Var,
+        (w1, b1): (&Var, &Var),
+        smooth: Smooth<f32>,
+        (w2, b2): (&Var, &Var),
+        residual: Option<&Var>,
+    ) -> Result<Var> {
+        let width = check(x, w1, Some(b1))?;
+        let c_out = check_wide(x, Some(width), w2, Some(b2))?;
+        let residual = residual.map(|residual| check_residual(x, residual, c_out)).transpose()?;
+        let mut dims = x.dims().to_vec();
+        let c_in = std::mem::replace(&mut dims[x.dims().len() - 1], c_out);
+        let rows = x.value().elem_count() / c_in;
+        let pack = |w: &Var, n, depth| {
+            cpu::with_slice::<f32, _>(&w.value().contiguous()?, |w| Ok(Packed::from_transposed(w, n, depth)))
+        };
+        let (packed1, packed2) = (pack(w1, width, c_in)?, pack(w2, c_out, width)?);
+        let (bias1, bias2): (Vec<f32>, Vec<f32>) = (b1.value().to_vec1()?, b2.value().to_vec1()?);
+        let epilogue = |bias| Epilogue { bias: Some(bias), slope: 1.0 };
+        let nothing = Tensor::zeros(0, x.dtype(), x.value().device())?;
+        let mut out = cpu::uninit(rows * c_out);
+        let to = Shared::new(&mut out);
+        cpu::with_slice::<f32, _>(residual.as_ref().unwrap_or(&nothing), |residual| {
+            let added = if residual.is_empty() { Added::Nothing } else { Added::Tensor(residual) };
+            cpu::with_slice::<f32, _>(&x.value().contiguous()?, |x| {
+                product::by_shares(rows, packed1.unit().max(packed2.unit()), |_, mine| {
+                    scratch(mine.len() * width, |hidden| {
+                        let (x, to_hidden) = (&x[mine.start * c_in..], Shared::new(hidden));
+                        let each = 0..mine.len();
+                        let first = epilogue(&bias1);
+                        product::some_rows(x, each.clone(), &packed1, first, Added::Nothing, to_hidden);
+                        in_place(smooth.forward, hidden);
+                        let (start, len) = (mine.start * c_out, mine.len() * c_out);
+                        // SAFETY: each task has its own rows.
+                        let out = Shared::new(unsafe { to.range(start, len) });
+                        let second = epilogue(&bias2);
+                        product::some_rows(hidden, each, &packed2, second, added.starting_at(start), out);
+                    });
+                });
+                Ok(())
+            })
+        })?;
+        Ok(Var::constant(Tensor::from_vec(out, dims, x.value().device())?))
     }
 
     /// `(grad w2) * slopes`, for `grad [rows, c_out]`, and its column sums.
@@ -183,14 +237,38 @@ mod tests {
         Ok(())
     }
 
+    /// Without a backward pass tasks go through both layers.
+    #[test]
+    fn constants_give_the_same_values() -> Result<()> {
+        for size in SIZES {
+            for residual in [true, false] {
+                let single =
+                    inputs(size)?.into_iter().map(|x| x.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
+                let of = |make: fn(Tensor) -> Var| -> Result<Vec<f32>> {
+                    let v: Vec<Var> = single.iter().cloned().map(make).collect();
+                    run(&v, residual)?.value().flatten_all()?.to_vec1()
+                };
+                let (found, recorded) = (of(Var::constant)?, of(Var::leaf)?);
+                let largest = recorded.iter().fold(0f32, |max, x| max.max(x.abs()));
+                for (i, (x, y)) in found.iter().zip(&recorded).enumerate() {
+                    assert!((x - y).abs() <= 1e-6 * largest, "{size:?} {i}: {x} and {y}");
+                }
+            }
+        }
+        Ok(())
+    }
+
     #[test]
     fn shapes_that_do_not_fit_are_errors() -> Result<()> {
         for wrong in 0..6 {
             let mut v: Vec<Var> = inputs(SIZES[1])?.into_iter().map(Var::leaf).collect();
             v[wrong] = Var::leaf(pattern(&[2, 2], 1)?);
             assert!(run(&v, true).is_err(), "{wrong}");
-            let single = v.iter().map(|v| Ok(Var::leaf(v.value().to_dtype(DType::F32)?)));
-            assert!(run(&single.collect::<Result<Vec<_>>>()?, true).is_err(), "{wrong} in f32");
+            let single = v.iter().map(|v| v.value().to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
+            for make in [Var::leaf, Var::constant] {
+                let v: Vec<Var> = single.iter().cloned().map(make).collect();
+                assert!(run(&v, true).is_err(), "{wrong} in f32");
+            }
         }
         Ok(())
     }

@@ -65,13 +65,20 @@ pub(crate) fn check_residual(x: &Var, residual: &Var, c_out: usize) -> Result<Te
 
 /// Channels of the result.
 pub(crate) fn check(x: &Var, w: &Var, b: Option<&Var>) -> Result<usize> {
-    let (&[c_out, c_in], Some(&channels)) = (w.dims(), x.dims().last()) else {
+    check_wide(x, x.dims().last().copied(), w, b)
+}
+
+/// Channels of the result for an input like `x` that has other `channels`.
+pub(crate) fn check_wide(x: &Var, channels: Option<usize>, w: &Var, b: Option<&Var>) -> Result<usize> {
+    let (&[c_out, c_in], Some(channels)) = (w.dims(), channels) else {
         bail!("linear: expected x [.., C_in] and w [C_out, C_in], got {:?} and {:?}", x.dims(), w.dims())
     };
     let bias_fits = b.is_none_or(|b| b.dims() == [c_out] && goes_with(b.dtype(), x));
     if channels != c_in || !bias_fits || !goes_with(w.dtype(), x) {
         let bias = b.map(Var::dims);
-        bail!("linear: expected x [.., {c_in}] and b [{c_out}], got {:?} and {bias:?}, of one type", x.dims());
+        bail!(
+            "linear: expected x [.., {c_in}] and b [{c_out}], got [.., {channels}] and {bias:?}, of one type"
+        );
     }
     Ok(c_out)
 }

@@ -68,7 +68,7 @@ pub(crate) fn value<T: Element>(
 }
 
 /// Applies a function of two slices to one.
-fn in_place<T: Element>(f: fn(&[T], &mut [T]), values: &mut [T]) {
+pub(crate) fn in_place<T: Element>(f: fn(&[T], &mut [T]), values: &mut [T]) {
     let mut copy = [T::default(); 512];
     for values in values.chunks_mut(copy.len()) {
         let copy = &mut copy[..values.len()];

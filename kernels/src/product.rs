@@ -54,7 +54,7 @@ impl Packed {
     }
 
     /// Rows that the kernel takes at a time.
-    fn unit(&self) -> usize {
+    pub(crate) fn unit(&self) -> usize {
         if let Self::Tiles(_) = self { amx::BLOCK } else { 1 }
     }
 }
@@ -91,17 +91,29 @@ pub(crate) fn rows(
     finish: impl Fn(usize, Range<usize>) + Sync,
 ) {
     by_shares(rows, w.unit(), |task, mine| {
-        match w {
-            Packed::Vectors(w) => rows_of_vectors(x, mine.clone(), w, epilogue, added, out),
-            // SAFETY: weights are packed for the units where they are there; each task has its own rows, and callers
-            // add tensors of the result's shape.
-            Packed::Tiles(w) => unsafe { amx::product::rows(x, mine.clone(), w, epilogue, added, out) },
-        }
+        some_rows(x, mine.clone(), w, epilogue, added, out);
         finish(task, mine);
     });
 }
 
-/// Some rows of [`rows`].
+/// The rows `mine` of [`rows`], on this thread.
+pub(crate) fn some_rows(
+    x: &[f32],
+    mine: Range<usize>,
+    w: &Packed,
+    epilogue: Epilogue<'_>,
+    added: Added<'_>,
+    out: Shared<f32>,
+) {
+    match w {
+        Packed::Vectors(w) => rows_of_vectors(x, mine, w, epilogue, added, out),
+        // SAFETY: weights are packed for the units where they are there; each task has its own rows, and callers add
+        // tensors of the result's shape.
+        Packed::Tiles(w) => unsafe { amx::product::rows(x, mine, w, epilogue, added, out) },
+    }
+}
+
+/// [`some_rows`] on vector units.
 pub(crate) fn rows_of_vectors(
     x: &[f32],
     mine: Range<usize>,
