@@ -109,12 +109,16 @@ pub(crate) fn column_reduce<T: Element>(
     let mut tail = vec![T::zero(); outputs * width];
     f(body..len, width, &mut tail);
     partial.push(tail);
-    for sums in &partial {
-        for (total, sums) in total.chunks_exact_mut(width).zip(sums.chunks_exact(sums.len() / outputs)) {
-            for (i, x) in sums.iter().enumerate() {
-                total[i % width] += x.to_f64();
+    // Matrices may be wider than long: the gradient of a position embedding has a row an image.
+    for (output, total) in total.chunks_exact_mut(width).enumerate() {
+        total.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, total)| {
+            for sums in &partial {
+                let each = sums.len() / outputs;
+                for row in sums[output * each..][..each].chunks_exact(width) {
+                    total.iter_mut().zip(&row[chunk * CHUNK..]).for_each(|(total, x)| *total += x.to_f64());
+                }
             }
-        }
+        });
     }
     total
 }
