@@ -4,8 +4,6 @@
 
 use candle_core::Result;
 
-#[cfg(target_arch = "x86_64")]
-use crate::autograd;
 use crate::{Activation, Var, linear, linear_residual};
 
 /// Weight `[C_out, C_in]` and bias `[C_out]` of a layer.
@@ -29,11 +27,7 @@ pub fn feed_forward(
     if let (Some(b1), Some(b2)) = (first.1, second.1)
         && let Some(smooth) = fused::fitting(x, activation, &[x, first.0, b1, second.0, b2])
     {
-        let (first, second) = ((first.0, b1), (second.0, b2));
-        return match autograd::is_recorded(&[&[x, first.0, b1, second.0, b2], residual.as_slice()].concat()) {
-            true => fused::feed_forward(x, first, smooth, second, residual),
-            false => fused::value_only(x, first, smooth, second, residual),
-        };
+        return fused::feed_forward(x, (first.0, b1), smooth, (second.0, b2), residual);
     }
     let hidden = linear(x, first.0, first.1, activation)?;
     match residual {
@@ -56,7 +50,7 @@ mod fused {
     use crate::product::{self, Packed};
     use crate::reduce::{sum_leading, times_rows_in_place};
     use crate::scratch::scratch;
-    use crate::{matmul, reshape};
+    use crate::{autograd, matmul, reshape};
 
     /// The activation's loops, where there is a kernel for these tensors.
     pub(super) fn fitting(x: &Var, activation: Activation, inputs: &[&Var]) -> Option<Smooth<f32>> {
@@ -72,17 +66,19 @@ mod fused {
         (w2, b2): (&Var, &Var),
         residual: Option<&Var>,
     ) -> Result<Var> {
-        check(x, w1, Some(b1))?;
+        let width = check(x, w1, Some(b1))?;
+        let c_out = check_wide(x, Some(width), w2, Some(b2))?;
+        let added = residual.map(|residual| check_residual(x, residual, c_out)).transpose()?;
+        let inputs: Vec<&Var> = [x, w1, b1, w2, b2].into_iter().chain(residual).collect();
+        if !autograd::is_recorded(&inputs) {
+            return value_only(x.value(), (w1, b1), smooth, (w2, b2), added);
+        }
         let (hidden, slopes) = value(x, w1, Some(b1), &Then::Smooth { smooth, slopes: true })?;
         let hidden = Var::constant(hidden);
-        let c_out = check(&hidden, w2, Some(b2))?;
-        let added = residual.map(|residual| check_residual(&hidden, residual, c_out)).transpose()?;
         let out = value::<f32>(&hidden, w2, Some(b2), &added.as_ref().map_or(Then::Leak(1.0), Then::Add))?.0;
-        let inputs: Vec<&Var> = [x, w1, b1, w2, b2].into_iter().chain(residual).collect();
         let (x, w1, w2) = (x.detach(), w1.detach(), w2.detach());
         Ok(Var::record_once("feed_forward", out, &inputs, move |grad, wants| {
             let dims = grad.dims().to_vec();
-            let width = w2.dims()[1];
             let rows = hidden.value().elem_count() / width;
             let flat = Var::constant(grad.contiguous()?.reshape((rows, c_out))?);
             let slopes = slopes.as_ref().unwrap_or(hidden.value());
@@ -106,32 +102,31 @@ mod fused {
         }))
     }
 
-    /// Each task takes its rows through both layers.
-    pub(super) fn value_only(
-        x: &Var,
+    /// Where nothing is recorded: each task takes its rows through both layers. The shapes were checked.
+    fn value_only(
+        x: &Tensor,
         (w1, b1): (&Var, &Var),
         smooth: Smooth<f32>,
         (w2, b2): (&Var, &Var),
-        residual: Option<&Var>,
+        residual: Option<Tensor>,
     ) -> Result<Var> {
-        let width = check(x, w1, Some(b1))?;
-        let c_out = check_wide(x, Some(width), w2, Some(b2))?;
-        let residual = residual.map(|residual| check_residual(x, residual, c_out)).transpose()?;
+        let ((width, c_in), c_out) = (w1.value().dims2()?, w2.dims()[0]);
+        let rows = x.elem_count() / c_in;
         let mut dims = x.dims().to_vec();
-        let c_in = std::mem::replace(&mut dims[x.dims().len() - 1], c_out);
-        let rows = x.value().elem_count() / c_in;
+        dims.pop();
+        dims.push(c_out);
         let pack = |w: &Var, n, depth| {
             cpu::with_slice::<f32, _>(&w.value().contiguous()?, |w| Ok(Packed::from_transposed(w, n, depth)))
         };
         let (packed1, packed2) = (pack(w1, width, c_in)?, pack(w2, c_out, width)?);
         let (bias1, bias2): (Vec<f32>, Vec<f32>) = (b1.value().to_vec1()?, b2.value().to_vec1()?);
         let epilogue = |bias| Epilogue { bias: Some(bias), slope: 1.0 };
-        let nothing = Tensor::zeros(0, x.dtype(), x.value().device())?;
+        let nothing = Tensor::zeros(0, x.dtype(), x.device())?;
         let mut out = cpu::uninit(rows * c_out);
         let to = Shared::new(&mut out);
         cpu::with_slice::<f32, _>(residual.as_ref().unwrap_or(&nothing), |residual| {
             let added = if residual.is_empty() { Added::Nothing } else { Added::Tensor(residual) };
-            cpu::with_slice::<f32, _>(&x.value().contiguous()?, |x| {
+            cpu::with_slice::<f32, _>(&x.contiguous()?, |x| {
                 product::by_shares(rows, packed1.unit().max(packed2.unit()), |_, mine| {
                     scratch(mine.len() * width, |hidden| {
                         let (x, to_hidden) = (&x[mine.start * c_in..], Shared::new(hidden));
@@ -149,7 +144,7 @@ mod fused {
                 Ok(())
             })
         })?;
-        Ok(Var::constant(Tensor::from_vec(out, dims, x.value().device())?))
+        Ok(Var::constant(Tensor::from_vec(out, dims, x.device())?))
     }
 
     /// `(grad w2) * slopes`, for `grad [rows, c_out]`, and its column sums.

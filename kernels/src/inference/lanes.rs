@@ -1,6 +1,7 @@
-//! Sixteen channels of a pixel, as one vector of AVX-512 or as an array that the compiler puts into what registers
-//! there are. It does not put arrays into the widest ones by itself, and spills half of a transform to the stack. No closures in
-//! here nor in what is built on it: they would be compiled for any processor.
+//! Sixteen channels of a pixel: one vector of AVX-512, or an array, which the compiler puts into the registers of AVX2 or of
+//! any processor. Left alone with arrays for AVX-512 too, it used half registers and spilled them (docs/kernels.md).
+//!
+//! No closures in here nor in what is built on it: they are compiled for any processor.
 
 /// Channels of one vector.
 pub(super) const LANES: usize = 16;
@@ -161,8 +162,8 @@ mod avx512 {
     }
 }
 
-/// Defines functions that are generic over their [`Lanes`] and run with what this processor has: vectors of AVX-512, or
-/// arrays compiled for AVX2 or for any processor.
+/// [`crate::multiversion!`] for functions that are generic over their [`Lanes`]: the instruction set decides on the type as
+/// well.
 macro_rules! with_lanes {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident<$V:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
         $(#[$meta])*
