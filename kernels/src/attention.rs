@@ -18,6 +18,7 @@ use crate::rows::{self, LANES};
 use crate::scratch::scratch;
 use crate::simd::multiversion;
 use crate::small_gemm::{small_gemm, transpose};
+use crate::threads::Tasks;
 use crate::vmath::Math;
 
 /// Where the heads of one block are: queries in rows of `q_row` elements, keys and values in rows of `kv_row`.
@@ -238,6 +239,7 @@ fn forward<T: Math>(h: Heads, q: &Tensor, kv: &Tensor, dims: &[usize]) -> Result
             out.par_chunks_mut(h.task() * out_block)
                 .zip(stats.par_chunks_mut(h.task() * stats_block))
                 .zip(q.par_chunks(h.task() * q_block).zip(kv.par_chunks(h.task() * kv_block)))
+                .one_by_one()
                 .for_each(|((out, stats), (q, kv))| {
                     let outputs = out.chunks_exact_mut(out_block).zip(stats.chunks_exact_mut(stats_block));
                     let inputs = q.chunks_exact(q_block).zip(kv.chunks_exact(kv_block));
@@ -289,6 +291,7 @@ fn backward_slices<T: Math>(
         .zip(dkv_tasks)
         .zip(q.par_chunks(h.task() * q_block).zip(kv.par_chunks(h.task() * kv_block)))
         .zip(stats.par_chunks(h.task() * stats_block).zip(g.par_chunks(h.task() * out_block)))
+        .one_by_one()
         .for_each(|(((dq, mut dkv), (q, kv)), (stats, g))| {
             for (i, dq) in dq.chunks_exact_mut(q_block).enumerate() {
                 let (q, kv) = (&q[i * q_block..][..q_block], &kv[i * kv_block..][..kv_block]);

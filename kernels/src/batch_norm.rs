@@ -14,6 +14,7 @@ use crate::mixed::goes_with;
 use crate::portable;
 use crate::reduce::{accumulate_rows, column_reduce, reduce_width};
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 
 multiversion! {
     fn add_squares<T: Element>(x: &[T], mean: &[T], sums: &mut [T]) {
@@ -201,6 +202,7 @@ fn normalise<T: Element>(x: &Tensor, w: &Tensor, b: &Tensor, mean: &[f64], rstd:
         let chunk = chunk(scale.len());
         out.par_chunks_mut(chunk)
             .zip(x.par_chunks(chunk))
+            .one_by_one()
             .for_each(|(out, x)| scale_rows(x, &scale, &offset, out));
         Ok(out)
     })?;
@@ -249,6 +251,7 @@ fn backward<T: Element>(
                 out.par_chunks_mut(chunk)
                     .zip(g.par_chunks(chunk))
                     .zip(data.par_chunks(chunk))
+                    .one_by_one()
                     .for_each(|((out, g), x)| combine_rows(g, x, &a, &b, &c, out));
                 dx = Some(Tensor::from_vec(out, x.shape(), x.device())?);
             }

@@ -9,6 +9,7 @@ use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
 use crate::portable;
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 
 /// `[B, H, W, C] -> [B, T, N, C]`: cuts the image into square blocks of `block_size` tokens a side. Blocks are in
 /// raster order, and so are the N = `block_size`^2 tokens inside each.
@@ -159,7 +160,7 @@ fn each_band<T: Element>(
             return Ok(out);
         }
         let task = (CHUNK / band).max(1) * band;
-        out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
+        out.par_chunks_mut(task).zip(x.par_chunks(task)).one_by_one().for_each(|(out, x)| {
             for (out, x) in out.chunks_exact_mut(band).zip(x.chunks_exact(band)) {
                 f(x, out);
             }

@@ -10,6 +10,7 @@ use crate::cpu;
 use crate::gemm::Shared;
 use crate::micro::{self, Added, Ahead, Depth, Epilogue, Panels};
 use crate::scratch::scratch;
+use crate::threads::Tasks;
 use crate::{im2col, product};
 
 /// Elements of a padded tile: a quarter of a level-2 cache of 1 MiB, next to a panel of weights.
@@ -91,7 +92,7 @@ pub(crate) fn forward(g: Geometry, x: &[f32], w: &Panels, epilogue: Epilogue<'_>
     }
     let split = Split::of(&g);
     let (groups, parts) = (g.batch.div_ceil(split.images), g.oh.div_ceil(split.rows));
-    (0..groups * parts).into_par_iter().for_each(|task| {
+    (0..groups * parts).into_par_iter().one_by_one().for_each(|task| {
         let (group, part) = (task / parts, task % parts);
         let images = group * split.images..((group + 1) * split.images).min(g.batch);
         let rows = part * split.rows..((part + 1) * split.rows).min(g.oh);

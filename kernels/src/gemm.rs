@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use crate::cpu::{self, Element};
+use crate::threads::Tasks;
 
 /// A matrix inside a slice: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -152,7 +153,7 @@ pub(crate) fn matmul<T: Element>((m, n, k): (usize, usize, usize), a: Mat<'_, T>
     let depth = k.div_ceil(parts);
     let mut out = cpu::uninit(m * n * parts);
     let shared = Shared::new(&mut out);
-    (0..tiles * parts).into_par_iter().for_each(|task| {
+    (0..tiles * parts).into_par_iter().one_by_one().for_each(|task| {
         let (part, tile) = (task / tiles, task % tiles);
         let (r0, c0, k0) = (tile / col_tiles * TILE_ROWS, tile % col_tiles * TILE_COLS, part * depth);
         let size = (TILE_ROWS.min(m - r0), TILE_COLS.min(n - c0), depth.min(k.saturating_sub(k0)));
@@ -172,5 +173,8 @@ pub(crate) fn matmul<T: Element>((m, n, k): (usize, usize, usize), a: Mat<'_, T>
 /// `a += b`.
 pub(crate) fn add_assign<T: Element>(a: &mut [T], b: &[T]) {
     use crate::map::CHUNK;
-    a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(a, b)| crate::reduce::accumulate_rows(b, a));
+    a.par_chunks_mut(CHUNK)
+        .zip(b.par_chunks(CHUNK))
+        .one_by_one()
+        .for_each(|(a, b)| crate::reduce::accumulate_rows(b, a));
 }

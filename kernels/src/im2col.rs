@@ -10,6 +10,7 @@ use crate::conv2d::Geometry;
 use crate::cpu::{self, Element};
 use crate::gemm::{Mat, Shared, add_assign, gemm};
 use crate::scratch::scratch;
+use crate::threads::Tasks;
 
 /// Elements of a gathered tile: about a third of a level-2 cache of 1 MiB in f32.
 const TILE_ELEMENTS: usize = 96 * 1024;
@@ -94,7 +95,7 @@ pub(crate) fn forward<T: Element>(g: Geometry, x: &[T], w: &[T], bias: Option<&[
     let mut out = cpu::uninit(g.batch * g.oh * g.ow * g.c_out);
     let (rows, per_image) = tiles(&g);
     let shared = Shared::new(&mut out);
-    (0..g.batch * per_image).into_par_iter().for_each(|task| {
+    (0..g.batch * per_image).into_par_iter().one_by_one().for_each(|task| {
         let (image, tile) = (task / per_image, task % per_image);
         let range = tile * rows..((tile + 1) * rows).min(g.oh);
         let pixels = range.len() * g.ow;
@@ -144,7 +145,7 @@ pub(crate) fn input_gradient<T: Element>(g: Geometry, grad: &[T], w: &[T]) -> Ve
     let image_size = g.h * g.w * g.c_in;
     let mut dx = vec![T::zero(); g.batch * image_size];
     let (rows, per_image) = tiles(&g);
-    dx.par_chunks_mut(image_size.max(1)).enumerate().for_each(|(image, dx)| {
+    dx.par_chunks_mut(image_size.max(1)).enumerate().one_by_one().for_each(|(image, dx)| {
         for tile in 0..per_image {
             let range = tile * rows..((tile + 1) * rows).min(g.oh);
             let pixels = range.len() * g.ow;
@@ -181,7 +182,7 @@ pub(crate) fn flip(g: &Geometry) -> Geometry {
 pub(crate) fn flip_weights<T: Element>(g: &Geometry, w: &[T]) -> Vec<T> {
     let taps = g.kh * g.kw;
     let mut out = cpu::uninit(w.len());
-    out.par_chunks_mut((taps * g.c_out).max(1)).enumerate().for_each(|(ci, out)| {
+    out.par_chunks_mut((taps * g.c_out).max(1)).enumerate().one_by_one().for_each(|(ci, out)| {
         for (tap, out) in out.chunks_exact_mut(g.c_out).enumerate() {
             for (co, out) in out.iter_mut().enumerate() {
                 *out = w[(co * taps + taps - 1 - tap) * g.c_in + ci];
@@ -201,6 +202,7 @@ pub(crate) fn weight_gradient<T: Element>(g: Geometry, x: &[T], grad: &[T]) -> V
     let parts = PARTS.min(tasks).max(1);
     let partial: Vec<Vec<T>> = (0..parts)
         .into_par_iter()
+        .one_by_one()
         .map(|part| {
             let mut dw = vec![T::zero(); g.c_out * g.depth()];
             for task in part * tasks / parts..(part + 1) * tasks / parts {

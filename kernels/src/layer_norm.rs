@@ -7,6 +7,7 @@ use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
 use crate::mixed::goes_with;
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 use crate::{Var, portable, rows};
 
 /// Rows of one task: fixed, so that sums over rows do not depend on the number of threads.
@@ -114,6 +115,7 @@ fn forward<T: Element>(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<(
                 out.par_chunks_mut(task * width)
                     .zip(stats.par_chunks_mut(task))
                     .zip(x.par_chunks(task * width))
+                    .one_by_one()
                     .for_each(|((out, stats), x)| forward_rows(x, w, b, T::lit(eps), out, stats));
                 Ok((out, stats))
             })
@@ -157,6 +159,7 @@ fn backward_slices<T: Element>(
         .zip(g.par_chunks(task * width))
         .zip(stats.par_chunks(task))
         .enumerate()
+        .one_by_one()
         .map(|(i, (((dx, x), g), stats))| {
             let (mut dw, mut db) = (vec![T::zero(); width], vec![T::zero(); width]);
             let other = if other.is_empty() { other } else { &other[i * task * width..][..x.len()] };

@@ -10,6 +10,7 @@ use crate::activation::Smooth;
 use crate::cpu::{self, Element};
 use crate::fused;
 use crate::gemm::{self, Mat, Shared};
+use crate::threads::Tasks;
 
 /// What happens to rows of the product and its bias while they are in the cache.
 pub(crate) enum Then<'a, T> {
@@ -109,7 +110,7 @@ fn multiply<T: Element>(
     cpu::with_slice::<T, _>(added, |added| {
         cpu::with_slice::<T, _>(x, |x| {
             cpu::with_slice::<T, _>(w, |w| {
-                (0..rows.div_ceil(ROWS)).into_par_iter().for_each(|task| {
+                (0..rows.div_ceil(ROWS)).into_par_iter().one_by_one().for_each(|task| {
                     let mine = task * ROWS..rows.min((task + 1) * ROWS);
                     let (start, len) = (mine.start * c_out, mine.len() * c_out);
                     // SAFETY: each task has its own rows.

@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::{self, Element};
+use crate::threads::Tasks;
 
 /// Elements of one chunk: small enough that its operands stay in the level-2 cache, large enough that
 /// handing it to a thread costs nothing by comparison.
@@ -14,7 +15,7 @@ pub(crate) const CHUNK: usize = 16 * 1024;
 /// Applies `f(input, output)` chunk by chunk.
 pub(crate) fn map1<T: Element>(x: &[T], f: impl Fn(&[T], &mut [T]) + Sync) -> Vec<T> {
     let mut out = cpu::uninit(x.len());
-    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| f(x, out));
+    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).one_by_one().for_each(|(out, x)| f(x, out));
     out
 }
 
@@ -24,6 +25,7 @@ pub(crate) fn map2<T: Element>(a: &[T], b: &[T], f: impl Fn(&[T], &[T], &mut [T]
     out.par_chunks_mut(CHUNK)
         .zip(a.par_chunks(CHUNK))
         .zip(b.par_chunks(CHUNK))
+        .one_by_one()
         .for_each(|((out, a), b)| f(a, b, out));
     out
 }

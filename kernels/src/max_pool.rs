@@ -12,6 +12,7 @@ use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
 use crate::portable;
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 
 /// What a 3x3 window with stride 2 does at the border (it never sees anything but the image).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,17 +141,20 @@ fn forward<T: Element>(x: &Tensor, p: Windows) -> Result<(Tensor, Vec<u8>)> {
     let mut winners = vec![0u8; p.y_dims().iter().product()];
     let out = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
         let mut out = vec![T::lit(f64::NEG_INFINITY); winners.len()];
-        out.par_chunks_mut(row).zip(winners.par_chunks_mut(row)).enumerate().for_each(|(i, (out, winners))| {
-            let (image, i) = (i / p.oh, i % p.oh);
-            let (y0, rows, cut_y) = p.clip(i, p.before.0, h);
-            for (j, (out, winners)) in out.chunks_exact_mut(c).zip(winners.chunks_exact_mut(c)).enumerate() {
-                let (x0, cols, cut_x) = p.clip(j, p.before.1, w);
-                for (dy, dx) in (0..rows).flat_map(|dy| (0..cols).map(move |dx| (dy, dx))) {
-                    let at = ((image * h + y0 + dy) * w + x0 + dx) * c;
-                    take_larger(&x[at..at + c], ((cut_y + dy) * p.kernel + cut_x + dx) as u8, out, winners);
+        out.par_chunks_mut(row).zip(winners.par_chunks_mut(row)).enumerate().one_by_one().for_each(
+            |(i, (out, winners))| {
+                let (image, i) = (i / p.oh, i % p.oh);
+                let (y0, rows, cut_y) = p.clip(i, p.before.0, h);
+                for (j, (out, winners)) in out.chunks_exact_mut(c).zip(winners.chunks_exact_mut(c)).enumerate()
+                {
+                    let (x0, cols, cut_x) = p.clip(j, p.before.1, w);
+                    for (dy, dx) in (0..rows).flat_map(|dy| (0..cols).map(move |dx| (dy, dx))) {
+                        let at = ((image * h + y0 + dy) * w + x0 + dx) * c;
+                        take_larger(&x[at..at + c], ((cut_y + dy) * p.kernel + cut_x + dx) as u8, out, winners);
+                    }
                 }
-            }
-        });
+            },
+        );
         Ok(out)
     })?;
     Ok((Tensor::from_vec(out, &p.y_dims(), x.device())?, winners))
@@ -169,7 +173,7 @@ fn scatter_value<T: Element>(grad: &Tensor, p: Windows, winners: &[u8]) -> Resul
     let mut dx = vec![T::zero(); batch * image];
     cpu::with_slice::<T, _>(&grad.contiguous()?, |grad| {
         let tasks = dx.par_chunks_mut(image.max(1)).zip(grad.par_chunks(outputs.max(1)));
-        tasks.zip(winners.par_chunks(outputs.max(1))).for_each(|((dx, grad), winners)| {
+        tasks.zip(winners.par_chunks(outputs.max(1))).one_by_one().for_each(|((dx, grad), winners)| {
             let pixels = grad.chunks_exact(c).zip(winners.chunks_exact(c)).enumerate();
             for (pixel, (grad, winners)) in pixels {
                 for (channel, (grad, winner)) in grad.iter().zip(winners).enumerate() {

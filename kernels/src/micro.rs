@@ -16,6 +16,7 @@ use std::arch::x86_64::*;
 use rayon::prelude::*;
 
 use crate::small_gemm::transpose;
+use crate::threads::Tasks;
 
 /// Columns of a panel: two vectors.
 pub(crate) const PANEL: usize = 32;
@@ -44,7 +45,7 @@ impl Panels {
         fill: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
     ) -> Self {
         let mut data = crate::cpu::uninit(n.div_ceil(PANEL) * PANEL * depth);
-        data.par_chunks_mut((depth * PANEL).max(1)).enumerate().for_each(|(p, panel)| {
+        data.par_chunks_mut((depth * PANEL).max(1)).enumerate().one_by_one().for_each(|(p, panel)| {
             fill(p * PANEL..n.min((p + 1) * PANEL), panel);
         });
         Self { data, depth, n }
@@ -74,7 +75,7 @@ impl Panels {
     /// Unpacks to the transpose, `[n, depth]` row-major: the inverse of [`Panels::from_transposed`].
     pub(crate) fn to_transposed(&self) -> Vec<f32> {
         let mut w = crate::cpu::uninit(self.n * self.depth);
-        w.par_chunks_mut((PANEL * self.depth).max(1)).enumerate().for_each(|(p, rows)| {
+        w.par_chunks_mut((PANEL * self.depth).max(1)).enumerate().one_by_one().for_each(|(p, rows)| {
             transpose((self.depth, rows.len() / self.depth), self.panel(p), PANEL, rows, self.depth);
         });
         w

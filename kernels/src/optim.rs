@@ -13,6 +13,7 @@ use crate::cpu;
 use crate::cuda::{fused, many};
 use crate::map::{self, CHUNK};
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 use crate::{Gradients, Param, portable, rows};
 
 /// Settings of [`Adam`].
@@ -312,6 +313,7 @@ impl Slot {
                 out.par_chunks_mut(CHUNK)
                     .zip(mean.par_chunks_mut(CHUNK).zip(square.par_chunks_mut(CHUNK)))
                     .zip(p.par_chunks(CHUNK).zip(g.par_chunks(CHUNK)))
+                    .one_by_one()
                     .for_each(|((out, (mean, square)), (p, g))| adam_slice(step, p, g, mean, square, out));
                 Ok(out)
             })
@@ -384,7 +386,7 @@ fn sum_of_squares(tensors: &[&Tensor]) -> Result<f64> {
     let mut total = 0.0;
     for tensor in tensors {
         total += cpu::with_slice::<f32, _>(&tensor.contiguous()?, |g| {
-            let parts: Vec<f32> = g.par_chunks(CHUNK).map(sum_squares).collect();
+            let parts: Vec<f32> = g.par_chunks(CHUNK).one_by_one().map(sum_squares).collect();
             Ok(parts.iter().map(|part| f64::from(*part)).sum::<f64>())
         })?;
     }

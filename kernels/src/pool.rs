@@ -8,6 +8,7 @@ use crate::cpu::{self, Element, by_dtype};
 use crate::portable;
 use crate::reduce::column_sums;
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 use crate::{Var, scale};
 
 multiversion! {
@@ -100,7 +101,7 @@ pub(crate) fn on_image<T: Element>(
     let out = cpu::with_slice::<T, _>(&x, |x| {
         let mut out = cpu::uninit(dims.iter().product());
         if row_len > 0 {
-            out.par_chunks_mut(row_len).enumerate().for_each(|(row, out)| f(row, x, out));
+            out.par_chunks_mut(row_len).enumerate().one_by_one().for_each(|(row, out)| f(row, x, out));
         }
         Ok(out)
     })?;
@@ -136,7 +137,7 @@ pub fn mean_middle(x: &Var) -> Result<Var> {
 fn sum_middle_value<T: Element>(x: &Tensor, batch: usize, c: usize) -> Result<Tensor> {
     let sums = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
         let each = (x.len() / batch.max(1)).max(1);
-        Ok(x.par_chunks(each).flat_map_iter(|x| column_sums(x, c)).collect::<Vec<T>>())
+        Ok(x.par_chunks(each).one_by_one().flat_map_iter(|x| column_sums(x, c)).collect::<Vec<T>>())
     })?;
     Tensor::from_vec(sums, (batch, c), x.device())
 }

@@ -12,6 +12,7 @@ use crate::gemm::{Shared, add_assign};
 use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels, ROWS};
 use crate::scratch::scratch;
 use crate::small_gemm::transpose;
+use crate::threads::Tasks;
 
 /// Rows of one task: 8 blocks, so that a panel of weights is read from far away once for many rows.
 const TASK_ROWS: usize = 8 * ROWS;
@@ -70,7 +71,7 @@ fn tasks(rows: usize, unit: usize) -> usize {
 /// Calls `f` for each of the [`tasks`] with its number and rows, on all threads.
 pub(crate) fn by_shares(rows: usize, unit: usize, f: impl Fn(usize, Range<usize>) + Sync) {
     let tasks = tasks(rows, unit);
-    (0..tasks).into_par_iter().for_each(|task| f(task, share(rows, unit, task, tasks)));
+    (0..tasks).into_par_iter().one_by_one().for_each(|task| f(task, share(rows, unit, task, tasks)));
 }
 
 /// The share of a task.
@@ -195,7 +196,7 @@ pub(crate) fn transposed_left(
     let unit = if kernel == Kernel::Tiles { amx::BLOCK } else { 1 };
     let (mut out, mut others): (Vec<f32>, Vec<f32>) = (cpu::uninit(m * n), cpu::uninit(m * n * (parts - 1)));
     let (first, rest) = (Shared::new(&mut out), Shared::new(&mut others));
-    (0..strips * parts).into_par_iter().for_each(|task| {
+    (0..strips * parts).into_par_iter().one_by_one().for_each(|task| {
         let (part, strip) = (task / strips, task % strips);
         let columns = share(m, unit, strip, strips);
         let depth = part * k / parts..(part + 1) * k / parts;
@@ -221,7 +222,7 @@ pub(crate) fn transposed_left(
 fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut out = cpu::uninit(rows * columns);
     let each = columns.div_ceil(ENOUGH_TASKS).max(1);
-    out.par_chunks_mut(each * rows).enumerate().for_each(|(task, out)| {
+    out.par_chunks_mut(each * rows).enumerate().one_by_one().for_each(|(task, out)| {
         transpose((rows, out.len() / rows), &x[task * each..], columns, out, rows);
     });
     out

@@ -10,6 +10,7 @@ use crate::gemm::Shared;
 use crate::map::CHUNK;
 use crate::portable;
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 
 /// Independent running sums: enough to hide the latency of an addition at full vector width.
 const LANES: usize = 64;
@@ -71,7 +72,7 @@ multiversion! {
 
 /// Sum of a long slice: fixed chunks in the element type, chunk totals in f64.
 fn sum_long<T: Element>(x: &[T]) -> f64 {
-    let totals: Vec<f64> = x.par_chunks(CHUNK).map(|x| sum_slice(x).to_f64()).collect();
+    let totals: Vec<f64> = x.par_chunks(CHUNK).one_by_one().map(|x| sum_slice(x).to_f64()).collect();
     totals.iter().sum()
 }
 
@@ -100,6 +101,7 @@ pub(crate) fn column_reduce<T: Element>(
     let body = len / wide * wide;
     let mut partial: Vec<Vec<T>> = (0..body.div_ceil(task))
         .into_par_iter()
+        .one_by_one()
         .map(|i| {
             let mut sums = vec![T::zero(); outputs * wide];
             f(i * task..body.min((i + 1) * task), wide, &mut sums);
@@ -111,7 +113,7 @@ pub(crate) fn column_reduce<T: Element>(
     partial.push(tail);
     // Matrices may be wider than long: the gradient of a position embedding has a row an image.
     for (output, total) in total.chunks_exact_mut(width).enumerate() {
-        total.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, total)| {
+        total.par_chunks_mut(CHUNK).enumerate().one_by_one().for_each(|(chunk, total)| {
             for sums in &partial {
                 let each = sums.len() / outputs;
                 for row in sums[output * each..][..each].chunks_exact(width) {
@@ -161,7 +163,10 @@ pub(crate) fn add_suffix<T: Element>(x: &Tensor, b: &Tensor) -> Result<Tensor> {
                 return Ok(out);
             }
             let chunk = (CHUNK / b.len()).max(1) * b.len();
-            out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| add_to_rows(x, b, out));
+            out.par_chunks_mut(chunk)
+                .zip(x.par_chunks(chunk))
+                .one_by_one()
+                .for_each(|(out, x)| add_to_rows(x, b, out));
             Ok(out)
         })
     })?;
@@ -225,8 +230,8 @@ fn broadcast_leading_value<T: Element>(x: &Tensor, dims: &[usize]) -> Result<Ten
         let mut out = cpu::uninit(elements(dims));
         match x {
             [] => {}
-            [one] => out.par_chunks_mut(CHUNK).for_each(|out| out.fill(*one)),
-            _ => out.par_chunks_mut(x.len()).for_each(|out| out.copy_from_slice(x)),
+            [one] => out.par_chunks_mut(CHUNK).one_by_one().for_each(|out| out.fill(*one)),
+            _ => out.par_chunks_mut(x.len()).one_by_one().for_each(|out| out.copy_from_slice(x)),
         }
         Ok(out)
     })?;
@@ -279,7 +284,7 @@ fn repeat_rows<T: Element>(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
         let mut out = cpu::uninit(elements(dims));
         let each = out.len() / x.len().max(1);
         if each > 0 {
-            out.par_chunks_mut(each).zip(x.par_iter()).for_each(|(out, x)| out.fill(*x));
+            out.par_chunks_mut(each).zip(x.par_iter()).one_by_one().for_each(|(out, x)| out.fill(*x));
         }
         Ok(out)
     })?;

@@ -8,6 +8,7 @@ use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
 use crate::portable;
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 
 /// `[B, T, N, 4C] -> [B, 4T, N, C]`: [`deblockify`](crate::deblockify), [`pixel_shuffle2`](crate::pixel_shuffle2) and
 /// [`blockify`](crate::blockify) at once. Each block of `block_size`^2 tokens becomes four.
@@ -97,7 +98,7 @@ impl Grid {
                 return Ok(out);
             }
             let (band, task) = (self.band(), (CHUNK / self.band()).max(1) * self.band());
-            out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
+            out.par_chunks_mut(task).zip(x.par_chunks(task)).one_by_one().for_each(|(out, x)| {
                 for (out, x) in out.chunks_exact_mut(band).zip(x.chunks_exact(band)) {
                     f(x, out);
                 }

@@ -10,6 +10,7 @@ use crate::map::CHUNK;
 use crate::mixed::widened;
 use crate::portable;
 use crate::simd::multiversion;
+use crate::threads::Tasks;
 use crate::vmath::Math;
 use crate::{Var, rows};
 
@@ -128,7 +129,7 @@ fn each_row<T: Math>(x: &Tensor, width: usize, f: Rows1<T>) -> Result<Tensor> {
     let x = x.contiguous()?;
     let out = cpu::with_slice::<T, _>(&x, |x| {
         let (mut out, chunk) = (cpu::uninit(x.len()), chunk_of_rows(width));
-        out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(out, x)| f(x, width, out));
+        out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).one_by_one().for_each(|(out, x)| f(x, width, out));
         Ok(out)
     })?;
     Tensor::from_vec(out, x.shape(), x.device())
@@ -140,7 +141,7 @@ fn each_row2<T: Math>(a: &Tensor, b: &Tensor, width: usize, f: Rows2<T>) -> Resu
         cpu::with_slice::<T, _>(&b, |b| {
             let (mut out, chunk) = (cpu::uninit(a.len()), chunk_of_rows(width));
             let inputs = a.par_chunks(chunk).zip(b.par_chunks(chunk));
-            out.par_chunks_mut(chunk).zip(inputs).for_each(|(out, (a, b))| f(a, b, width, out));
+            out.par_chunks_mut(chunk).zip(inputs).one_by_one().for_each(|(out, (a, b))| f(a, b, width, out));
             Ok(out)
         })
     })?;
@@ -164,6 +165,7 @@ fn each_row_twice<T: Math>(
                 dg.par_chunks_mut(chunk)
                     .zip(dx.par_chunks_mut(chunk))
                     .zip(inputs)
+                    .one_by_one()
                     .for_each(|((dg, dx), ((p, g), h))| f(p, g, h, width, dg, dx));
                 Ok((dg, dx))
             })

@@ -1,6 +1,7 @@
 //! The pool of threads that operations share.
 
 use rayon::ThreadPoolBuilder;
+use rayon::iter::{IndexedParallelIterator, MaxLen};
 
 /// Makes the calling thread one of the pool's threads, as many as `RAYON_NUM_THREADS` says or the machine has cores.
 /// Call once at the start of a program.
@@ -12,3 +13,15 @@ pub fn join_pool() {
     // The only error is that a pool exists; then its threads do the work.
     let _ = ThreadPoolBuilder::new().use_current_thread().build_global();
 }
+
+/// Tasks of an operation, cut by its kernel to a size that is worth handing over.
+pub(crate) trait Tasks: IndexedParallelIterator {
+    /// Every task can be taken by a thread that has nothing to do. Rayon by itself makes about four runs of tasks of an
+    /// operation on two threads, and none can be taken from within a run: the last may be waited for as long as a quarter
+    /// of the operation takes, when cores are not equally fast.
+    fn one_by_one(self) -> MaxLen<Self> {
+        self.with_max_len(1)
+    }
+}
+
+impl<T: IndexedParallelIterator> Tasks for T {}

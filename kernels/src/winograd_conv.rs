@@ -17,6 +17,7 @@ use crate::cpu;
 use crate::gemm::Shared;
 use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels};
 use crate::scratch::scratch;
+use crate::threads::Tasks;
 use crate::winograd::{self, LANES, OUT, POINTS, PRODUCTS};
 
 /// Elements of the transformed inputs of one group (6 MiB: they stay in a shared level-3 cache).
@@ -90,7 +91,7 @@ fn transform_all(w: &Panels, c_in: usize) -> Vec<f32> {
     // Sixteen channels of a panel a task: small layers have few panels.
     let parts = c_in.div_ceil(LANES);
     let shared = Shared::new(&mut data);
-    (0..w.count() * parts).into_par_iter().for_each(|task| {
+    (0..w.count() * parts).into_par_iter().one_by_one().for_each(|task| {
         let (p, part) = (task / parts, task % parts);
         let channels = part * LANES..((part + 1) * LANES).min(c_in);
         // SAFETY: AVX-512 is there (`micro::takes`); tasks write different channels of their panel.
@@ -234,6 +235,7 @@ pub(crate) fn forward(g: Geometry, x: &[f32], w: &Panels, epilogue: Epilogue<'_>
             // SAFETY: AVX-512 is there (callers check `micro::takes`); every row writes its own tiles.
             (0..group.rows)
                 .into_par_iter()
+                .one_by_one()
                 .for_each(|row| unsafe { transform_inputs(&g, x, group, row, to.start()) });
             let blocks = group.tiles().div_ceil(BLOCK_TILES);
             let one_block = |panel: usize, block: usize, weights: &[f32]| {
@@ -247,12 +249,12 @@ pub(crate) fn forward(g: Geometry, x: &[f32], w: &Panels, epilogue: Epilogue<'_>
                 });
             };
             if groups.len() > 1 {
-                (0..w.count() * blocks).into_par_iter().for_each(|task| {
+                (0..w.count() * blocks).into_par_iter().one_by_one().for_each(|task| {
                     let panel = task / blocks;
                     one_block(panel, task % blocks, &weights[panel * panel_len..(panel + 1) * panel_len]);
                 });
             } else {
-                (0..w.count()).into_par_iter().for_each(|panel| {
+                (0..w.count()).into_par_iter().one_by_one().for_each(|panel| {
                     with_panel(w, panel, g.c_in, |weights| {
                         (0..blocks).for_each(|block| one_block(panel, block, weights))
                     });

@@ -15,6 +15,7 @@ use crate::conv2d::Geometry;
 use crate::gemm::Shared;
 use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels, ROWS};
 use crate::scratch::scratch;
+use crate::threads::Tasks;
 use crate::winograd::{self, LANES, OUT, PRODUCTS};
 use crate::winograd_conv::{Group, transform_inputs};
 
@@ -93,7 +94,7 @@ pub(crate) fn weight_gradient(g: Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> 
         for group in &groups {
             let (inputs, grads) = buffer.split_at_mut(input_len(group));
             let (to_inputs, to_grads) = (Shared::new(inputs), Shared::new(grads));
-            (0..group.rows).into_par_iter().for_each(|row| {
+            (0..group.rows).into_par_iter().one_by_one().for_each(|row| {
                 // SAFETY: AVX-512 is there (callers check `micro::takes`); every row writes its own tiles.
                 unsafe {
                     transform_inputs(&g, x, group, row, to_inputs.start());
@@ -101,7 +102,7 @@ pub(crate) fn weight_gradient(g: Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> 
                 }
             });
             let to = Shared::new(&mut dw.data);
-            (0..panels * parts).into_par_iter().for_each(|task| {
+            (0..panels * parts).into_par_iter().one_by_one().for_each(|task| {
                 let (panel, part) = (task / parts, task % parts);
                 let channels = part * g.c_in / parts..(part + 1) * g.c_in / parts;
                 let columns = PANEL.min(g.c_out - panel * PANEL);

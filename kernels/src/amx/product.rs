@@ -10,6 +10,7 @@ use super::parts::{Inner, LINES, Line, Matrix, STEP, Side, scratch};
 use super::{Ahead, BLOCK, Units};
 use crate::gemm::Shared;
 use crate::micro::{Added, Epilogue};
+use crate::threads::Tasks;
 
 /// Bytes of packed rows that a task holds: with a block of columns they stay in a level-2 cache of 2 MiB.
 const STRIP_BYTES: usize = 768 * 1024;
@@ -49,7 +50,7 @@ impl Packed {
         unsafe {
             lines.set_len(len);
         }
-        lines.par_chunks_mut(each).enumerate().for_each(|(p, lines)| {
+        lines.par_chunks_mut(each).enumerate().one_by_one().for_each(|(p, lines)| {
             let (matrix, inner) = block(p * BLOCK..n.min((p + 1) * BLOCK));
             matrix.pack(inner, Side::Right, lines);
         });
