@@ -3,7 +3,7 @@
 
 use super::Explanation;
 use super::canvas::{Canvas, Color, LINE, Panel, fitting};
-use super::localise::center;
+use super::localise::{HotPart, center};
 use crate::data::synthetic::BoundingBox;
 use crate::train::grid::Picture;
 
@@ -37,8 +37,8 @@ pub struct Shown<'a> {
     pub class_names: &'a [String],
     /// The likeliest classes, for the list at the left.
     pub likeliest: &'a [(usize, f64)],
-    /// The classes that are explained, each with the box found.
-    pub explained: &'a [(Explanation, BoundingBox)],
+    /// The classes that are explained, each with the part found.
+    pub explained: &'a [(Explanation, HotPart)],
 }
 
 /// Draws the figure.
@@ -50,7 +50,7 @@ pub fn figure(shown: &Shown) -> Picture {
     for (column, (explanation, found)) in shown.explained.iter().enumerate() {
         let left = GAP + (column + 1) * (SIDE + GAP);
         the_way(&mut canvas, shown, explanation, left);
-        the_heat(&mut canvas, shown, explanation, *found, left);
+        the_heat(&mut canvas, shown, explanation, found, left);
     }
     canvas.into_picture()
 }
@@ -123,20 +123,19 @@ fn the_way(canvas: &mut Canvas, shown: &Shown, explanation: &Explanation, left: 
     }
 }
 
-/// The map over the image, with the box that it finds and the one that was given.
-fn the_heat(canvas: &mut Canvas, shown: &Shown, explanation: &Explanation, found: BoundingBox, left: usize) {
+/// The map over the image, with the box and the point that it finds and the box that was given.
+fn the_heat(canvas: &mut Canvas, shown: &Shown, explanation: &Explanation, found: &HotPart, left: usize) {
     let panel = Panel { left, top: 2 * HEAD + SIDE, side: SIDE };
     let text = match shown.given {
-        Some(given) => format!("CAM  IoU {:.2}", super::localise::iou(given, found)),
+        Some(given) => format!("CAM  IoU {:.2}", super::localise::iou(given, found.bounds)),
         None => "CAM".to_owned(),
     };
     canvas.text(left, HEAD + SIDE + 10 + 2 * LINE, &text, FAINT, 1);
     canvas.image(panel, shown.bytes, shown.res);
     canvas.heat(panel, &explanation.heat);
-    canvas.outline(panel, found, FOUND, 2);
+    canvas.outline(panel, found.bounds, FOUND, 2);
     if let Some(given) = shown.given {
         canvas.outline(panel, given, GIVEN, 2);
     }
-    let (x, y) = explanation.heat.peak();
-    canvas.dot(panel, (x, y), FOUND, 3.0);
+    canvas.dot(panel, found.middle, FOUND, 3.0);
 }

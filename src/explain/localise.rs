@@ -1,48 +1,62 @@
-//! Boxes from heat maps, without ever having been shown one, and how well they fit.
+//! Boxes and points from heat maps, without ever having been shown one, and how well they fit.
 //!
 //! As in the paper on class activation maps: the map is brought to the size of the image, cut at a share of its range,
-//! and the box goes around the largest connected part.
+//! and the box goes around the largest connected part. The point is that part's middle, not the map's peak: a head that
+//! normalises every token before it reads it counts one that saw a little of the object as much as one full of it, so that
+//! maps have plateaus, on which the peak is anywhere (samples/planted).
 
 use super::cam::Heat;
 use crate::data::synthetic::BoundingBox;
 
-/// Side of the map on which boxes are found.
+/// Side of the map on which parts are found.
 const SIDE: usize = 64;
 
-/// The box around the largest part of the map that is above `threshold` of its range.
-pub fn object_box(heat: &Heat, threshold: f64) -> BoundingBox {
+/// The largest part of a map that stands out.
+#[derive(Clone, Copy, Debug)]
+pub struct HotPart {
+    /// The box around it.
+    pub bounds: BoundingBox,
+    /// Its middle, weighted by how far places stand out, as shares of the side: right and down.
+    pub middle: (f64, f64),
+}
+
+/// The largest part of the map that is above `threshold` of its range; all of a map that is the same everywhere.
+pub fn hot_part(heat: &Heat, threshold: f64) -> HotPart {
     let map = heat.normalised().resized(SIDE).normalised();
     let mut open: Vec<bool> = map.values.iter().map(|&value| value >= threshold).collect();
-    let mut best: (usize, [usize; 4]) = (0, [0, 0, SIDE - 1, SIDE - 1]);
-    for start in 0..open.len() {
-        if !open[start] {
-            continue;
-        }
-        open[start] = false;
-        let (mut pending, mut size, mut bounds) = (vec![start], 0, [SIDE, SIDE, 0, 0]);
-        while let Some(place) = pending.pop() {
-            let (x, y) = (place % SIDE, place / SIDE);
-            size += 1;
-            bounds = [bounds[0].min(x), bounds[1].min(y), bounds[2].max(x), bounds[3].max(y)];
-            let neighbours = [
-                (x > 0).then(|| place - 1),
-                (x + 1 < SIDE).then(|| place + 1),
-                place.checked_sub(SIDE),
-                (y + 1 < SIDE).then(|| place + SIDE),
-            ];
-            for next in neighbours.into_iter().flatten() {
-                if std::mem::take(&mut open[next]) {
-                    pending.push(next);
-                }
-            }
-        }
-        if size > best.0 {
-            best = (size, bounds);
-        }
+    let parts = (0..open.len()).map(|start| connected(&mut open, start));
+    let largest = parts.fold(Vec::new(), |best, part| if part.len() > best.len() { part } else { best });
+    let part = if largest.is_empty() { (0..SIDE * SIDE).collect() } else { largest };
+    let (mut bounds, mut sums) = ([SIDE, SIDE, 0, 0], [0.0; 3]);
+    for place in part {
+        let (x, y) = (place % SIDE, place / SIDE);
+        bounds = [bounds[0].min(x), bounds[1].min(y), bounds[2].max(x + 1), bounds[3].max(y + 1)];
+        // Never 0, so that places at the threshold have a middle too.
+        let weight = (map.values[place] - threshold).max(1e-9);
+        sums = [sums[0] + weight, sums[1] + weight * (x as f64 + 0.5), sums[2] + weight * (y as f64 + 0.5)];
     }
     let share = |place: usize| place as f32 / SIDE as f32;
-    let [left, top, right, bottom] = best.1;
-    BoundingBox { left: share(left), top: share(top), right: share(right + 1), bottom: share(bottom + 1) }
+    let [left, top, right, bottom] = bounds.map(share);
+    let middle = (sums[1] / sums[0] / SIDE as f64, sums[2] / sums[0] / SIDE as f64);
+    HotPart { bounds: BoundingBox { left, top, right, bottom }, middle }
+}
+
+/// The open places that can be reached from one, over sides; they are closed.
+fn connected(open: &mut [bool], start: usize) -> Vec<usize> {
+    let mut part: Vec<usize> = std::mem::take(&mut open[start]).then_some(start).into_iter().collect();
+    let mut next = 0;
+    while let Some(&place) = part.get(next) {
+        next += 1;
+        let (x, y) = (place % SIDE, place / SIDE);
+        let neighbours = [
+            (x > 0).then(|| place - 1),
+            (x + 1 < SIDE).then(|| place + 1),
+            place.checked_sub(SIDE),
+            (y + 1 < SIDE).then(|| place + SIDE),
+        ];
+        part.extend(neighbours.into_iter().flatten().filter(|&place| std::mem::take(&mut open[place])));
+    }
+    part
 }
 
 fn area(b: BoundingBox) -> f64 {
@@ -94,9 +108,21 @@ mod tests {
         for place in [45, 46, 53, 54] {
             values[place] = 0.9;
         }
-        let found = object_box(&Heat { side: 8, values }, 0.5);
+        let found = hot_part(&Heat { side: 8, values }, 0.5);
         let expected = bounds(5.0 / 8.0, 5.0 / 8.0, 7.0 / 8.0, 7.0 / 8.0);
-        assert!(iou(found, expected) > 0.75, "{found:?}");
+        assert!(iou(found.bounds, expected) > 0.75, "{found:?}");
+        let (x, y) = found.middle;
+        assert!((x - 0.75).abs() < 1e-9 && (y - 0.75).abs() < 1e-9, "{found:?}");
+    }
+
+    #[test]
+    fn a_flat_map_is_one_part() {
+        for threshold in [0.0, 0.4, 1.0] {
+            let found = hot_part(&Heat { side: 2, values: vec![3.0; 4] }, threshold);
+            assert_eq!(found.bounds, bounds(0.0, 0.0, 1.0, 1.0));
+            let (x, y) = found.middle;
+            assert!((x - 0.5).abs() < 1e-9 && (y - 0.5).abs() < 1e-9, "{found:?}");
+        }
     }
 
     #[test]

@@ -125,6 +125,7 @@ fn figures_and_json_are_written() {
     assert_eq!((json["images"].as_array().unwrap().len(), &first["class"]), (24, &"balloon".into()));
     assert_eq!(first["explained"][1]["class"], "tree");
     assert_eq!(first["explained"][0]["gradcat"]["nodes"][0]["values"].as_array().unwrap().len(), 4);
+    assert!((0.0..=1.0).contains(&first["explained"][0]["cam"]["middle"][1].as_f64().unwrap()));
     assert!(first["explained"][0]["iou"].as_f64().is_some() && first["box"][2].as_f64().unwrap() <= 1.0);
 }
 

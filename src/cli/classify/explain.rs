@@ -8,7 +8,7 @@ use nestgen::config::classify::Trained;
 use nestgen::data::synthetic::BoundingBox;
 use nestgen::error::{Error, Result};
 use nestgen::explain::figure::{Shown, figure};
-use nestgen::explain::localise::{center, chance, holds, iou, object_box};
+use nestgen::explain::localise::{HotPart, center, chance, holds, hot_part, iou};
 use nestgen::explain::{Explanation, explain, likeliest, traceable};
 use nestgen::train::files::write_atomic;
 use nestgen_images::to_square;
@@ -103,7 +103,7 @@ struct One<'a> {
     probabilities: Vec<f64>,
     truth: Option<usize>,
     given: Option<BoundingBox>,
-    explained: Vec<(Explanation, BoundingBox)>,
+    explained: Vec<(Explanation, HotPart)>,
 }
 
 impl<'a> One<'a> {
@@ -137,7 +137,7 @@ impl<'a> One<'a> {
         let truth = trained.class_names.iter().position(|name| Some(name.as_str()) == image.folder());
         let given = boxes.and_then(|boxes| boxes.find(&image.name, pixels.width, pixels.height));
         let explained = explanations.into_iter().map(|e| {
-            let found = object_box(&e.heat, args.threshold);
+            let found = hot_part(&e.heat, args.threshold);
             (e, found)
         });
         let explained = explained.collect();
@@ -166,7 +166,7 @@ impl<'a> One<'a> {
 
     fn json(&self, trained: &Trained) -> serde_json::Value {
         let name = |class: usize| trained.class_names.get(class);
-        let of_class = |(e, found): &(Explanation, BoundingBox)| {
+        let of_class = |(e, found): &(Explanation, HotPart)| {
             let node = |node: &nestgen::explain::gradcat::Node| {
                 serde_json::json!({
                     "level": node.level,
@@ -184,8 +184,14 @@ impl<'a> One<'a> {
                     "nodes": e.traversal.nodes.iter().map(node).collect::<Vec<_>>(),
                     "leaf": corners(e.traversal.leaf()),
                 },
-                "cam": { "side": e.heat.side, "values": e.heat.values, "peak": e.heat.peak(), "box": corners(*found) },
-                "iou": self.given.map(|given| iou(given, *found)),
+                "cam": {
+                    "side": e.heat.side,
+                    "values": e.heat.values,
+                    "peak": e.heat.peak(),
+                    "middle": found.middle,
+                    "box": corners(found.bounds),
+                },
+                "iou": self.given.map(|given| iou(given, found.bounds)),
             })
         };
         serde_json::json!({
@@ -212,6 +218,8 @@ struct Tally {
     iou: f64,
     iou_half: usize,
     peaks: usize,
+    middles: usize,
+    pictures_middles: usize,
     leaves: usize,
     leaf_holds: usize,
     leaf_holds_chance: f64,
@@ -228,10 +236,12 @@ impl Tally {
         let of_truth = one.explained.iter().find(|(e, _)| Some(e.class) == one.truth);
         let (true, Some(given), Some((e, found))) = (right, one.given, of_truth) else { return };
         self.measured += 1;
-        let overlap = iou(given, *found);
+        let overlap = iou(given, found.bounds);
         self.iou += overlap;
         self.iou_half += usize::from(overlap >= 0.5);
         self.peaks += usize::from(holds(given, e.heat.peak()));
+        self.middles += usize::from(holds(given, found.middle));
+        self.pictures_middles += usize::from(holds(given, (0.5, 0.5)));
         self.leaf_holds += usize::from(holds(e.traversal.leaf(), center(given)));
         self.leaf_holds_chance += 0.25_f64.powi(e.traversal.nodes.len() as i32);
         self.leaves += usize::from(holds(given, center(e.traversal.leaf())));
@@ -239,13 +249,15 @@ impl Tally {
         self.leaf_chance += chance(given, 1 << e.traversal.nodes.len());
     }
 
-    fn shares(&self) -> [(&'static str, f64); 8] {
+    fn shares(&self) -> [(&'static str, f64); 10] {
         let share = |x: f64| if self.measured > 0 { 100.0 * x / self.measured as f64 } else { 0.0 };
         [
             ("mean_iou", share(self.iou)),
             ("iou_at_least_half", share(self.iou_half as f64)),
             ("cam_peak_in_box", share(self.peaks as f64)),
-            ("cam_peak_by_chance", share(self.peak_chance)),
+            ("cam_middle_in_box", share(self.middles as f64)),
+            ("cam_point_by_chance", share(self.peak_chance)),
+            ("middle_of_picture_in_box", share(self.pictures_middles as f64)),
             ("gradcat_leaf_in_box", share(self.leaves as f64)),
             ("gradcat_leaf_by_chance", share(self.leaf_chance)),
             ("gradcat_leaf_around_middle", share(self.leaf_holds as f64)),
@@ -272,17 +284,20 @@ impl Tally {
         if self.measured == 0 {
             return Ok(());
         }
-        let [iou, half, peak, peak_chance, leaf, leaf_chance, around, around_chance] =
+        let [iou, half, peak, middle, point_chance, picture, leaf, leaf_chance, around, around_chance] =
             self.shares().map(|(_, value)| value);
         ui::result_line(&format!("of {} right images with a given box:", self.measured))?;
         ui::result_line(&format!(
             "  GradCAT's leaf holds the box's middle   {around:5.1} %  (by chance {around_chance:.1} %)"
         ))?;
         ui::result_line(&format!(
-            "  the leaf's middle in the box   {leaf:5.1} %  (by chance {leaf_chance:.1} %)"
+            "  the leaf's middle in the box            {leaf:5.1} %  (by chance {leaf_chance:.1} %)"
         ))?;
         ui::result_line(&format!(
-            "  the map's peak in the box               {peak:5.1} %  (by chance {peak_chance:.1} %)"
+            "  the middle of the map's part in the box {middle:5.1} %  (by chance {point_chance:.1} %, the picture's middle {picture:.1} %)"
+        ))?;
+        ui::result_line(&format!(
+            "  the map's peak in the box               {peak:5.1} %  (by chance {point_chance:.1} %)"
         ))?;
         ui::result_line(&format!(
             "  the map's box                           IoU {:.3} on average, {half:.1} % at least 0.5",
