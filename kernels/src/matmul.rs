@@ -8,7 +8,6 @@ use crate::cpu::{self, Element, by_dtype};
 use crate::gemm::{self, Mat};
 use crate::mixed::factor;
 use crate::portable;
-use crate::threads::Tasks;
 
 /// A product over the last two dimensions, batched over the leading ones: `op(a) op(b)`, where `op`
 /// transposes if asked. `a: [.., m, k]` (`[.., k, m]` transposed), `b: [.., k, n]`, result `[.., m, n]`.
@@ -109,7 +108,7 @@ fn matmul_value<T: Element>(
                 return Ok(gemm::matmul((m, n, k), a, b));
             }
             let mut out = cpu::uninit(batch * m * n);
-            out.par_chunks_mut((m * n).max(1)).enumerate().one_by_one().for_each(|(i, out)| {
+            out.par_chunks_mut((m * n).max(1)).enumerate().for_each(|(i, out)| {
                 let (a, b) = view(i);
                 gemm::gemm((m, n, k), a, b, out, n, false);
             });

@@ -141,20 +141,17 @@ fn forward<T: Element>(x: &Tensor, p: Windows) -> Result<(Tensor, Vec<u8>)> {
     let mut winners = vec![0u8; p.y_dims().iter().product()];
     let out = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
         let mut out = vec![T::lit(f64::NEG_INFINITY); winners.len()];
-        out.par_chunks_mut(row).zip(winners.par_chunks_mut(row)).enumerate().one_by_one().for_each(
-            |(i, (out, winners))| {
-                let (image, i) = (i / p.oh, i % p.oh);
-                let (y0, rows, cut_y) = p.clip(i, p.before.0, h);
-                for (j, (out, winners)) in out.chunks_exact_mut(c).zip(winners.chunks_exact_mut(c)).enumerate()
-                {
-                    let (x0, cols, cut_x) = p.clip(j, p.before.1, w);
-                    for (dy, dx) in (0..rows).flat_map(|dy| (0..cols).map(move |dx| (dy, dx))) {
-                        let at = ((image * h + y0 + dy) * w + x0 + dx) * c;
-                        take_larger(&x[at..at + c], ((cut_y + dy) * p.kernel + cut_x + dx) as u8, out, winners);
-                    }
+        out.par_chunks_mut(row).zip(winners.par_chunks_mut(row)).enumerate().for_each(|(i, (out, winners))| {
+            let (image, i) = (i / p.oh, i % p.oh);
+            let (y0, rows, cut_y) = p.clip(i, p.before.0, h);
+            for (j, (out, winners)) in out.chunks_exact_mut(c).zip(winners.chunks_exact_mut(c)).enumerate() {
+                let (x0, cols, cut_x) = p.clip(j, p.before.1, w);
+                for (dy, dx) in (0..rows).flat_map(|dy| (0..cols).map(move |dx| (dy, dx))) {
+                    let at = ((image * h + y0 + dy) * w + x0 + dx) * c;
+                    take_larger(&x[at..at + c], ((cut_y + dy) * p.kernel + cut_x + dx) as u8, out, winners);
                 }
-            },
-        );
+            }
+        });
         Ok(out)
     })?;
     Ok((Tensor::from_vec(out, &p.y_dims(), x.device())?, winners))

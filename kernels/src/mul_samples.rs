@@ -9,7 +9,6 @@ use crate::map::CHUNK;
 use crate::mixed::goes_with;
 use crate::portable;
 use crate::simd::multiversion;
-use crate::threads::Tasks;
 
 multiversion! {
     fn scale_slice<T: Element>(x: &[T], factor: T, out: &mut [T]) {
@@ -46,7 +45,7 @@ fn scale_samples<T: Element>(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
                 return Ok(out);
             }
             let samples = out.par_chunks_mut(each).zip(x.par_chunks(each)).zip(factors.par_iter());
-            samples.one_by_one().for_each(|((out, x), factor)| {
+            samples.for_each(|((out, x), factor)| {
                 for (out, x) in out.chunks_mut(CHUNK).zip(x.chunks(CHUNK)) {
                     scale_slice(x, *factor, out);
                 }

@@ -101,7 +101,7 @@ pub(crate) fn on_image<T: Element>(
     let out = cpu::with_slice::<T, _>(&x, |x| {
         let mut out = cpu::uninit(dims.iter().product());
         if row_len > 0 {
-            out.par_chunks_mut(row_len).enumerate().one_by_one().for_each(|(row, out)| f(row, x, out));
+            out.par_chunks_mut(row_len).enumerate().for_each(|(row, out)| f(row, x, out));
         }
         Ok(out)
     })?;

@@ -230,8 +230,8 @@ fn broadcast_leading_value<T: Element>(x: &Tensor, dims: &[usize]) -> Result<Ten
         let mut out = cpu::uninit(elements(dims));
         match x {
             [] => {}
-            [one] => out.par_chunks_mut(CHUNK).one_by_one().for_each(|out| out.fill(*one)),
-            _ => out.par_chunks_mut(x.len()).one_by_one().for_each(|out| out.copy_from_slice(x)),
+            [one] => out.par_chunks_mut(CHUNK).for_each(|out| out.fill(*one)),
+            _ => out.par_chunks_mut(x.len()).for_each(|out| out.copy_from_slice(x)),
         }
         Ok(out)
     })?;
@@ -284,7 +284,7 @@ fn repeat_rows<T: Element>(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
         let mut out = cpu::uninit(elements(dims));
         let each = out.len() / x.len().max(1);
         if each > 0 {
-            out.par_chunks_mut(each).zip(x.par_iter()).one_by_one().for_each(|(out, x)| out.fill(*x));
+            out.par_chunks_mut(each).zip(x.par_iter()).for_each(|(out, x)| out.fill(*x));
         }
         Ok(out)
     })?;

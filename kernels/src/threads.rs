@@ -14,7 +14,8 @@ pub fn join_pool() {
     let _ = ThreadPoolBuilder::new().use_current_thread().build_global();
 }
 
-/// Tasks of an operation, cut by its kernel to a size that is worth handing over.
+/// Tasks of an operation, cut by its kernel to a size that is worth handing over. Where the size is that of a tensor's row, which may
+/// be short, rayon makes runs of them.
 pub(crate) trait Tasks: IndexedParallelIterator {
     /// Every task can be taken by a thread that has nothing to do. Rayon by itself makes about four runs of tasks of an
     /// operation on two threads, and none can be taken from within a run: the last may be waited for as long as a quarter

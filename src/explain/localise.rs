@@ -1,9 +1,8 @@
 //! Boxes and points from heat maps, without ever having been shown one, and how well they fit.
 //!
 //! As in the paper on class activation maps: the map is brought to the size of the image, cut at a share of its range,
-//! and the box goes around the largest connected part. The point is that part's middle, not the map's peak: a head that
-//! normalises every token before it reads it counts one that saw a little of the object as much as one full of it, so that
-//! maps have plateaus, on which the peak is anywhere (samples/planted).
+//! and the box goes around the largest connected part. The point is that part's middle, not the map's peak: maps
+//! were seen to have plateaus around objects, on which the peak is anywhere (samples/planted).
 
 use super::cam::Heat;
 use crate::data::synthetic::BoundingBox;
