@@ -56,18 +56,33 @@ impl Rng {
 
     /// The next 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
+        let [first, second] = self.block();
+        let second_is_next = self.drawn % 2 == 1;
+        self.drawn = self.drawn.wrapping_add(1);
+        if second_is_next { second } else { first }
+    }
+
+    /// The two numbers of the block that the next one is in.
+    fn block(&self) -> [u64; 2] {
         let [n0, n1] = halves(self.drawn / 2);
         let [s0, s1] = halves(self.stream);
         let [a, b, c, d] = philox4x32([n0, n1, s0, s1], halves(self.key));
-        let second = self.drawn % 2 == 1;
-        self.drawn = self.drawn.wrapping_add(1);
-        if second { whole(c, d) } else { whole(a, b) }
+        [whole(a, b), whole(c, d)]
+    }
+
+    /// The next two numbers; where they are one block, that is computed once.
+    fn next_two(&mut self) -> [u64; 2] {
+        if self.drawn % 2 == 1 {
+            return [self.next_u64(), self.next_u64()];
+        }
+        let both = self.block();
+        self.drawn = self.drawn.wrapping_add(2);
+        both
     }
 
     /// Uniform in `[0, 1)`, 53 bits.
     pub fn uniform(&mut self) -> f64 {
-        const STEP: f64 = 1.0 / (1u64 << 53) as f64;
-        (self.next_u64() >> 11) as f64 * STEP
+        unit(self.next_u64())
     }
 
     /// Uniform in `0..n` without bias; 0 when `n` is 0.
@@ -85,9 +100,14 @@ impl Rng {
 
     /// Standard normal (Box-Muller, one of the pair; always two draws, so positions stay predictable).
     pub fn normal(&mut self) -> f32 {
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        let angle = std::f64::consts::TAU * self.uniform();
-        (radius * angle.cos()) as f32
+        let [first, second] = self.next_two().map(unit);
+        let radius = (-2.0 * (1.0 - first).ln()).sqrt();
+        (radius * (std::f64::consts::TAU * second).cos()) as f32
+    }
+
+    /// Fills `out` with standard normal numbers.
+    pub fn fill_normal(&mut self, out: &mut [f32]) {
+        out.fill_with(|| self.normal());
     }
 
     /// `n` standard normal numbers.
@@ -101,6 +121,12 @@ impl Rng {
             items.swap(i, self.below(i as u64 + 1) as usize);
         }
     }
+}
+
+/// 64 random bits as a number in `[0, 1)`.
+fn unit(bits: u64) -> f64 {
+    const STEP: f64 = 1.0 / (1u64 << 53) as f64;
+    (bits >> 11) as f64 * STEP
 }
 
 fn halves(x: u64) -> [u32; 2] {
@@ -146,6 +172,24 @@ mod tests {
     }
     const PINNED: [u64; 4] =
         [0x01c1_b225_14d3_3a8f, 0xfd78_176b_79ce_e8e8, 0x59a0_5c6e_2a1f_7c02, 0x36e7_640d_4007_6548];
+
+    /// From an odd place on, where the two draws of a number are of two blocks, too.
+    #[test]
+    fn normal_numbers_are_box_and_mullers_of_two_draws() {
+        for skipped in [0, 1] {
+            let mut rng = Rng::new(4).split("normal");
+            for _ in 0..skipped {
+                rng.next_u64();
+            }
+            let mut draws = rng.clone();
+            for _ in 0..5 {
+                let radius = (-2.0 * (1.0 - draws.uniform()).ln()).sqrt();
+                let want = (radius * (std::f64::consts::TAU * draws.uniform()).cos()) as f32;
+                assert_eq!(rng.normal().to_bits(), want.to_bits());
+            }
+            assert_eq!(rng, draws);
+        }
+    }
 
     #[test]
     fn streams_do_not_depend_on_what_was_drawn() {

@@ -2,13 +2,17 @@
 
 use candle_core::{Device, Result, Tensor};
 use nestgen_kernels::{Var, no_grad};
+use rayon::prelude::*;
 
 use crate::models::Generator;
 use crate::rng::Rng;
 
 /// Latents `[numbers, z_dim]`, standard normal; each row is a function of the stream and its number alone.
 pub fn latents(stream: &Rng, numbers: &[u64], z_dim: usize) -> Result<Var> {
-    let rows = numbers.iter().flat_map(|&number| stream.at(number).normals(z_dim)).collect::<Vec<f32>>();
+    // In threads: a GPU waits for them.
+    let mut rows = vec![0f32; numbers.len() * z_dim];
+    let each = rows.par_chunks_mut(z_dim.max(1)).zip(numbers.par_iter());
+    each.for_each(|(row, &number)| stream.at(number).fill_normal(row));
     Ok(Var::constant(Tensor::from_vec(rows, (numbers.len(), z_dim), &Device::Cpu)?))
 }
 
