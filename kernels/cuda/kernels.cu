@@ -15,9 +15,11 @@ struct Args {
   float f[8];
   // Which operands are bf16: bit k for in[k], bit 8 + k for out[k]. The others are f32.
   unsigned rough;
-  // Whether all operands start at multiples of 16 bytes.
+  // Whether all operands start at multiples of 16 bytes; `WHOLE` where besides no run of eight elements is cut short.
   unsigned aligned;
 };
+
+#define WHOLE 2u
 
 #define EACH(i, count)                                                                     \
   for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < (size_t)(count);      \
@@ -30,6 +32,7 @@ struct Args {
 #include "rows.cuh"
 #include "layer_norm.cuh"
 #include "spectral.cuh"
+#include "augment.cuh"
 // After `rows.cuh`, whose sums over a warp they need.
 #include "attention.cuh"
 #include "attention_bf16.cuh"

@@ -16,6 +16,7 @@ mod activation;
 pub mod alloc;
 mod amx;
 mod attention;
+mod augment;
 pub mod autograd;
 mod avg_pool3;
 mod batch_norm;
@@ -63,6 +64,7 @@ mod winograd_grad;
 
 pub use activation::{Activation, activate};
 pub use attention::{attention, multi_query_attention};
+pub use augment::{ImageChange, change_images};
 pub use autograd::{Gradients, Param, Var, backward, backward_telling, grad, no_grad};
 pub use avg_pool3::avg_pool3;
 pub use batch_norm::{BatchStatistics, SumOverParts, batch_norm, batch_norm_eval};

@@ -24,7 +24,7 @@ const ELEMENTWISE: (u32, u32) = (3, 64);
 const OF_ROWS: [&str; 2] = ["softmax", "softmax_backward"];
 
 /// Beginnings of the names of kernels whose blocks share memory, launched as on a GPU.
-const OF_BLOCKS: [&str; 11] = [
+const OF_BLOCKS: [&str; 12] = [
     "column_sums",
     "weighted_column_sums",
     "centred_sums",
@@ -36,6 +36,7 @@ const OF_BLOCKS: [&str; 11] = [
     "adam",
     "lerp_towards",
     "attention",
+    "change_images",
 ];
 
 type Emulate = unsafe extern "C" fn(*mut libc::c_void, u32, u32, u32, *const Args);
@@ -138,7 +139,7 @@ pub(crate) fn pretending<R>(f: impl FnOnce() -> R) -> R {
 
 /// Whether the kernels can be run here; says so where not.
 #[allow(clippy::print_stderr)]
-pub(super) fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     // Once is enough: nothing here takes a path.
     let again = portable::forced() || std::env::var_os(crate::gradcheck::DEVICE_VARIABLE).is_some();
     let can = !again && library().is_some();

@@ -4,6 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::fused::{one, run, takes, two};
 use super::plan::Plan;
+use crate::augment::{Direction, ImageChange};
 
 /// Elements of the largest result: the kernels for images count in 32 bits, and enlargement makes four of one.
 const LARGEST: usize = 1 << 30;
@@ -99,4 +100,18 @@ pub(crate) fn regroup(
     let ([h, w, c], way) = (image, channels as usize);
     let plan = Plan::eights("regroup", 1, dims).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[h, w, c, to.0, to.1, from.0, from.1, way]), &[Some(x)])
+}
+
+/// Images `[B, H, W, 3]`, f32, through their changes; a few numbers an image are uploaded.
+pub(crate) fn change_images(images: &Tensor, changes: &[ImageChange], direction: Direction) -> Result<Tensor> {
+    let (b, h, w, _) = images.dims4()?;
+    let row = |change: &ImageChange| {
+        let ([down, right], [rows, columns]) = (change.shift.map(|by| by as f32), &change.hole);
+        let hole = [rows.start, rows.end, columns.start, columns.end].map(|edge| edge as f32);
+        [[change.brightness, change.saturation, change.contrast, down, right].as_slice(), &hole].concat()
+    };
+    let table: Vec<f32> = changes.iter().flat_map(row).collect();
+    let table = Tensor::from_vec(table, (b, 9), images.device())?;
+    let plan = Plan::blocks("change_images", (b, 1), 16, vec![images.dims().to_vec()]);
+    one(&plan.with_sizes(&[h, w, direction as usize]), &[Some(images), Some(&table)])
 }

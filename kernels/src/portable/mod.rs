@@ -12,6 +12,7 @@
 //! then read through [`crate::cpu::with_downloaded`] alone, at the edges of the program.
 
 pub(crate) mod attention;
+pub(crate) mod augment;
 pub(crate) mod conv2d;
 pub(crate) mod elementwise;
 pub(crate) mod layout;

@@ -1,15 +1,19 @@
-//! The maps of augmentation as tensor operations, for images that are not in the processor's memory.
+//! The maps of augmentation as tensor operations.
 //!
 //! Colour is arithmetic with a few numbers an image; shift and hole are one gather of pixels, whose indices the
 //! processor counts and uploads (4 bytes a pixel).
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Change, Direction};
+use crate::augment::{Direction, ImageChange};
+use crate::cuda::{fused, images as kernels};
 
-/// `images [B, H, W, 3]` through the map of every image's [`Change`], in one of its directions.
-pub(super) fn affine(images: &Tensor, changes: &[Change], direction: Direction) -> Result<Tensor> {
+/// `images [B, H, W, 3]` through the map of every image's [`ImageChange`], in one of its directions.
+pub(crate) fn affine(images: &Tensor, changes: &[ImageChange], direction: Direction) -> Result<Tensor> {
+    if fused::takes(images) && images.dtype() == DType::F32 {
+        return kernels::change_images(images, changes, direction);
+    }
     match direction {
         Direction::Forward => moved(&colored(images, changes, true)?, changes, direction),
         Direction::Linear => moved(&colored(images, changes, false)?, changes, direction),
@@ -18,9 +22,9 @@ pub(super) fn affine(images: &Tensor, changes: &[Change], direction: Direction) 
 }
 
 /// Saturation, contrast and, if asked for, brightness.
-fn colored(images: &Tensor, changes: &[Change], brightness: bool) -> Result<Tensor> {
+fn colored(images: &Tensor, changes: &[ImageChange], brightness: bool) -> Result<Tensor> {
     let (batch, height, width, channels) = images.dims4()?;
-    let numbers = |of: fn(&Change) -> f32| {
+    let numbers = |of: fn(&ImageChange) -> f32| {
         let numbers: Vec<f32> = changes.iter().map(of).collect();
         Tensor::from_vec(numbers, (batch, 1, 1, 1), images.device())
     };
@@ -36,9 +40,9 @@ fn colored(images: &Tensor, changes: &[Change], brightness: bool) -> Result<Tens
 }
 
 /// Shift and hole, or (transposed) the way back.
-fn moved(images: &Tensor, changes: &[Change], direction: Direction) -> Result<Tensor> {
+fn moved(images: &Tensor, changes: &[ImageChange], direction: Direction) -> Result<Tensor> {
     let (batch, height, width, channels) = images.dims4()?;
-    let unmoved = |change: &Change| change.shift == [0, 0] && change.hole[0].is_empty();
+    let unmoved = |change: &ImageChange| change.shift == [0, 0] && change.hole[0].is_empty();
     if changes.iter().all(unmoved) {
         return Ok(images.clone());
     }
@@ -59,43 +63,4 @@ fn moved(images: &Tensor, changes: &[Change], direction: Direction) -> Result<Te
     let zeros = Tensor::zeros((1, channels), images.dtype(), images.device())?;
     let table = Tensor::cat(&[&images.contiguous()?.reshape((batch * pixels, channels))?, &zeros], 0)?;
     table.index_select(&sources, 0)?.reshape(images.dims())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{AugmentConfig, AugmentKind, on_slices};
-    use super::*;
-    use crate::rng::Rng;
-
-    /// Both are f32; the mean is a sum of a thousand numbers in another order.
-    const TOLERANCE: f32 = 2e-5;
-
-    /// With the arithmetic of slices, whatever the directions.
-    #[test]
-    fn both_ways_give_the_same_images() -> Result<()> {
-        if nestgen_kernels::portable::forced() {
-            return Ok(());
-        }
-        let config = AugmentConfig {
-            kind: AugmentKind::Fixed,
-            probability: 1.0,
-            color: true,
-            translation: true,
-            cutout: true,
-            target: 0.6,
-            adjust_kimg: 1.0,
-        };
-        let dims = [6, 16, 24, 3];
-        let rng = Rng::new(5);
-        let changes: Vec<Change> =
-            (0..6).map(|i| Change::draw(&config, 0.7, dims[1], dims[2], &mut rng.at(i))).collect();
-        let images = Rng::new(2).normals(dims.iter().product());
-        let images = Tensor::from_vec(images, &dims, &candle_core::Device::Cpu)?;
-        for direction in [Direction::Forward, Direction::Linear, Direction::Transposed] {
-            let (a, b) = (affine(&images, &changes, direction)?, on_slices(&images, &changes, direction)?);
-            let worst = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
-            assert!(worst < TOLERANCE, "{worst}");
-        }
-        Ok(())
-    }
 }
