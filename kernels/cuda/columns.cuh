@@ -44,27 +44,26 @@ template <int COUNT, class Quantity> __device__ __forceinline__ void sum_columns
   }
 }
 
-// in: x [rows, width].
-extern "C" __global__ void column_sums(Args a) {
-  const bool plain = a.aligned && a.n[1] % 4 == 0;
-  // What to read is decided outside of the loop, so that rows are read ahead.
-  if (plain && is_rough(a, 0))
-    sum_columns<1>(a, [&a](const Place &at, Four *sum) {
-      const TwoPairs x = *(const TwoPairs *)((const Half *)a.in[0] + at.i);
-      EACH_OF_FOUR(j) sum->v[j] = j % 2 ? second_of(x.v[j / 2]) : first_of(x.v[j / 2]);
-    });
-  else if (plain)
-    sum_columns<1>(a, [&a](const Place &at, Four *sum) { *sum = *(const Four *)(numbers(a, 0) + at.i); });
-  else
-    sum_columns<1>(a, [&a](const Place &at, Four *sum) { *sum = at4(a, 0, at); });
+// Whether there are only whole runs of four columns.
+__device__ __forceinline__ bool in_fours(const Args &a) { return a.n[1] % 4 == 0; }
+
+__device__ __forceinline__ void column_sums_body(const Args &a) {
+  sum_columns<1>(a, [&a](const Place &at, Four *sum) { *sum = at4(a, 0, at); });
 }
 
-// in: x [rows, width], a factor y of the same shape.
-extern "C" __global__ void weighted_column_sums(Args a) {
+// in: x [rows, width].
+extern "C" __global__ void column_sums(Args a) { by_type<column_sums_body, 0, ROUGH_IN(0)>(a, in_fours(a)); }
+
+__device__ __forceinline__ void weighted_column_sums_body(const Args &a) {
   sum_columns<1>(a, [&a](const Place &at, Four *sum) {
     const Four x = at4(a, 0, at), y = at4(a, 1, at);
     EACH_OF_FOUR(j) sum->v[j] = x.v[j] * y.v[j];
   });
+}
+
+// in: x [rows, width], a factor y of the same shape.
+extern "C" __global__ void weighted_column_sums(Args a) {
+  by_type<weighted_column_sums_body, 0, ROUGH_IN(0) | ROUGH_IN(1)>(a, in_fours(a));
 }
 
 // ---- batch norm: columns are channels, or those of several rows side by side ----
@@ -76,9 +75,7 @@ __device__ __forceinline__ Four channels4(const Args &a, int k, const Place &at)
   return x;
 }
 
-// in: x [rows, width], shift [channels]. n: rows, width, rows of a chunk, channels.
-// out: of each chunk the sums of x - shift, and of its square.
-extern "C" __global__ void centred_sums(Args a) {
+__device__ __forceinline__ void centred_sums_body(const Args &a) {
   sum_columns<2>(a, [&a](const Place &at, Four *sums) {
     const Four x = at4(a, 0, at), shift = channels4(a, 1, at);
     EACH_OF_FOUR(j) {
@@ -89,9 +86,13 @@ extern "C" __global__ void centred_sums(Args a) {
   });
 }
 
-// in: gradient, x [rows, width], mean, 1 / standard deviation [channels]. n: rows, width, rows of a chunk, channels.
-// out: of each chunk the sums of the gradient, and of the gradient times normalised x.
-extern "C" __global__ void norm_sums(Args a) {
+// in: x [rows, width], shift [channels]. n: rows, width, rows of a chunk, channels.
+// out: of each chunk the sums of x - shift, and of its square.
+extern "C" __global__ void centred_sums(Args a) {
+  by_type<centred_sums_body, 0, ROUGH_IN(0)>(a, in_fours(a));
+}
+
+__device__ __forceinline__ void norm_sums_body(const Args &a) {
   sum_columns<2>(a, [&a](const Place &at, Four *sums) {
     const Four g = at4(a, 0, at), x = at4(a, 1, at), mean = channels4(a, 2, at), rstd = channels4(a, 3, at);
     sums[0] = g;
@@ -99,8 +100,13 @@ extern "C" __global__ void norm_sums(Args a) {
   });
 }
 
-// in: x, mean, scale, offset [channels]. n: elements, channels. out: y.
-extern "C" __global__ void normalise(Args a) {
+// in: gradient, x [rows, width], mean, 1 / standard deviation [channels]. n: rows, width, rows of a chunk, channels.
+// out: of each chunk the sums of the gradient, and of the gradient times normalised x.
+extern "C" __global__ void norm_sums(Args a) {
+  by_type<norm_sums_body, 0, ROUGH_IN(0) | ROUGH_IN(1)>(a, in_fours(a));
+}
+
+__device__ __forceinline__ void normalise_body(const Args &a) {
   EACH8(i, a.n[0]) {
     Eight x = get8(a, 0, i, a.n[0]);
     const Eight mean = vector8(a, 1, i, a.n[1]), scale = vector8(a, 2, i, a.n[1]);
@@ -110,9 +116,12 @@ extern "C" __global__ void normalise(Args a) {
   }
 }
 
-// in: gradient, x, mean, 1 / standard deviation, scale, the sums of `norm_sums` [channels]. n: elements, channels.
-// f: 1 / rows, or 0 where the statistics are no functions of x. out: gradient of x.
-extern "C" __global__ void normalise_backward(Args a) {
+// in: x, mean, scale, offset [channels]. n: elements, channels. out: y.
+extern "C" __global__ void normalise(Args a) {
+  by_type<normalise_body, 0, ROUGH_IN(0) | ROUGH_OUT>(a, in_eights(a, true));
+}
+
+__device__ __forceinline__ void normalise_backward_body(const Args &a) {
   EACH8(i, a.n[0]) {
     Eight g = get8(a, 0, i, a.n[0]);
     const Eight x = get8(a, 1, i, a.n[0]);
@@ -125,4 +134,10 @@ extern "C" __global__ void normalise_backward(Args a) {
     }
     put8(a, 0, i, a.n[0], g);
   }
+}
+
+// in: gradient, x, mean, 1 / standard deviation, scale, the sums of `norm_sums` [channels]. n: elements, channels.
+// f: 1 / rows, or 0 where the statistics are no functions of x. out: gradient of x.
+extern "C" __global__ void normalise_backward(Args a) {
+  by_type<normalise_backward_body, 0, ROUGH_IN(0) | ROUGH_IN(1) | ROUGH_OUT>(a, in_eights(a) && a.n[1] % 8 == 0);
 }

@@ -1,4 +1,9 @@
-// Element by element. n[0] is the number of elements throughout.
+// Element by element. n[0] is the number of elements throughout, n[1] where there is a vector its width.
+
+// Whether there are only whole runs of eight, and in operand 1, if it is a vector of width n[1], too.
+__device__ __forceinline__ bool in_eights(const Args &a, bool vector = false) {
+  return a.n[0] % 8 == 0 && (!vector || !a.in[1] || a.n[1] % 8 == 0);
+}
 
 // What belongs to element i and its seven neighbours of a vector over the last dimension of `width`; 0 without a vector.
 __device__ __forceinline__ Eight vector8(const Args &a, int k, size_t i, size_t width) {
@@ -6,7 +11,7 @@ __device__ __forceinline__ Eight vector8(const Args &a, int k, size_t i, size_t 
   const float *vector = numbers(a, k);
   if (!vector) return b;
   size_t column = column_of(i, width);
-  if (a.aligned && width % 8 == 0) {
+  if (a.aligned == WHOLE || (a.aligned && width % 8 == 0)) {
     const Four *fours = (const Four *)(vector + column);
     const Four low = fours[0], high = fours[1];
     EACH_OF_EIGHT(j) b.v[j] = j < 4 ? low.v[j % 4] : high.v[j % 4];
@@ -19,8 +24,7 @@ __device__ __forceinline__ Eight vector8(const Args &a, int k, size_t i, size_t 
   return b;
 }
 
-// in: x, bias [width] or null. n: elements, width. f: slope. out: y.
-extern "C" __global__ void bias_leak(Args a) {
+__device__ __forceinline__ void bias_leak_body(const Args &a) {
   EACH8(i, a.n[0]) {
     Eight x = get8(a, 0, i, a.n[0]);
     const Eight b = vector8(a, 1, i, a.n[1]);
@@ -32,24 +36,37 @@ extern "C" __global__ void bias_leak(Args a) {
   }
 }
 
-// in: x, bias [width] or null, residual. n: elements, width. out: residual + x + bias.
-extern "C" __global__ void bias_residual(Args a) {
+// in: x, bias [width] or null. n: elements, width. f: slope. out: y.
+extern "C" __global__ void bias_leak(Args a) {
+  by_type<bias_leak_body, 0, ROUGH_IN(0) | ROUGH_OUT>(a, in_eights(a, true));
+}
+
+__device__ __forceinline__ void bias_residual_body(const Args &a) {
   EACH8(i, a.n[0]) {
     Eight x = get8(a, 0, i, a.n[0]);
-    const Eight b = vector8(a, 1, i, a.n[1]), r = get8(a, 2, i, a.n[0]);
+    const Eight r = get8(a, 2, i, a.n[0]), b = vector8(a, 1, i, a.n[1]);
     EACH_OF_EIGHT(j) x.v[j] = r.v[j] + (x.v[j] + b.v[j]);
     put8(a, 0, i, a.n[0], x);
   }
 }
 
-// in: gradient, output. f: slope. out: gradient before the activation.
-extern "C" __global__ void leak_backward(Args a) {
+// in: x, bias [width] or null, residual. n: elements, width. out: residual + x + bias.
+extern "C" __global__ void bias_residual(Args a) {
+  by_type<bias_residual_body, 0, ROUGH_IN(0), ROUGH_IN(0) | ROUGH_IN(2) | ROUGH_OUT>(a, in_eights(a, true));
+}
+
+__device__ __forceinline__ void leak_backward_body(const Args &a) {
   EACH8(i, a.n[0]) {
     Eight g = get8(a, 0, i, a.n[0]);
     const Eight y = get8(a, 1, i, a.n[0]);
     EACH_OF_EIGHT(j) g.v[j] = y.v[j] > 0.f ? g.v[j] : g.v[j] * a.f[0];
     put8(a, 0, i, a.n[0], g);
   }
+}
+
+// in: gradient, output. f: slope. out: gradient before the activation.
+extern "C" __global__ void leak_backward(Args a) {
+  by_type<leak_backward_body, 0, ROUGH_IN(1) | ROUGH_OUT, ROUGH_IN(0) | ROUGH_IN(1) | ROUGH_OUT>(a, in_eights(a));
 }
 
 __device__ __forceinline__ float sigmoid(float x) {
@@ -60,7 +77,7 @@ __device__ __forceinline__ float sigmoid(float x) {
 // GELU where the result is bf16: the normal distribution's tail as Abramowitz and Stegun have it (7.1.26, 1.5e-7 of erf),
 // small results to bf16's digits, and one power for value and derivative.
 __device__ __forceinline__ void quick_gelu(float x, float *value, float *slope) {
-  const float t = quick_ratio(1.f, 1.f + 0.23164189f * fabsf(x)), density = quick_exp(-0.5f * x * x);
+  const float t = quick_reciprocal(1.f + 0.23164189f * fabsf(x)), density = quick_power2(-0.72134752f * x * x);
   const float tail =
       density * t * (0.127414796f + t * (-0.142248368f + t * (0.710706871f + t * (-0.726576014f + t * 0.530702715f))));
   const float cdf = x > 0.f ? 1.f - tail : tail;
@@ -85,40 +102,67 @@ __device__ __forceinline__ void smooth(int kind, bool quick, float x, float *val
     float s = sigmoid(x);
     *value = x * s;
     *slope = s + x * s * (1.f - s);
-  } else { // tanh
+  } else if (kind == 3) { // tanh
     float y = tanhf(x);
     *value = y;
     *slope = 1.f - y * y;
+  } else if (kind == 4) { // softplus
+    *value = fmaxf(x, 0.f) + log1pf(expf(-fabsf(x)));
+    *slope = sigmoid(x);
+  } else { // sigmoid
+    float s = sigmoid(x);
+    *value = s;
+    *slope = s * (1.f - s);
+  }
+}
+
+// KIND is that of `smooth`, or -1: n[2] has it. The network's own, GELU, is compiled by itself, so that eight elements are
+// computed side by side.
+#define GELU 0
+
+template <int KIND> __device__ __forceinline__ void activate_body(const Args &a) {
+  const int kind = KIND < 0 ? (int)a.n[2] : KIND;
+  float slope;
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    const Eight b = vector8(a, 1, i, a.n[1]);
+    EACH_OF_EIGHT(j) smooth(kind, is_rough(a, 8), x.v[j] + b.v[j], &x.v[j], &slope);
+    put8(a, 0, i, a.n[0], x);
   }
 }
 
 // in: x, bias [width] or null. n: elements, width, kind. out: y.
 extern "C" __global__ void activate(Args a) {
-  float slope;
-  EACH8(i, a.n[0]) {
-    Eight x = get8(a, 0, i, a.n[0]);
-    const Eight b = vector8(a, 1, i, a.n[1]);
-    EACH_OF_EIGHT(j) smooth((int)a.n[2], is_rough(a, 8), x.v[j] + b.v[j], &x.v[j], &slope);
-    put8(a, 0, i, a.n[0], x);
-  }
+  if (a.n[2] == GELU)
+    by_type<activate_body<GELU>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, in_eights(a, true));
+  else
+    activate_body<-1>(a);
 }
 
-// in: x, bias [width] or null, gradient. n: elements, width, kind. out: gradient before the activation.
-extern "C" __global__ void activate_backward(Args a) {
+template <int KIND> __device__ __forceinline__ void activate_backward_body(const Args &a) {
+  const int kind = KIND < 0 ? (int)a.n[2] : KIND;
   float value, slope;
   EACH8(i, a.n[0]) {
-    const Eight x = get8(a, 0, i, a.n[0]), b = vector8(a, 1, i, a.n[1]);
+    const Eight x = get8(a, 0, i, a.n[0]);
     Eight g = get8(a, 2, i, a.n[0]);
+    const Eight b = vector8(a, 1, i, a.n[1]);
     EACH_OF_EIGHT(j) {
-      smooth((int)a.n[2], is_rough(a, 8), x.v[j] + b.v[j], &value, &slope);
+      smooth(kind, is_rough(a, 8), x.v[j] + b.v[j], &value, &slope);
       g.v[j] *= slope;
     }
     put8(a, 0, i, a.n[0], g);
   }
 }
 
-// in: x, y. out: x + y.
-extern "C" __global__ void add(Args a) {
+// in: x, bias [width] or null, gradient. n: elements, width, kind. out: gradient before the activation.
+extern "C" __global__ void activate_backward(Args a) {
+  if (a.n[2] == GELU)
+    by_type<activate_backward_body<GELU>, 0, ROUGH_IN(0) | ROUGH_IN(2) | ROUGH_OUT>(a, in_eights(a, true));
+  else
+    activate_backward_body<-1>(a);
+}
+
+__device__ __forceinline__ void add_body(const Args &a) {
   EACH8(i, a.n[0]) {
     Eight x = get8(a, 0, i, a.n[0]);
     const Eight y = get8(a, 1, i, a.n[0]);
@@ -127,9 +171,18 @@ extern "C" __global__ void add(Args a) {
   }
 }
 
+// in: x, y. out: x + y.
+extern "C" __global__ void add(Args a) {
+  by_type<add_body, 0, ROUGH_IN(0), ROUGH_IN(1), ROUGH_IN(0) | ROUGH_IN(1) | ROUGH_OUT>(a, in_eights(a));
+}
+
+__device__ __forceinline__ void convert_body(const Args &a) {
+  EACH8(i, a.n[0]) put8(a, 0, i, a.n[0], get8(a, 0, i, a.n[0]));
+}
+
 // in: x. out: the same numbers in the type of the output.
 extern "C" __global__ void convert(Args a) {
-  EACH8(i, a.n[0]) put8(a, 0, i, a.n[0], get8(a, 0, i, a.n[0]));
+  by_type<convert_body, ROUGH_OUT, ROUGH_IN(0)>(a, in_eights(a));
 }
 
 // in: x [rows, from]. n: elements of y, from, to. out: y [rows, to]: rows cut off, or with zeros behind them.
@@ -144,8 +197,18 @@ extern "C" __global__ void resize_rows(Args a) {
   }
 }
 
+__device__ __forceinline__ void scale_samples_in_eights(const Args &a) {
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    const float factor = numbers(a, 1)[row_of(i, a.n[1])];
+    EACH_OF_EIGHT(j) x.v[j] *= factor;
+    put8(a, 0, i, a.n[0], x);
+  }
+}
+
 // in: x [samples, each], factors [samples]. n: elements, each. out: x times its sample's factor.
 extern "C" __global__ void scale_samples(Args a) {
+  if (a.n[1] % 8 == 0) return by_type<scale_samples_in_eights, 0, ROUGH_IN(0) | ROUGH_OUT>(a, true);
   EACH8(i, a.n[0]) {
     Eight x = get8(a, 0, i, a.n[0]);
     EACH_OF_EIGHT(j) if (i + j < a.n[0]) x.v[j] *= numbers(a, 1)[row_of(i + j, a.n[1])];

@@ -16,6 +16,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __shared__ static
+#define __launch_bounds__(threads, blocks)
 
 struct Index {
   unsigned x, y, z;

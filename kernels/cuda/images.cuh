@@ -53,6 +53,16 @@ extern "C" __global__ void columns(Args a) {
   }
 }
 
+// A convolution's kernel for the way back: in: w [c_out, taps, c_in]. n: elements (below 2^32), c_out, taps, c_in.
+// out: [c_in, taps, c_out], the taps in reverse order.
+extern "C" __global__ void flip(Args a) {
+  const unsigned c_out = a.n[1], taps = a.n[2], c_in = a.n[3];
+  EACH(i, a.n[0]) {
+    const unsigned out = (unsigned)i % c_out, rest = (unsigned)i / c_out, tap = rest % taps, in = rest / taps;
+    put(a, 0, i, get(a, 0, ((size_t)out * taps + (taps - 1 - tap)) * c_in + in));
+  }
+}
+
 // Nearest-neighbour enlargement by 2. in: x [B, h, w, c]. n: elements of y, h, w, c. f: factor. out: y [B, 2h, 2w, c].
 extern "C" __global__ void enlarge2(Args a) {
   const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
@@ -71,22 +81,24 @@ extern "C" __global__ void enlarge2(Args a) {
   }
 }
 
+__device__ __forceinline__ void sum_squares2_in_eights(const Args &a) {
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
+  EACH8(i, a.n[0]) {
+    const Pixel p = pixel(i, h, w, c);
+    const size_t top = offset(p.image, 2 * p.y, 2 * p.x, p.channel, 2 * h, 2 * w, c), bottom = top + (size_t)2 * w * c;
+    const size_t count = a.n[0] * 4;
+    Eight x = get8(a, 0, top, count);
+    const Eight right = get8(a, 0, top + c, count);
+    const Eight below = get8(a, 0, bottom, count), corner = get8(a, 0, bottom + c, count);
+    EACH_OF_EIGHT(j) x.v[j] = ((x.v[j] + right.v[j]) + (below.v[j] + corner.v[j])) * a.f[0];
+    put8(a, 0, i, a.n[0], x);
+  }
+}
+
 // Sums of 2x2 squares. in: x [B, 2h, 2w, c]. n: elements of y, h, w, c. f: factor. out: y [B, h, w, c].
 extern "C" __global__ void sum_squares2(Args a) {
   const unsigned h = a.n[1], w = a.n[2], c = a.n[3];
-  if (c % 8 == 0) {
-    EACH8(i, a.n[0]) {
-      const Pixel p = pixel(i, h, w, c);
-      const size_t top = offset(p.image, 2 * p.y, 2 * p.x, p.channel, 2 * h, 2 * w, c), bottom = top + (size_t)2 * w * c;
-      const size_t count = a.n[0] * 4;
-      Eight x = get8(a, 0, top, count);
-      const Eight right = get8(a, 0, top + c, count);
-      const Eight below = get8(a, 0, bottom, count), corner = get8(a, 0, bottom + c, count);
-      EACH_OF_EIGHT(j) x.v[j] = ((x.v[j] + right.v[j]) + (below.v[j] + corner.v[j])) * a.f[0];
-      put8(a, 0, i, a.n[0], x);
-    }
-    return;
-  }
+  if (c % 8 == 0) return by_type<sum_squares2_in_eights, 0, ROUGH_IN(0) | ROUGH_OUT>(a, true);
   EACH(i, a.n[0]) {
     Pixel p = pixel(i, h, w, c);
     const size_t top = offset(p.image, 2 * p.y, 2 * p.x, p.channel, 2 * h, 2 * w, c), bottom = top + (size_t)2 * w * c;
@@ -203,7 +215,7 @@ __device__ __forceinline__ size_t regrouped(const Args &a, size_t i) {
 
 // The two ways of `regroup` between channels and pixels, where pixels have `c` channels, a multiple of 8: a thread moves
 // eight channels of a 2x2 square, which are 32 neighbours on the other side.
-__device__ __forceinline__ void regroup_squares(const Args &a, bool to_pixels) {
+template <bool to_pixels> __device__ __forceinline__ void regroup_squares(const Args &a) {
   const unsigned h = to_pixels ? a.n[1] : a.n[1] * 2, w = to_pixels ? a.n[2] : a.n[2] * 2;
   const unsigned c = to_pixels ? a.n[3] : a.n[3] / 4;
   const unsigned pixel_bh = a.n[to_pixels ? 4 : 6], pixel_bw = a.n[to_pixels ? 5 : 7];
@@ -243,9 +255,9 @@ extern "C" __global__ void regroup(Args a) {
   if (a.n[8] == 0 && a.n[3] % 8 == 0) {
     EACH8(i, a.n[0]) put8(a, 0, i, a.n[0], get8(a, 0, regrouped(a, i), a.n[0]));
   } else if (a.n[8] == 1 && a.n[3] % 8 == 0) {
-    regroup_squares(a, true);
+    by_type<regroup_squares<true>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, true);
   } else if (a.n[8] == 2 && a.n[3] % 32 == 0) {
-    regroup_squares(a, false);
+    by_type<regroup_squares<false>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, true);
   } else {
     EACH(i, a.n[0]) put(a, 0, i, get(a, 0, regrouped(a, i)));
   }

@@ -6,12 +6,13 @@
 // A thread's share of a matrix: its rows, and of each the runs of columns from `column(k)`.
 template <int LANES, int RUNS> struct Share {
   const size_t rows, width;
+  const float per_column;
   const unsigned lane, group, groups;
   const bool whole;
 
   __device__ explicit Share(const Args &a)
-      : rows(a.n[0]), width(a.n[1]), lane(threadIdx.x % LANES), group(threadIdx.x / LANES), groups(blockDim.x / LANES),
-        whole(a.n[1] % 4 == 0) {}
+      : rows(a.n[0]), width(a.n[1]), per_column(1.f / a.n[1]), lane(threadIdx.x % LANES), group(threadIdx.x / LANES),
+        groups(blockDim.x / LANES), whole(a.n[1] % 4 == 0) {}
 
   __device__ unsigned column(int k) const { return (lane + k * LANES) * 4; }
   // How many columns there are from run k on, in a row that exists.
@@ -40,13 +41,13 @@ template <int LANES, int RUNS> __device__ __forceinline__ void normalise_rows(co
     float sum = 0.f, squares = 0.f;
     EACH_RUN(k) x[k] = some4(a, 0, row * at.width + at.column(k), at.left(k, exists), at.whole);
     EACH_RUN(k) EACH_OF_FOUR(j) sum += x[k].v[j];
-    const float mean = lanes_sum<LANES>(sum) / at.width;
+    const float mean = lanes_sum<LANES>(sum) * at.per_column;
     EACH_RUN(k) EACH_OF_FOUR(j) {
       const float d = (unsigned)j < at.left(k, exists) ? x[k].v[j] - mean : 0.f;
       x[k].v[j] = d;
       squares += d * d;
     }
-    const float rstd = 1.f / sqrtf(lanes_sum<LANES>(squares) / at.width + a.f[0]);
+    const float rstd = 1.f / sqrtf(lanes_sum<LANES>(squares) * at.per_column + a.f[0]);
     EACH_RUN(k) {
       EACH_OF_FOUR(j) x[k].v[j] = x[k].v[j] * rstd * gain[k].v[j] + offset[k].v[j];
       put_some4(a, 0, row * at.width + at.column(k), at.left(k, exists), at.whole, x[k]);
@@ -88,12 +89,15 @@ template <int LANES, int RUNS> __device__ __forceinline__ void normalise_rows_ba
   EACH_ROW_OF(at, row) {
     const bool exists = row < at.rows;
     const float mean = exists ? numbers(a, 3)[2 * row] : 0.f, rstd = exists ? numbers(a, 3)[2 * row + 1] : 0.f;
-    Four g[RUNS], normal[RUNS];
+    Four g[RUNS], normal[RUNS], x[RUNS];
     EACH_RUN(k) {
       const size_t i = row * at.width + at.column(k);
       g[k] = some4(a, 0, i, at.left(k, exists), at.whole);
       normal[k] = some4(a, 1, i, at.left(k, exists), at.whole);
+      EACH_OF_FOUR(j) x[k].v[j] = 0.f;
     }
+    // Read with the others, and before any is used.
+    if (a.in[4]) EACH_RUN(k) x[k] = some4(a, 4, row * at.width + at.column(k), at.left(k, exists), at.whole);
     float sum = 0.f, inner = 0.f;
     EACH_RUN(k) EACH_OF_FOUR(j) {
       normal[k].v[j] = (unsigned)j < at.left(k, exists) ? (normal[k].v[j] - mean) * rstd : 0.f;
@@ -103,27 +107,31 @@ template <int LANES, int RUNS> __device__ __forceinline__ void normalise_rows_ba
       sum += g[k].v[j];
       inner += g[k].v[j] * normal[k].v[j];
     }
-    sum = lanes_sum<LANES>(sum) / at.width;
-    inner = lanes_sum<LANES>(inner) / at.width;
+    sum = lanes_sum<LANES>(sum) * at.per_column;
+    inner = lanes_sum<LANES>(inner) * at.per_column;
     EACH_RUN(k) {
-      const size_t i = row * at.width + at.column(k);
-      Four x = {{0.f, 0.f, 0.f, 0.f}};
-      if (a.in[4]) x = some4(a, 4, i, at.left(k, exists), at.whole);
-      EACH_OF_FOUR(j) x.v[j] += (g[k].v[j] - sum - normal[k].v[j] * inner) * rstd;
-      put_some4(a, 0, i, at.left(k, exists), at.whole, x);
+      EACH_OF_FOUR(j) x[k].v[j] += (g[k].v[j] - sum - normal[k].v[j] * inner) * rstd;
+      put_some4(a, 0, row * at.width + at.column(k), at.left(k, exists), at.whole, x[k]);
     }
   }
   put_sums<LANES, RUNS>(a, at, offset_sums, 2 * blockIdx.x * at.width);
   put_sums<LANES, RUNS>(a, at, gain_sums, (2 * blockIdx.x + 1) * at.width);
 }
 
-// The last number is the widest row.
-#define LAYER_NORM(lanes, runs, width)                                                          \
-  extern "C" __global__ void layer_norm_##width(Args a) { normalise_rows<lanes, runs>(a); }     \
-  extern "C" __global__ void layer_norm_backward_##width(Args a) { normalise_rows_backward<lanes, runs>(a); }
-LAYER_NORM(8, 1, 32)
-LAYER_NORM(8, 2, 64)
-LAYER_NORM(16, 2, 128)
-LAYER_NORM(32, 2, 256)
-LAYER_NORM(32, 4, 512)
-LAYER_NORM(32, 8, 1024)
+// Of a kernel: lanes, runs, the widest row; and how many of its blocks, forward and backward, are to be on a multiprocessor at
+// once, which bounds the registers of a thread: what is under way there must cover the memory's latency.
+#define LAYER_NORM(lanes, runs, width, blocks, backward_blocks)                                                  \
+  extern "C" __global__ void __launch_bounds__(256, blocks) layer_norm_##width(Args a) {                         \
+    const bool whole = a.n[1] % 4 == 0;                                                                          \
+    by_type<normalise_rows<lanes, runs>, 0, ROUGH_OUT, ROUGH_IN(0) | ROUGH_OUT>(a, whole);                       \
+  }                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(256, backward_blocks) layer_norm_backward_##width(Args a) {       \
+    const bool whole = a.n[1] % 4 == 0;                                                                          \
+    by_type<normalise_rows_backward<lanes, runs>, 0, ROUGH_IN(0), ROUGH_IN(1) | ROUGH_OUT>(a, whole);            \
+  }
+LAYER_NORM(8, 1, 32, 6, 4)
+LAYER_NORM(8, 2, 64, 4, 3)
+LAYER_NORM(16, 2, 128, 4, 3)
+LAYER_NORM(32, 2, 256, 4, 3)
+LAYER_NORM(32, 4, 512, 3, 2)
+LAYER_NORM(32, 8, 1024, 1, 1)

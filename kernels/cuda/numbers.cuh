@@ -33,8 +33,8 @@ static inline unsigned pair(float first, float second) {
   return (unsigned)rounded(first) | (unsigned)rounded(second) << 16;
 }
 
-static inline float quick_exp(float x) { return expf(x); }
-static inline float quick_ratio(float x, float y) { return x / y; }
+static inline float quick_power2(float x) { return exp2f(x); }
+static inline float quick_reciprocal(float x) { return 1.f / x; }
 #else
 __device__ __forceinline__ Half rounded(float x) {
   Half half;
@@ -48,10 +48,21 @@ __device__ __forceinline__ unsigned pair(float first, float second) {
   return both;
 }
 
-// To some units in the last place, which bf16 does not see.
-__device__ __forceinline__ float quick_exp(float x) { return __expf(x); }
-__device__ __forceinline__ float quick_ratio(float x, float y) { return __fdividef(x, y); }
+// To some units in the last place, which bf16 does not see, and what is smaller than normal numbers as 0. `__expf` and
+// `__fdividef` take three and four instructions more to keep such numbers.
+__device__ __forceinline__ float quick_power2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float quick_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 #endif
+
+__device__ __forceinline__ float quick_exp(float x) { return quick_power2(x * 1.44269504f); }
 
 __device__ __forceinline__ float first_of(unsigned both) { return from_bits(both << 16); }
 __device__ __forceinline__ float second_of(unsigned both) { return from_bits(both & 0xffff0000u); }
@@ -72,6 +83,31 @@ __device__ __forceinline__ void put(const Args &a, int k, size_t i, float v) {
     ((float *)a.out[k])[i] = v;
 }
 
+// A kernel's BODY for operands that are all aligned and whole, of types known to the compiler.
+template <void (*BODY)(const Args &), unsigned PATTERN> __device__ __forceinline__ bool known_types(const Args &a) {
+  Args known = a;
+  known.rough = PATTERN;
+  known.aligned = WHOLE;
+  BODY(known);
+  return true;
+}
+
+// Runs a kernel's BODY, which is compiled by itself for operands of each of PATTERNS (as in `Args::rough`) where all are
+// aligned and `whole`, and once more for everything else. Types that are only known at run time cost more than a branch:
+// what is read is widened inside of it, so that a warp waits there, with one read under way instead of all of a row's.
+template <void (*BODY)(const Args &), unsigned... PATTERNS>
+__device__ __forceinline__ void by_type(const Args &a, bool whole) {
+  const bool fits = whole && a.aligned;
+  if (((fits && a.rough == PATTERNS && known_types<BODY, PATTERNS>(a)) || ...)) return;
+  Args any = a;
+  any.aligned = a.aligned & 1u; // Never `WHOLE`.
+  BODY(any);
+}
+
+// Patterns: bf16 are these inputs, and output 0 where ROUGH_OUT is among them.
+#define ROUGH_IN(k) (1u << (k))
+#define ROUGH_OUT (1u << 8)
+
 struct alignas(16) Four {
   float v[4];
 };
@@ -90,7 +126,7 @@ struct alignas(16) FourPairs {
 // Elements i to i + 3 of an operand of `count`; past the end they are 0. `i` is a multiple of 4.
 __device__ __forceinline__ Four get4(const Args &a, int k, size_t i, size_t count) {
   Four x;
-  if (!a.aligned || i + 4 > count) {
+  if (a.aligned != WHOLE && (!a.aligned || i + 4 > count)) {
     EACH_OF_FOUR(j) x.v[j] = i + j < count ? get(a, k, i + j) : 0.f;
   } else if (is_rough(a, k)) {
     const TwoPairs pairs = *(const TwoPairs *)((const Half *)a.in[k] + i);
@@ -102,7 +138,7 @@ __device__ __forceinline__ Four get4(const Args &a, int k, size_t i, size_t coun
 }
 
 __device__ __forceinline__ void put4(const Args &a, int k, size_t i, size_t count, const Four &x) {
-  if (!a.aligned || i + 4 > count) {
+  if (a.aligned != WHOLE && (!a.aligned || i + 4 > count)) {
     EACH_OF_FOUR(j) if (i + j < count) put(a, k, i + j, x.v[j]);
   } else if (is_rough(a, 8 + k)) {
     *(TwoPairs *)((Half *)a.out[k] + i) = {{pair(x.v[0], x.v[1]), pair(x.v[2], x.v[3])}};
@@ -111,15 +147,25 @@ __device__ __forceinline__ void put4(const Args &a, int k, size_t i, size_t coun
   }
 }
 
-// Up to four elements from `i`: those before `left`; the others are 0. `whole` runs are read at once.
+// Up to four elements from `i`: those before `left`; the others are 0. `whole` runs are read at once. Where all runs are
+// whole, the first is read in place of one that is not there, so that nothing branches.
 __device__ __forceinline__ Four some4(const Args &a, int k, size_t i, unsigned left, bool whole) {
-  if (whole && left >= 4) return get4(a, k, i, i + 4);
   Four x;
+  if (a.aligned == WHOLE) {
+    x = get4(a, k, left ? i : 0, 0);
+    EACH_OF_FOUR(j) x.v[j] = left ? x.v[j] : 0.f;
+    return x;
+  }
+  if (whole && left >= 4) return get4(a, k, i, i + 4);
   EACH_OF_FOUR(j) x.v[j] = (unsigned)j < left ? get(a, k, i + j) : 0.f;
   return x;
 }
 
 __device__ __forceinline__ void put_some4(const Args &a, int k, size_t i, unsigned left, bool whole, const Four &x) {
+  if (a.aligned == WHOLE) {
+    if (left) put4(a, k, i, 0, x);
+    return;
+  }
   if (whole && left >= 4) return put4(a, k, i, i + 4, x);
   EACH_OF_FOUR(j) if ((unsigned)j < left) put(a, k, i + j, x.v[j]);
 }
@@ -131,7 +177,7 @@ struct Eight {
 // The same of eight elements; `i` is a multiple of 8.
 __device__ __forceinline__ Eight get8(const Args &a, int k, size_t i, size_t count) {
   Eight x;
-  if (!a.aligned || i + 8 > count) {
+  if (a.aligned != WHOLE && (!a.aligned || i + 8 > count)) {
     EACH_OF_EIGHT(j) x.v[j] = i + j < count ? get(a, k, i + j) : 0.f;
   } else if (is_rough(a, k)) {
     const FourPairs pairs = *(const FourPairs *)((const Half *)a.in[k] + i);
@@ -145,7 +191,7 @@ __device__ __forceinline__ Eight get8(const Args &a, int k, size_t i, size_t cou
 }
 
 __device__ __forceinline__ void put8(const Args &a, int k, size_t i, size_t count, const Eight &x) {
-  if (!a.aligned || i + 8 > count) {
+  if (a.aligned != WHOLE && (!a.aligned || i + 8 > count)) {
     EACH_OF_EIGHT(j) if (i + j < count) put(a, k, i + j, x.v[j]);
   } else if (is_rough(a, 8 + k)) {
     FourPairs pairs;

@@ -13,19 +13,24 @@
 //!   and the result can be differentiated again (R1/R2 penalties). Rules that call a raw kernel are recorded
 //!   with [`Var::record_once`] and refuse a second differentiation with an error, never silently.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// A tensor that remembers how it was computed. Cloning is cheap (two reference counts).
+/// A tensor that remembers how it was computed. Cloning is cheap (a few reference counts).
 #[derive(Clone)]
 pub struct Var {
     value: Tensor,
     node: Option<Rc<Node>>,
+    /// Of a parameter, where its value rounded for products is kept.
+    rounded: Option<Rounded>,
 }
+
+/// A parameter's value rounded for products, once somebody has asked for it: until the parameter has another value.
+type Rounded = Rc<OnceCell<Tensor>>;
 
 /// Sends the gradient of an operation's output to its inputs: one entry an input, `None` where the flag
 /// in the second argument says that nobody wants it.
@@ -89,12 +94,12 @@ pub(crate) fn is_recorded(inputs: &[&Var]) -> bool {
 impl Var {
     /// A tensor that nobody differentiates with respect to.
     pub fn constant(value: Tensor) -> Self {
-        Self { value, node: None }
+        Self { value, node: None, rounded: None }
     }
 
     /// A fresh leaf: gradients with respect to it can be asked of [`backward`] and [`grad`].
     pub fn leaf(value: Tensor) -> Self {
-        Self { value, node: Some(Rc::new(Node { id: next_id(), op: None })) }
+        Self { value, node: Some(Rc::new(Node { id: next_id(), op: None })), rounded: None }
     }
 
     /// The tensor.
@@ -115,6 +120,16 @@ impl Var {
     /// Whether a gradient can flow through this value.
     pub fn is_tracked(&self) -> bool {
         self.node.is_some()
+    }
+
+    /// What `round` makes of the value; a parameter's is kept for its other uses.
+    pub(crate) fn rounded(&self, round: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let Some(kept) = &self.rounded else { return round(&self.value) };
+        if let Some(rounded) = kept.get() {
+            return Ok(rounded.clone());
+        }
+        let rounded = round(&self.value)?;
+        Ok(kept.get_or_init(|| rounded).clone())
     }
 
     /// The dimensions of the tensor.
@@ -171,7 +186,7 @@ impl Var {
         }
         let inputs = inputs.iter().map(|&v| v.clone()).collect();
         let op = Some(Op { name, inputs, rule });
-        Self { value, node: Some(Rc::new(Node { id: next_id(), op })) }
+        Self { value, node: Some(Rc::new(Node { id: next_id(), op })), rounded: None }
     }
 }
 
@@ -193,6 +208,7 @@ struct ParamInner {
     name: String,
     node: Rc<Node>,
     value: RefCell<Tensor>,
+    rounded: RefCell<Rounded>,
     trainable: Cell<bool>,
 }
 
@@ -200,8 +216,8 @@ impl Param {
     /// A trainable parameter. `name` is its path in checkpoints (`levels.0.layers.1.attn.qkv.weight`).
     pub fn new(name: impl Into<String>, value: Tensor) -> Self {
         let node = Rc::new(Node { id: next_id(), op: None });
-        let (value, trainable) = (RefCell::new(value), Cell::new(true));
-        Self(Rc::new(ParamInner { name: name.into(), node, value, trainable }))
+        let (value, rounded, trainable) = (RefCell::new(value), RefCell::default(), Cell::new(true));
+        Self(Rc::new(ParamInner { name: name.into(), node, value, rounded, trainable }))
     }
 
     /// Its number in this process, as [`backward_telling`] gives it.
@@ -217,7 +233,7 @@ impl Param {
     /// The parameter as an input of an operation; a constant while frozen.
     pub fn var(&self) -> Var {
         let node = self.0.trainable.get().then(|| self.0.node.clone());
-        Var { value: self.value(), node }
+        Var { value: self.value(), node, rounded: Some(self.0.rounded.borrow().clone()) }
     }
 
     /// The current value.
@@ -239,7 +255,18 @@ impl Param {
             );
         }
         *self.0.value.borrow_mut() = value;
+        *self.0.rounded.borrow_mut() = Rounded::default();
         Ok(())
+    }
+
+    /// Whether products have asked for the value rounded since it was set.
+    pub(crate) fn is_rounded(&self) -> bool {
+        self.0.rounded.borrow().get().is_some()
+    }
+
+    /// Gives the value rounded, for the products that will ask for it.
+    pub(crate) fn keep_rounded(&self, rounded: Tensor) {
+        *self.0.rounded.borrow_mut() = Rc::new(OnceCell::from(rounded));
     }
 
     /// While not trainable, [`Param::var`] is a constant: no weight gradient is computed or kept.

@@ -29,7 +29,11 @@ pub(crate) fn widened_value(x: &Tensor) -> Result<Tensor> {
 }
 
 fn converted(x: &Var, to: DType) -> Result<Var> {
-    let value = convert(x.value(), to)?;
+    recorded(x, convert(x.value(), to)?)
+}
+
+/// `value` is `x` as another type.
+fn recorded(x: &Var, value: Tensor) -> Result<Var> {
     Ok(Var::record("convert", value, &[x], |grad, _| Ok(vec![Some(grad.clone())])))
 }
 
@@ -46,13 +50,13 @@ pub(crate) fn fitting(x: &Var) -> Result<Var> {
     if fused::takes(x.value()) { Ok(x.clone()) } else { widened(x) }
 }
 
-/// A factor of a product in the current precision.
+/// A factor of a product in the current precision. A parameter is rounded once for all products until it changes.
 pub(crate) fn factor(x: &Var) -> Result<Var> {
     if !portable::takes(x.value()) {
         return Ok(x.clone());
     }
     match (current(), x.dtype()) {
-        (Precision::Bf16, DType::F32) => converted(x, DType::BF16),
+        (Precision::Bf16, DType::F32) => recorded(x, x.rounded(|value| convert(value, DType::BF16))?),
         (Precision::F32 | Precision::Tf32, DType::BF16) => converted(x, DType::F32),
         _ => Ok(x.clone()),
     }

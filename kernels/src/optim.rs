@@ -282,16 +282,19 @@ impl Slot {
             return Ok(None);
         }
         let operands = vec![value, gradient, mean.contiguous()?, square.contiguous()?];
-        Ok(Some(many::Item { operands, decays: self.decays }))
+        Ok(Some(many::Item { operands, decays: self.decays, rounds: self.param.is_rounded() }))
     }
 
-    /// Takes the new parameter, mean and mean square over.
+    /// Takes over the new parameter, mean and mean square, and the parameter rounded if it is there.
     fn set(&mut self, updated: Vec<Tensor>) -> Result<()> {
-        let Ok([value, mean, square]) = <[Tensor; 3]>::try_from(updated) else {
+        let mut updated = updated.into_iter();
+        let (Some(value), Some(mean), Some(square)) = (updated.next(), updated.next(), updated.next()) else {
             bail!("Adam: expected three results for {}", self.param.name())
         };
         self.moments = Moments::Device { mean, square };
-        self.param.set(value)
+        self.param.set(value)?;
+        updated.for_each(|rounded| self.param.keep_rounded(rounded));
+        Ok(())
     }
 
     fn step(&mut self, step: Step, gradient: &Tensor) -> Result<()> {
@@ -337,7 +340,7 @@ pub fn ema_update(pairs: &[(Param, Param)], beta: f64) -> Result<()> {
         }
         if fused::takes(&old) && new.device().same_device(old.device()) {
             let operands = vec![old.contiguous()?, new.contiguous()?];
-            together.push((average, many::Item { operands, decays: false }));
+            together.push((average, many::Item { operands, decays: false, rounds: false }));
             continue;
         }
         let value = match portable::takes(&old) {

@@ -77,6 +77,10 @@ pub(crate) fn smooth_kind(activation: Activation) -> Option<usize> {
     }
 }
 
+/// Further smooth functions, which only losses and gates use.
+pub(crate) const SOFTPLUS: usize = 4;
+pub(crate) const SIGMOID: usize = 5;
+
 /// A smooth activation of `x + b`, of type `to`.
 pub(crate) fn activate(x: &Tensor, b: Option<&Tensor>, kind: usize, to: DType) -> Result<Tensor> {
     let plan = Plan::eights("activate", 1, x.dims()).with_types(&[to]).with_sizes(&[width(b), kind]);
@@ -119,6 +123,13 @@ pub(crate) fn resize_rows(x: &Tensor, to: usize) -> Result<Tensor> {
     let (rows, from) = x.dims2()?;
     let plan = Plan::eights("resize_rows", 1, &[rows, to]).with_types(&[x.dtype()]);
     one(&plan.with_sizes(&[from, to]), &[Some(x)])
+}
+
+/// `[c_out, kh, kw, c_in] -> [c_in, kh, kw, c_out]`, the taps in reverse order: the transposed convolution's kernel.
+pub(crate) fn flip(w: &Tensor) -> Result<Tensor> {
+    let (c_out, kh, kw, c_in) = w.dims4()?;
+    let plan = Plan::elements("flip", 1, &[c_in, kh, kw, c_out]).with_types(&[w.dtype()]);
+    one(&plan.with_sizes(&[c_out, kh * kw, c_in]), &[Some(w)])
 }
 
 /// How many narrow rows are taken as one: neighbouring threads read neighbours, and none is idle.

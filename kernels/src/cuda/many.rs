@@ -1,7 +1,7 @@
-//! The optimizer's arithmetic on all parameters in one launch: their pieces are rows of a table of addresses. Results are
-//! tensors of their own, not parts of a large one: a part is downloaded with all that it is a part of.
+//! The optimizer's arithmetic on all parameters in one launch: a table has the addresses of each, and blocks find their pieces
+//! in it. Results are tensors of their own, not parts of a large one: a part is downloaded with all that it is a part of.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::fused::run;
 use super::plan::Plan;
@@ -9,17 +9,18 @@ use crate::optim::Step;
 
 /// Elements of a piece: one block of threads works on it.
 const PIECE: usize = 1 << 14;
-/// The highest bit of a row's last number: the parameter decays.
+/// The highest bit of a row's count: the parameter decays.
 const DECAYS: u64 = 1 << 63;
-/// Numbers of a row: addresses of operands and results, and the elements.
+/// Addresses in a row: operands, f32 results, and the one that is bf16. The elements and the first piece follow.
 const OPERANDS: usize = 4;
 const RESULTS: usize = 3;
-const ROW: usize = OPERANDS + RESULTS + 1;
 
 /// Operands of one parameter, contiguous and f32.
 pub(crate) struct Item {
     pub(crate) operands: Vec<Tensor>,
     pub(crate) decays: bool,
+    /// Whether the first result is wanted in bf16 too.
+    pub(crate) rounds: bool,
 }
 
 /// Memory for a result, before it is a tensor.
@@ -27,18 +28,19 @@ enum Memory {
     #[cfg(feature = "cuda")]
     Device(super::launch::Memory),
     #[cfg(test)]
-    Host(Vec<f32>),
+    Host(Vec<u32>, DType),
 }
 
 impl Memory {
-    fn new(like: &Tensor) -> Result<Self> {
+    #[cfg_attr(not(any(test, feature = "cuda")), allow(unused_variables))]
+    fn new(like: &Tensor, dtype: DType) -> Result<Self> {
         // What a kernel leaves unwritten is found as NaN.
         #[cfg(test)]
         if like.device().is_cpu() {
-            return Ok(Self::Host(vec![f32::NAN; like.elem_count()]));
+            return Ok(Self::Host(vec![u32::MAX; like.elem_count()], dtype));
         }
         #[cfg(feature = "cuda")]
-        return super::launch::Memory::new(like.device().as_cuda_device()?, like.dtype(), like.elem_count())
+        return super::launch::Memory::new(like.device().as_cuda_device()?, dtype, like.elem_count())
             .map(Self::Device);
         #[cfg(not(feature = "cuda"))]
         candle_core::bail!("this build has no kernels for {:?}", like.device())
@@ -50,7 +52,7 @@ impl Memory {
             #[cfg(feature = "cuda")]
             Self::Device(memory) => Ok(memory.address(like.device().as_cuda_device()?)),
             #[cfg(test)]
-            Self::Host(memory) => Ok(memory.as_mut_ptr() as u64),
+            Self::Host(memory, _) => Ok(memory.as_mut_ptr() as u64),
             #[cfg(not(any(test, feature = "cuda")))]
             _ => candle_core::bail!("no memory on {:?}", like.device()),
         }
@@ -62,44 +64,50 @@ impl Memory {
             #[cfg(feature = "cuda")]
             Self::Device(memory) => Ok(memory.tensor(like.device().as_cuda_device()?, like.dims())),
             #[cfg(test)]
-            Self::Host(memory) => Tensor::from_vec(memory, like.shape(), like.device()),
+            Self::Host(memory, dtype) => {
+                let bytes: Vec<u8> = memory.into_iter().flat_map(u32::to_ne_bytes).collect();
+                let written = &bytes[..like.elem_count() * dtype.size_in_bytes()];
+                Tensor::from_raw_buffer(written, dtype, like.dims(), like.device())
+            }
         }
     }
 }
 
-/// Runs `kernel` on all pieces: each item's `count` results.
+/// Runs `kernel` on all parameters: each item's `count` results, and behind them its first one rounded if it is wanted.
 fn each(kernel: &'static str, items: &[Item], count: usize, numbers: &[f32]) -> Result<Vec<Vec<Tensor>>> {
     let Some(first) = items.first() else { return Ok(Vec::new()) };
-    let (mut rows, mut memory) = (Vec::new(), Vec::with_capacity(items.len()));
+    let (mut rows, mut memory, mut pieces) = (Vec::new(), Vec::with_capacity(items.len()), 0);
     for item in items {
         let like = &item.operands[0];
         let operands: Vec<u64> = item.operands.iter().map(address).collect::<Result<_>>()?;
-        let mut made: Vec<Memory> = (0..count).map(|_| Memory::new(like)).collect::<Result<_>>()?;
+        let types = (0..count).map(|_| DType::F32).chain(item.rounds.then_some(DType::BF16));
+        let mut made: Vec<Memory> = types.map(|dtype| Memory::new(like, dtype)).collect::<Result<_>>()?;
         let results: Vec<u64> = made.iter_mut().map(|memory| memory.address(like)).collect::<Result<_>>()?;
         memory.push(made);
-        let (elements, decays) = (like.elem_count(), if item.decays { DECAYS } else { 0 });
-        for start in (0..elements).step_by(PIECE) {
-            let at = |address: Option<&u64>| {
-                address.map_or(0, |address| address + (start * size_of::<f32>()) as u64)
-            };
-            rows.extend((0..OPERANDS).map(|i| at(operands.get(i))));
-            rows.extend((0..RESULTS).map(|i| at(results.get(i))));
-            rows.push(PIECE.min(elements - start) as u64 | decays);
-        }
+        let (results, rough) = results.split_at(count);
+        let padded = |addresses: &[u64], to: usize| {
+            addresses.iter().copied().chain(std::iter::repeat(0)).take(to).collect::<Vec<u64>>()
+        };
+        rows.extend(padded(&operands, OPERANDS));
+        rows.extend(padded(results, RESULTS));
+        rows.extend(padded(rough, 1));
+        rows.extend([like.elem_count() as u64 | if item.decays { DECAYS } else { 0 }, pieces as u64]);
+        pieces += like.elem_count().div_ceil(PIECE);
     }
-    let pieces = rows.len() / ROW;
-    // As 32-bit halves: candle has no tensors of u64.
+    // As 32-bit halves: candle has no tensors of u64. Some KiB, which go up without waiting for the GPU.
     let halves: Vec<u32> = rows.iter().flat_map(|row| [*row as u32, (*row >> 32) as u32]).collect();
     let table =
-        Tensor::from_vec(halves, 2 * ROW * pieces, &Device::Cpu)?.to_device(first.operands[0].device())?;
-    run(&Plan::pieces(kernel, pieces).with_numbers(numbers), &[Some(&table)])?;
+        Tensor::from_vec(halves, 2 * rows.len(), &Device::Cpu)?.to_device(first.operands[0].device())?;
+    let plan = Plan::pieces(kernel, pieces).with_sizes(&[items.len(), PIECE]).with_numbers(numbers);
+    run(&plan, &[Some(&table)])?;
     let tensors = |(item, memory): (&Item, Vec<Memory>)| -> Result<Vec<Tensor>> {
         memory.into_iter().map(|memory| memory.tensor(&item.operands[0])).collect()
     };
     items.iter().zip(memory).map(tensors).collect()
 }
 
-/// A step of Adam for items of parameter, gradient, mean and mean square: the new parameter, mean and mean square of each.
+/// A step of Adam for items of parameter, gradient, mean and mean square: the new parameter, mean and mean square of each, and
+/// the parameter rounded if that is wanted.
 pub(crate) fn adam(step: Step, items: &[Item]) -> Result<Vec<Vec<Tensor>>> {
     let Step { fresh, fresh_square, rate, root_correction, eps, keep } = step;
     each("adam", items, 3, &[fresh, fresh_square, rate, root_correction, eps, keep])

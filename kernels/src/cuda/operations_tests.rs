@@ -13,7 +13,7 @@ type Operation = fn(&[Var]) -> Result<Var>;
 const EXACT: f64 = 2e-5;
 const ROUGH: f64 = 2e-2;
 
-const OPERATIONS: [(&str, Operation, &[&[usize]]); 26] = [
+const OPERATIONS: [(&str, Operation, &[&[usize]]); 33] = [
     ("linear", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::None), &[&[9, 33], &[17, 33], &[17]]),
     (
         "linear, leaky relu",
@@ -146,6 +146,41 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 26] = [
         &[&[2, 3, 20], &[16, 20]],
     ),
     (
+        "samples' factors, no whole eights",
+        |v| mul_samples(&v[0], &Tensor::new(&[0.5f32, 2.0], v[0].device())?),
+        &[&[2, 3, 7]],
+    ),
+    // Sizes in multiples of eight, for which kernels are compiled by their operands' types.
+    (
+        "feed_forward in whole eights",
+        |v| feed_forward(&v[0], (&v[1], Some(&v[2])), Activation::GeluErf, (&v[3], Some(&v[4])), Some(&v[0])),
+        &[&[3, 7, 16], &[40, 16], &[40], &[16, 40], &[16]],
+    ),
+    (
+        "layer_norm beside a skip connection in whole eights",
+        |v| {
+            let y = linear(&layer_norm(&v[0], &v[1], &v[2], 1e-6)?, &v[3], Some(&v[2]), Activation::None)?;
+            linear(&layer_norm(&add(&v[0], &y)?, &v[2], &v[1], 1e-6)?, &v[3], None, Activation::None)
+        },
+        &[&[2, 19, 64], &[64], &[64], &[64, 64]],
+    ),
+    (
+        "a layer_norm of wide rows in whole eights",
+        |v| linear(&layer_norm(&v[0], &v[1], &v[2], 1e-6)?, &v[3], None, Activation::LeakyRelu(0.2)),
+        &[&[3, 320], &[320], &[320], &[16, 320]],
+    ),
+    (
+        "a residual block in whole eights",
+        |v| {
+            let x = conv2d(&v[0], &v[1], Some(&v[2]), Conv2d::same(3), Activation::LeakyRelu(0.2))?;
+            let y = conv2d(&x, &v[3], None, Conv2d::same(3), Activation::None)?;
+            upsample_nearest2(&avg_pool2(&add(&x, &batch_norm(&y, &v[2], &v[4], 1e-5, None)?.0)?)?)
+        },
+        &[&[2, 4, 6, 8], &[8, 3, 3, 8], &[8], &[8, 3, 3, 8], &[8]],
+    ),
+    ("softplus", |v| softplus(&scale(&v[0], 3.0)?), &[&[2, 9]]),
+    ("sigmoid", |v| sigmoid(&scale(&v[0], 3.0)?), &[&[2, 9]]),
+    (
         "position embedding",
         |v| add_broadcast(&linear(&v[0], &v[1], None, Activation::None)?, &v[2]),
         &[&[2, 5, 33], &[16, 33], &[5, 16]],
@@ -221,4 +256,30 @@ fn second_derivatives_agree_in_bf16() -> Result<()> {
     let want = f()?;
     check("a penalty", &pretending(f)?, &want, EXACT)?;
     check("a penalty in bf16", &with(Precision::Bf16, || pretending(f))?, &want, ROUGH)
+}
+
+#[test]
+fn a_parameter_is_rounded_once_until_it_changes() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let param = Param::new("weight", single(&[8, 16], 1)?);
+    let rounded = || with(Precision::Bf16, || pretending(|| crate::mixed::factor(&param.var())));
+    let (first, again) = (rounded()?, rounded()?);
+    assert_eq!((first.dtype(), first.value().id()), (DType::BF16, again.value().id()));
+    let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    let follows = || -> Result<()> {
+        assert_eq!(numbers(rounded()?.value())?, numbers(&param.value().to_dtype(DType::BF16)?)?);
+        Ok(())
+    };
+    param.set(single(&[8, 16], 2)?)?;
+    follows()?;
+    // The optimizer rounds what was asked for.
+    let before = numbers(&param.value())?;
+    pretending(|| {
+        let mut adam = Adam::new(std::slice::from_ref(&param), AdamConfig::default())?;
+        adam.step(&backward(sum_all(&square(&param.var())?)?)?, 0.1)
+    })?;
+    assert!(param.is_rounded() && numbers(&param.value())? != before);
+    follows()
 }

@@ -111,7 +111,7 @@ impl Plan {
         Self { kernel, grid, block, sizes: Vec::new(), numbers: Vec::new(), outputs, rough: 0 }
     }
 
-    /// A kernel of one block a piece of the optimizer's table, which has the addresses of its results.
+    /// A kernel of one block a piece of a parameter, with a table that has the addresses of its results.
     pub(super) fn pieces(kernel: &'static str, pieces: usize) -> Self {
         Self { block: BLOCK, ..Self::blocks(kernel, (pieces, 1), 1, Vec::new()) }
     }

@@ -44,36 +44,40 @@ pub(crate) fn input_gradient(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<T
     convolution(Direction::Input, &g, grad, w, &|| input_gradient_by_columns(g, grad, w))
 }
 
-/// The convolution of the output's gradient, spread to stride 1, with the flipped kernel.
+/// The convolution of the output's gradient, spread to stride 1, with the flipped kernel. What the full convolution needs
+/// around the gradient is padding; what it does not need of the gradient is cut off.
 fn input_gradient_by_columns(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<Tensor> {
     let grad = spread(&spread(grad, 1, g.conv.stride.0)?, 2, g.conv.stride.1)?;
-    // What the full convolution needs before the first pixel, and after the last so that it ends at the image's end.
+    // Zeros before the first pixel, and after the last so that the convolution ends at the image's end.
     let border = |size: usize, kernel: usize, padding: usize, spread: usize| {
         let before = kernel as isize - 1 - padding as isize;
         (before, (size + kernel - 1) as isize - before - spread as isize)
     };
     let (top, bottom) = border(g.h, g.kh, g.conv.padding.0, grad.dim(1)?);
     let (left, right) = border(g.w, g.kw, g.conv.padding.1, grad.dim(2)?);
-    let grad = pad_or_crop(&pad_or_crop(&grad, 1, top, bottom)?, 2, left, right)?;
+    let grad = pad_or_crop(&pad_or_crop(&grad, 1, top.min(0), bottom.min(0))?, 2, left.min(0), right.min(0))?;
     let flipped = Geometry {
-        h: g.h + g.kh - 1,
-        w: g.w + g.kw - 1,
+        h: grad.dim(1)?,
+        w: grad.dim(2)?,
         c_in: g.c_out,
         c_out: g.c_in,
         oh: g.h,
         ow: g.w,
-        conv: crate::Conv2d { stride: (1, 1), padding: (0, 0) },
+        conv: crate::Conv2d { stride: (1, 1), padding: (top.max(0) as usize, left.max(0) as usize) },
         ..g
     };
-    convolve_by_columns(&flipped, &grad, &flip(w)?.permute((3, 1, 2, 0))?)
+    convolve_by_columns(&flipped, &grad, &flip(w)?)
 }
 
-/// The kernel with both its axes reversed: taps in reverse order.
+/// The kernel of the transposed convolution: both axes reversed, outputs for inputs, `[c_in, kh, kw, c_out]`.
 fn flip(w: &Tensor) -> Result<Tensor> {
     let (c_out, kh, kw, c_in) = w.dims4()?;
+    if fused::takes(w) {
+        return fused::flip(w);
+    }
     let taps = w.contiguous()?.reshape((c_out, kh * kw, c_in))?;
     let reversed: Vec<Tensor> = (0..kh * kw).rev().map(|tap| taps.narrow(1, tap, 1)).collect::<Result<_>>()?;
-    Tensor::cat(&reversed, 1)?.reshape((c_out, kh, kw, c_in))
+    Tensor::cat(&reversed, 1)?.reshape((c_out, kh, kw, c_in))?.permute((3, 1, 2, 0))
 }
 
 /// The gradient for the weight.
@@ -182,6 +186,9 @@ pub(super) fn pad_or_crop(x: &Tensor, dim: usize, before: isize, after: isize) -
 }
 
 fn pad_with(x: &Tensor, dim: usize, before: isize, after: isize, value: f64) -> Result<Tensor> {
+    if (before, after) == (0, 0) {
+        return Ok(x.clone());
+    }
     let (cut_before, cut_after) = ((-before).max(0) as usize, (-after).max(0) as usize);
     let kept = x.dim(dim)? - cut_before - cut_after;
     let x = x.narrow(dim, cut_before, kept)?.contiguous()?;

@@ -21,12 +21,18 @@ pub(crate) fn add_suffix(x: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// `1 / (1 + exp(-x))` as `exp(min(x, 0)) / (1 + exp(-|x|))`: nothing overflows, small results are kept.
 pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) {
+        return fused::activate(x, None, fused::SIGMOID, x.dtype());
+    }
     let below = x.neg()?.relu()?.neg()?.exp()?;
     below / x.abs()?.neg()?.exp()?.affine(1.0, 1.0)?
 }
 
 /// `log(1 + exp(x))` without overflow or loss of small results.
 pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
+    if fused::takes(x) {
+        return fused::activate(x, None, fused::SOFTPLUS, x.dtype());
+    }
     let small = x.abs()?.neg()?.exp()?;
     let sum = small.affine(1.0, 1.0)?;
     // log(1 + s) with what rounding took from 1 + s put back.
