@@ -128,7 +128,7 @@ fn leak(x: &Var, slope: f32) -> Result<Var> {
     };
     // Only the sign of the second operand counts, so the input serves as well as the output.
     Ok(Var::record("leaky_relu", value, &[x], move |grad, _| {
-        Ok(vec![Some(activation_backward(grad, &input, slope)?)])
+        Ok(vec![Some(activation_backward(grad, Some(&input), slope)?)])
     }))
 }
 

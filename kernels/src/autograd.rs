@@ -50,14 +50,31 @@ enum Adds {
 
 struct Node {
     id: u64,
+    /// Of the value, and so of its gradient. The value itself is kept by the rules that need it alone.
+    dims: Vec<usize>,
+    dtype: DType,
     /// `None` for a leaf (a parameter, or an input whose gradient is wanted).
     op: Option<Op>,
 }
 
+impl Node {
+    fn new(value: &Tensor, op: Option<Op>) -> Rc<Self> {
+        Rc::new(Self { id: next_id(), dims: value.dims().to_vec(), dtype: value.dtype(), op })
+    }
+}
+
 struct Op {
     name: &'static str,
-    inputs: Vec<Var>,
+    /// `None` where no gradient flows.
+    inputs: Vec<Option<Rc<Node>>>,
     rule: Rule,
+}
+
+impl Op {
+    /// The inputs through which a gradient flows.
+    fn tracked(&self) -> impl Iterator<Item = &Rc<Node>> {
+        self.inputs.iter().flatten()
+    }
 }
 
 thread_local! {
@@ -99,7 +116,8 @@ impl Var {
 
     /// A fresh leaf: gradients with respect to it can be asked of [`backward`] and [`grad`].
     pub fn leaf(value: Tensor) -> Self {
-        Self { value, node: Some(Rc::new(Node { id: next_id(), op: None })), rounded: None }
+        let node = Some(Node::new(&value, None));
+        Self { value, node, rounded: None }
     }
 
     /// The tensor.
@@ -184,9 +202,9 @@ impl Var {
         if !is_recorded(inputs) {
             return Self::constant(value);
         }
-        let inputs = inputs.iter().map(|&v| v.clone()).collect();
-        let op = Some(Op { name, inputs, rule });
-        Self { value, node: Some(Rc::new(Node { id: next_id(), op })), rounded: None }
+        let inputs = inputs.iter().map(|v| v.node.clone()).collect();
+        let node = Some(Node::new(&value, Some(Op { name, inputs, rule })));
+        Self { value, node, rounded: None }
     }
 }
 
@@ -215,7 +233,7 @@ struct ParamInner {
 impl Param {
     /// A trainable parameter. `name` is its path in checkpoints (`levels.0.layers.1.attn.qkv.weight`).
     pub fn new(name: impl Into<String>, value: Tensor) -> Self {
-        let node = Rc::new(Node { id: next_id(), op: None });
+        let node = Node::new(&value, None);
         let (value, rounded, trainable) = (RefCell::new(value), RefCell::default(), Cell::new(true));
         Self(Rc::new(ParamInner { name: name.into(), node, value, rounded, trainable }))
     }
@@ -346,7 +364,7 @@ fn leaf_uses(output: &Var) -> HashMap<u64, usize> {
     let (mut seen, mut uses) = (HashSet::new(), HashMap::new());
     let mut stack: Vec<Rc<Node>> = output.node.iter().cloned().collect();
     while let Some(node) = stack.pop() {
-        for input in node.op.iter().flat_map(|op| &op.inputs).filter_map(|input| input.node.as_ref()) {
+        for input in node.op.iter().flat_map(Op::tracked) {
             if input.op.is_none() {
                 *uses.entry(input.id).or_insert(0) += 1;
             } else if seen.insert(input.id) {
@@ -386,16 +404,14 @@ fn nodes_between(output: &Var, inputs: &[&Var]) -> HashSet<u64> {
     let mut stack: Vec<Rc<Node>> = output.node.iter().cloned().collect();
     while let Some(node) = stack.pop() {
         if let Entry::Vacant(place) = seen.entry(node.id) {
-            let op = node.op.iter();
-            stack.extend(op.flat_map(|op| &op.inputs).filter_map(|input| input.node.clone()));
+            stack.extend(node.op.iter().flat_map(Op::tracked).cloned());
             place.insert(node);
         }
     }
     let mut way: HashSet<u64> = inputs.iter().filter_map(|input| Some(input.node.as_ref()?.id)).collect();
     // From the lowest number up, a node's inputs are always decided before it.
     for (id, node) in &seen {
-        let mut inputs = node.op.iter().flat_map(|op| &op.inputs).filter_map(|input| input.node.as_ref());
-        if inputs.any(|input| way.contains(&input.id)) {
+        if node.op.iter().flat_map(Op::tracked).any(|input| way.contains(&input.id)) {
             way.insert(*id);
         }
     }
@@ -431,17 +447,15 @@ fn sweep(
             on_leaf(id, grad)?;
             continue;
         };
-        let wanted = |input: &Var| {
-            let node = input.node.as_ref();
-            node.is_some_and(|node| way.is_none_or(|way| way.contains(&node.id)))
-        };
-        let wants: Vec<bool> = op.inputs.iter().map(wanted).collect();
+        let wanted = |input: &Rc<Node>| way.is_none_or(|way| way.contains(&input.id));
+        let wants: Vec<bool> = op.inputs.iter().map(|input| input.as_ref().is_some_and(wanted)).collect();
         let grads = match &op.rule {
             Rule::Twice(rule) => with_recording(create_graph, || rule(&grad, &wants))?,
             Rule::Once(..) if create_graph => bail!("{} cannot be differentiated twice", op.name),
             Rule::Once(rule, adds) => {
-                let first = op.inputs.first().filter(|first| *adds == Adds::ToTheFirst && wanted(first));
-                let have = first.and_then(|first| pending.remove(&first.node.as_ref()?.id));
+                let first = op.inputs.first().and_then(Option::as_ref);
+                let first = first.filter(|first| *adds == Adds::ToTheFirst && wanted(first));
+                let have = first.and_then(|first| pending.remove(&first.id));
                 let have = have.as_ref().map(|(_, have)| have.value());
                 let grads = with_recording(false, || rule(grad.value(), &wants, have))?;
                 grads.into_iter().map(|grad| grad.map(Var::constant)).collect()
@@ -449,17 +463,14 @@ fn sweep(
         };
         drop(grad);
         for (input, grad) in op.inputs.iter().zip(grads) {
-            let (Some(to), Some(grad)) = (&input.node, grad) else {
+            let (Some(to), Some(grad)) = (input.as_ref().filter(|to| wanted(to)), grad) else {
                 continue;
             };
-            if !wanted(input) {
-                continue;
-            }
-            if grad.dims() != input.dims() {
-                bail!("{}: gradient {:?} for an input {:?}", op.name, grad.dims(), input.dims());
+            if grad.dims() != to.dims {
+                bail!("{}: gradient {:?} for an input {:?}", op.name, grad.dims(), to.dims);
             }
             // The gradient of an f32 value is f32, and summed in it.
-            let grad = match input.dtype() {
+            let grad = match to.dtype {
                 DType::F32 => with_recording(create_graph, || crate::widened(&grad))?,
                 _ => grad,
             };
@@ -469,7 +480,7 @@ fn sweep(
             };
             pending.insert(to.id, (to.clone(), sum));
         }
-        for leaf in op.inputs.iter().filter_map(|input| input.node.as_ref()).filter(|node| node.op.is_none()) {
+        for leaf in op.tracked().filter(|node| node.op.is_none()) {
             let Some(left) = uses.as_mut().and_then(|uses| uses.get_mut(&leaf.id)) else { continue };
             *left -= 1;
             if *left == 0

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, bail};
 #[cfg(target_arch = "x86_64")]
 use crate::conv2d_f32;
 use crate::cpu::{self, Element, by_dtype};
-use crate::fused::{activation_backward, slope};
+use crate::fused::{activation_backward, kept_output, slope};
 use crate::im2col;
 use crate::mixed::{factor, go_together, goes_with};
 use crate::portable;
@@ -106,13 +106,17 @@ pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, conv: Conv2d, activation: Activ
     };
     let (x, w) = (&factor(x)?, &factor(w)?);
     let value = forward(geometry, x.value(), w.value(), b.map(Var::value), slope)?;
-    let (kept_x, kept_w, output) = (x.clone(), w.clone(), value.clone());
+    // A frozen network keeps no inputs for its weights.
+    let (kept_x, kept_w, output) = (w.is_tracked().then(|| x.clone()), w.clone(), kept_output(&value, slope));
     let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
     Ok(Var::record("conv2d", value, &inputs, move |grad, wants| {
         // Rounded once for both products.
-        let grad = factor(&activation_backward(grad, &output, slope)?)?;
+        let grad = factor(&activation_backward(grad, output.as_ref(), slope)?)?;
         let dx = if wants[0] { Some(input_gradient(geometry, &grad, &kept_w)?) } else { None };
-        let dw = if wants[1] { Some(weight_gradient(geometry, &kept_x, &grad)?) } else { None };
+        let dw = match &kept_x {
+            Some(x) if wants[1] => Some(weight_gradient(geometry, x, &grad)?),
+            _ => None,
+        };
         let mut grads = vec![dx, dw];
         if let Some(&want) = wants.get(2) {
             grads.push(if want { Some(sum_leading(&grad, &[geometry.c_out])?) } else { None });

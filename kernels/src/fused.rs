@@ -56,10 +56,8 @@ pub(crate) fn epilogue<T: Element>(out: &mut [T], bias: Option<&[T]>, slope: f32
 
 /// The gradient before the activation, from the gradient after it and the output. Linear in `grad`, so it
 /// can be differentiated any number of times (the second derivative of the activation is 0).
-pub(crate) fn activation_backward(grad: &Var, output: &Tensor, slope: f32) -> Result<Var> {
-    if slope == 1.0 {
-        return Ok(grad.clone());
-    }
+pub(crate) fn activation_backward(grad: &Var, output: Option<&Tensor>, slope: f32) -> Result<Var> {
+    let Some(output) = output.filter(|_| slope != 1.0) else { return Ok(grad.clone()) };
     let backward = |grad: &Tensor| -> Result<Tensor> {
         if portable::takes(grad) {
             return portable::elementwise::leak_backward(grad, output, slope);
@@ -72,6 +70,11 @@ pub(crate) fn activation_backward(grad: &Var, output: &Tensor, slope: f32) -> Re
     let value = backward(grad.value())?;
     let output = output.clone();
     Ok(Var::record("activation_backward", value, &[grad], move |grad, _| {
-        Ok(vec![Some(activation_backward(grad, &output, slope)?)])
+        Ok(vec![Some(activation_backward(grad, Some(&output), slope)?)])
     }))
+}
+
+/// What [`activation_backward`] will need of an operation's output: nothing where there is no activation.
+pub(crate) fn kept_output(output: &Tensor, slope: f32) -> Option<Tensor> {
+    (slope != 1.0).then(|| output.clone())
 }

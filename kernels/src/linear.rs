@@ -98,10 +98,10 @@ fn linear_leak(x: &Var, w: &Var, b: Option<&Var>, slope: f32) -> Result<Var> {
         true => portable::linear::epilogue(product(x, w)?, b.map(Var::value), slope)?,
         false => by_dtype!("linear", x, T => value::<T>(x, w, b, &Then::Leak(slope)))?.0,
     };
-    let (kept_x, kept_w, output) = (x.clone(), w.clone(), value.clone());
+    let (kept_x, kept_w, output) = (x.clone(), w.clone(), fused::kept_output(&value, slope));
     let inputs: Vec<&Var> = [x, w].into_iter().chain(b).collect();
     Ok(Var::record("linear", value, &inputs, move |grad, wants| {
-        let grad = fused::activation_backward(grad, &output, slope)?;
+        let grad = fused::activation_backward(grad, output.as_ref(), slope)?;
         let mut grads = gradients(&grad, &kept_x, &kept_w, wants)?.to_vec();
         if let Some(&want) = wants.get(2) {
             grads.push(if want { Some(crate::reduce::sum_leading(&grad, &[c_out])?) } else { None });

@@ -56,8 +56,10 @@ impl GeneratorPass {
 
     fn pass(&self) -> Result<(Var, Gradients)> {
         let y = self.model.forward(&self.z, true)?;
-        let grads = backward(sum_all(&mul(&y, &self.weights)?)?)?;
-        Ok((y.detach(), grads))
+        let (value, loss) = (y.detach(), sum_all(&mul(&y, &self.weights)?)?);
+        // What the reverse pass has gone through is freed where nobody holds its end.
+        drop(y);
+        Ok((value, backward(loss)?))
     }
 }
 
@@ -101,8 +103,10 @@ impl DiscriminatorPass {
 
     fn pass(&self) -> Result<(Var, Gradients)> {
         let y = self.model.forward(&self.images, true)?;
-        let grads = backward(sum_all(&mul(&y, &self.weights)?)?)?;
-        Ok((y.detach(), grads))
+        let (value, loss) = (y.detach(), sum_all(&mul(&y, &self.weights)?)?);
+        // What the reverse pass has gone through is freed where nobody holds its end.
+        drop(y);
+        Ok((value, backward(loss)?))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A convolution's three products by cuDNN, channels last. What is fastest for a product is measured once: cuDNN's
 //! algorithms that give the same bits every time, and gathered columns. The memory they work in is kept.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -82,8 +83,8 @@ impl Algorithm {
 /// cuDNN on one GPU.
 struct Library {
     handle: Arc<Cudnn>,
-    /// `None` where columns are faster, or cuDNN has no algorithm.
-    choices: HashMap<Case, Option<Algorithm>>,
+    /// The fastest [`Prepared`]; `None` where columns are faster, or cuDNN has no algorithm.
+    choices: HashMap<Case, Option<Box<dyn Any>>>,
     workspace: CudaSlice<u8>,
     /// Bytes of it that the chosen algorithms work in: those that were only tried may have needed more.
     needed: usize,
@@ -183,6 +184,14 @@ impl<T: CudnnDataType> Described<T> {
     }
 }
 
+/// A product by one of cuDNN's algorithms, to be launched any number of times.
+struct Prepared<T> {
+    described: Described<T>,
+    algorithm: Algorithm,
+    /// What it works in.
+    bytes: usize,
+}
+
 /// Seconds that `f` takes when everything it needs has been loaded; `None` when it fails.
 fn seconds(device: &CudaDevice, f: &mut dyn FnMut() -> Result<Tensor>) -> Option<f64> {
     let mut once = || -> Option<f64> {
@@ -213,59 +222,54 @@ impl Library {
             how: [stride_y, stride_x, pad_y, pad_x],
             precision: current() as u8,
         };
-        let choice = match self.choices.get(&case) {
-            Some(choice) => *choice,
-            None => {
+        let Self { handle, choices, workspace, needed } = self;
+        let choice = match choices.entry(case) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
                 let mut best = (seconds(device, &mut || columns()).unwrap_or(f64::INFINITY), None);
                 for algorithm in Algorithm::all(direction) {
-                    let mut try_it = || self.launch::<T>(device, g, algorithm, operands);
-                    if let Some(time) = seconds(device, &mut try_it).filter(|time| *time < best.0) {
-                        best = (time, Some(algorithm));
+                    let Ok(prepared) = Prepared::<T>::new(handle, g, algorithm) else { continue };
+                    let time = seconds(device, &mut || prepared.launch(device, g, operands, workspace));
+                    if let Some(time) = time.filter(|time| *time < best.0) {
+                        best = (time, Some(prepared));
                     }
                 }
-                self.choices.insert(case, best.1);
-                self.give_back_workspace::<T>(device, g, best.1)?;
-                best.1
+                *needed = (*needed).max(best.1.as_ref().map_or(0, |prepared| prepared.bytes));
+                if workspace.len() > *needed {
+                    // SAFETY: as where it is made.
+                    *workspace = unsafe { device.alloc::<u8>(*needed) }?;
+                }
+                place.insert(best.1.map(|prepared| Box::new(prepared) as Box<dyn Any>))
             }
         };
-        choice.map(|algorithm| self.launch::<T>(device, g, algorithm, operands)).transpose()
+        let prepared = choice.as_ref().and_then(|choice| choice.downcast_ref::<Prepared<T>>());
+        prepared.map(|prepared| prepared.launch(device, g, operands, workspace)).transpose()
     }
+}
 
-    /// Keeps as much memory to work in as the algorithms chosen so far need.
-    fn give_back_workspace<T: CudnnDataType>(
-        &mut self,
-        device: &CudaDevice,
-        g: &Geometry,
-        chosen: Option<Algorithm>,
-    ) -> Result<()> {
-        if let Some(algorithm) = chosen {
-            let bytes = Described::<T>::new(&self.handle, g).and_then(|described| described.bytes(algorithm));
-            self.needed = self.needed.max(bytes.map_err(Error::wrap)?);
-        }
-        if self.workspace.len() > self.needed {
-            // SAFETY: as where it is made.
-            self.workspace = unsafe { device.alloc::<u8>(self.needed) }?;
-        }
-        Ok(())
-    }
-
-    fn launch<T: CudnnDataType + DeviceRepr + CudaDType + WithDType>(
-        &mut self,
-        device: &CudaDevice,
-        g: &Geometry,
-        algorithm: Algorithm,
-        [a, b]: [&Tensor; 2],
-    ) -> Result<Tensor> {
-        let described = Described::<T>::new(&self.handle, g).map_err(Error::wrap)?;
+impl<T: CudnnDataType + DeviceRepr + CudaDType + WithDType> Prepared<T> {
+    /// Fails where cuDNN has no such algorithm for the product, or one that wants too much memory.
+    fn new(handle: &Arc<Cudnn>, g: &Geometry, algorithm: Algorithm) -> Result<Self> {
+        let described = Described::<T>::new(handle, g).map_err(Error::wrap)?;
         let bytes = described.bytes(algorithm).map_err(Error::wrap)?;
         if bytes > MOST_WORKSPACE {
             bail!("cuDNN: an algorithm wants {bytes} bytes to work in");
         }
-        if self.workspace.len() < bytes {
+        Ok(Self { described, algorithm, bytes })
+    }
+
+    fn launch(
+        &self,
+        device: &CudaDevice,
+        g: &Geometry,
+        [a, b]: [&Tensor; 2],
+        workspace: &mut CudaSlice<u8>,
+    ) -> Result<Tensor> {
+        if workspace.len() < self.bytes {
             // SAFETY: as above; the old memory is freed in the stream's order, after those who work in it.
-            self.workspace = unsafe { device.alloc::<u8>(bytes) }?;
+            *workspace = unsafe { device.alloc::<u8>(self.bytes) }?;
         }
-        let dims = match algorithm {
+        let dims = match self.algorithm {
             Algorithm::Output(_) => g.y_dims(),
             Algorithm::Input(_) => g.x_dims(),
             Algorithm::Weight(_) => g.w_dims(),
@@ -284,10 +288,10 @@ impl Library {
             };
             let (a, b) = (a.as_cuda_slice::<T>()?.slice(a0..a1), b.as_cuda_slice::<T>()?.slice(b0..b1));
             let (one, zero) = (T::from_f64(1.0), T::from_f64(0.0));
-            let memory = Some(&mut self.workspace);
+            let (memory, described) = (Some(workspace), &self.described);
             // SAFETY: the operands are contiguous, of the described shapes and type, and on the handle's GPU.
             let launched = unsafe {
-                match algorithm {
+                match self.algorithm {
                     Algorithm::Output(how) => {
                         described.output().launch(how, memory, (one, zero), &a, &b, &mut found)
                     }
