@@ -66,6 +66,62 @@ extern "C" __global__ void weighted_column_sums(Args a) {
   by_type<weighted_column_sums_body, 0, ROUGH_IN(0) | ROUGH_IN(1)>(a, in_fours(a));
 }
 
+// The way back through an activation, whose value is made again. A thread takes AT_ONCE rows, so that all of them are read
+// before one is used. KIND as in `activate_body`.
+#define HIDDEN_IN_BF16 (ROUGH_IN(0) | ROUGH_IN(2) | ROUGH_OUT << 1 | ROUGH_OUT << 2)
+#define EACH_ROW_AT_ONCE(r) _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++)
+
+template <int KIND, int AT_ONCE> __device__ __forceinline__ void through_hidden_body(const Args &a) {
+  __shared__ float sums[BANDS][BAND];
+  const size_t rows = a.n[0], width = a.n[1], chunk = a.n[2];
+  const int kind = KIND < 0 ? (int)a.n[3] : KIND;
+  const unsigned lane = threadIdx.x % 32, band = threadIdx.x / 32;
+  const size_t column = blockIdx.x * (size_t)BAND + 4 * lane;
+  const size_t first = blockIdx.y * chunk, last = first + chunk < rows ? first + chunk : rows;
+  const unsigned left = column < width ? (unsigned)(width - column < 4 ? width - column : 4) : 0u;
+  const bool whole = width % 4 == 0;
+  Four bias = {{0.f, 0.f, 0.f, 0.f}}, mine = bias;
+  if (a.in[1]) bias = some4(a, 1, column, left, whole);
+  for (size_t row = first + band; row < last; row += BANDS * AT_ONCE) {
+    Four x[AT_ONCE], g[AT_ONCE];
+    EACH_ROW_AT_ONCE(r) {
+      const unsigned here = row + r * BANDS < last ? left : 0u;
+      x[r] = some4(a, 0, (row + r * BANDS) * width + column, here, whole);
+      g[r] = some4(a, 2, (row + r * BANDS) * width + column, here, whole);
+    }
+    EACH_ROW_AT_ONCE(r) {
+      const unsigned here = row + r * BANDS < last ? left : 0u;
+      EACH_OF_FOUR(j) {
+        float value, slope;
+        smooth(kind, is_rough(a, 9), x[r].v[j] + bias.v[j], &value, &slope);
+        x[r].v[j] = value;
+        g[r].v[j] *= slope;
+        mine.v[j] += g[r].v[j];
+      }
+      put_some4(a, 1, (row + r * BANDS) * width + column, here, whole, g[r]);
+      put_some4(a, 2, (row + r * BANDS) * width + column, here, whole, x[r]);
+    }
+  }
+  EACH_OF_FOUR(j) sums[band][4 * lane + j] = mine.v[j];
+  __syncthreads();
+  const size_t ours = blockIdx.x * (size_t)BAND + threadIdx.x;
+  if (threadIdx.x >= BAND || ours >= width) return;
+  float total = 0.f;
+  for (int i = 0; i < BANDS; i++) total += sums[i][threadIdx.x];
+  put(a, 0, blockIdx.y * width + ours, total);
+}
+
+// in: x [rows, width], bias [width] or null, gradient. n: rows, width, rows of a chunk, kind. out: of each chunk the sums of
+// the gradient before the activation [chunks, width], that gradient, the activation's value.
+extern "C" __global__ void __launch_bounds__(256, 3) through_hidden(Args a) {
+  if (a.n[3] == GELU_ERF)
+    by_type<through_hidden_body<GELU_ERF, 4>, 0, HIDDEN_IN_BF16>(a, in_fours(a));
+  else if (a.n[3] == GELU_TANH)
+    by_type<through_hidden_body<GELU_TANH, 4>, 0, HIDDEN_IN_BF16>(a, in_fours(a));
+  else
+    through_hidden_body<-1, 1>(a);
+}
+
 // ---- batch norm: columns are channels, or those of several rows side by side ----
 
 // An element of a vector over channels for each of a place's columns.

@@ -85,6 +85,16 @@ __device__ __forceinline__ void quick_gelu(float x, float *value, float *slope) 
   *slope = cdf + x * 0.39894228040143268f * density;
 }
 
+// GELU's tanh form where the result is bf16: 0.5 (1 + tanh u) is the sigmoid of 2u = a x + b x^3, one power and one reciprocal.
+__device__ __forceinline__ void quick_gelu_tanh(float x, float *value, float *slope) {
+  const float a = 1.5957691216057308f, b = 0.071354816272600253f, log2e = 1.44269504f;
+  const float square = x * x;
+  // Far to the left the power is infinite, and its reciprocal 0.
+  const float s = quick_reciprocal(1.f + quick_power2(x * (-a * log2e - b * log2e * square)));
+  *value = x * s;
+  *slope = s + *value * (1.f - s) * (a + 3.f * b * square);
+}
+
 // The value of a smooth activation, and its derivative.
 __device__ __forceinline__ void smooth(int kind, bool quick, float x, float *value, float *slope) {
   if (kind == 0 && quick) {
@@ -93,7 +103,9 @@ __device__ __forceinline__ void smooth(int kind, bool quick, float x, float *val
     float cdf = 0.5f * (1.f + erff(x * 0.70710678118654752f));
     *value = x * cdf;
     *slope = cdf + x * 0.39894228040143268f * expf(-0.5f * x * x);
-  } else if (kind == 1) { // GELU, tanh: 0.5 (1 + tanh u) is the sigmoid of 2u = a x + b x^3
+  } else if (kind == 1 && quick) {
+    quick_gelu_tanh(x, value, slope);
+  } else if (kind == 1) { // GELU, tanh form
     const float a = 1.5957691216057308f, b = 0.071354816272600253f;
     float s = sigmoid(x * (a + b * x * x));
     *value = x * s;
@@ -116,9 +128,10 @@ __device__ __forceinline__ void smooth(int kind, bool quick, float x, float *val
   }
 }
 
-// KIND is that of `smooth`, or -1: n[2] has it. The network's own, GELU, is compiled by itself, so that eight elements are
-// computed side by side.
-#define GELU 0
+// KIND is that of `smooth`, or -1: n[2] has it. Both forms of GELU, what networks have, are compiled by themselves, so that
+// eight elements are computed side by side.
+#define GELU_ERF 0
+#define GELU_TANH 1
 
 template <int KIND> __device__ __forceinline__ void activate_body(const Args &a) {
   const int kind = KIND < 0 ? (int)a.n[2] : KIND;
@@ -133,33 +146,27 @@ template <int KIND> __device__ __forceinline__ void activate_body(const Args &a)
 
 // in: x, bias [width] or null. n: elements, width, kind. out: y.
 extern "C" __global__ void activate(Args a) {
-  if (a.n[2] == GELU)
-    by_type<activate_body<GELU>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, in_eights(a, true));
+  if (a.n[2] == GELU_ERF)
+    by_type<activate_body<GELU_ERF>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, in_eights(a, true));
+  else if (a.n[2] == GELU_TANH)
+    by_type<activate_body<GELU_TANH>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, in_eights(a, true));
   else
     activate_body<-1>(a);
 }
 
-template <int KIND> __device__ __forceinline__ void activate_backward_body(const Args &a) {
-  const int kind = KIND < 0 ? (int)a.n[2] : KIND;
+// in: x, bias [width] or null, gradient. n: elements, width, kind. out: gradient before the activation.
+extern "C" __global__ void activate_backward(Args a) {
   float value, slope;
   EACH8(i, a.n[0]) {
     const Eight x = get8(a, 0, i, a.n[0]);
     Eight g = get8(a, 2, i, a.n[0]);
     const Eight b = vector8(a, 1, i, a.n[1]);
     EACH_OF_EIGHT(j) {
-      smooth(kind, is_rough(a, 8), x.v[j] + b.v[j], &value, &slope);
+      smooth((int)a.n[2], is_rough(a, 8), x.v[j] + b.v[j], &value, &slope);
       g.v[j] *= slope;
     }
     put8(a, 0, i, a.n[0], g);
   }
-}
-
-// in: x, bias [width] or null, gradient. n: elements, width, kind. out: gradient before the activation.
-extern "C" __global__ void activate_backward(Args a) {
-  if (a.n[2] == GELU)
-    by_type<activate_backward_body<GELU>, 0, ROUGH_IN(0) | ROUGH_IN(2) | ROUGH_OUT>(a, in_eights(a, true));
-  else
-    activate_backward_body<-1>(a);
 }
 
 __device__ __forceinline__ void add_body(const Args &a) {

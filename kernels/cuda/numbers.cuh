@@ -104,7 +104,7 @@ __device__ __forceinline__ void by_type(const Args &a, bool whole) {
   BODY(any);
 }
 
-// Patterns: bf16 are these inputs, and output 0 where ROUGH_OUT is among them.
+// Patterns: bf16 are these inputs, and output 0 where ROUGH_OUT is among them (shifted for the others).
 #define ROUGH_IN(k) (1u << (k))
 #define ROUGH_OUT (1u << 8)
 

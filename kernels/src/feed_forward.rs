@@ -4,7 +4,7 @@
 
 use candle_core::Result;
 
-use crate::{Activation, Var, linear, linear_residual};
+use crate::{Activation, Var, linear, linear_residual, portable};
 
 /// Weight `[C_out, C_in]` and bias `[C_out]` of a layer.
 pub type Layer<'a> = (&'a Var, Option<&'a Var>);
@@ -28,6 +28,9 @@ pub fn feed_forward(
         && let Some(smooth) = fused::fitting(x, activation, &[x, first.0, b1, second.0, b2])
     {
         return fused::feed_forward(x, (first.0, b1), smooth, (second.0, b2), residual);
+    }
+    if portable::feed_forward::takes(x, activation) {
+        return portable::feed_forward::feed_forward(x, first, activation, second, residual);
     }
     let hidden = linear(x, first.0, first.1, activation)?;
     match residual {

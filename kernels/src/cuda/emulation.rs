@@ -24,7 +24,7 @@ const ELEMENTWISE: (u32, u32) = (3, 64);
 const OF_ROWS: [&str; 2] = ["softmax", "softmax_backward"];
 
 /// Beginnings of the names of kernels whose blocks share memory, launched as on a GPU.
-const OF_BLOCKS: [&str; 12] = [
+const OF_BLOCKS: [&str; 13] = [
     "column_sums",
     "weighted_column_sums",
     "centred_sums",
@@ -37,6 +37,7 @@ const OF_BLOCKS: [&str; 12] = [
     "lerp_towards",
     "attention",
     "change_images",
+    "through_hidden",
 ];
 
 type Emulate = unsafe extern "C" fn(*mut libc::c_void, u32, u32, u32, *const Args);

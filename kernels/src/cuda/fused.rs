@@ -159,6 +159,30 @@ pub(crate) fn column_sums(x: &Tensor, weights: Option<&Tensor>) -> Result<Tensor
     finish_sums(one(&Plan::columns(kernel, rows / together, together * width, 1), &[Some(x), weights])?, width)
 }
 
+/// Chunks of rows at most in [`through_hidden`]: enough blocks for every GPU also where rows are short.
+const HIDDEN_CHUNKS: usize = 1024;
+/// Rows of a chunk at least.
+const HIDDEN_ROWS: usize = 32;
+
+/// From the gradient of a smooth activation of `x + b`, `x [rows, width]`: that of `x` and the activation's value, of its type,
+/// and the sums of the first over rows, the bias's gradient.
+pub(crate) fn through_hidden(
+    x: &Tensor,
+    b: Option<&Tensor>,
+    grad: &Tensor,
+    kind: usize,
+) -> Result<[Tensor; 3]> {
+    let (rows, width) = x.dims2()?;
+    let chunk = rows.div_ceil(HIDDEN_CHUNKS).max(HIDDEN_ROWS);
+    let mut plan = Plan::columns_of("through_hidden", (rows, chunk), width, 1).with_sizes(&[kind]);
+    plan.outputs.extend([vec![rows, width], vec![rows, width]]);
+    let plan = plan.with_types(&[DType::F32, x.dtype(), x.dtype()]);
+    let [sums, dx, value]: [Tensor; 3] = run(&plan, &[Some(x), b, Some(grad)])?
+        .try_into()
+        .map_err(|_| candle_core::Error::Msg("through_hidden: expected three outputs".into()))?;
+    Ok([dx, value, finish_sums(sums, width)?])
+}
+
 /// Blocks whose parts of an inner product one block of the next kernel adds up.
 const INNER_PARTS: usize = 256;
 

@@ -13,7 +13,7 @@ type Operation = fn(&[Var]) -> Result<Var>;
 const EXACT: f64 = 2e-5;
 const ROUGH: f64 = 2e-2;
 
-const OPERATIONS: [(&str, Operation, &[&[usize]]); 33] = [
+const OPERATIONS: [(&str, Operation, &[&[usize]]); 34] = [
     ("linear", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::None), &[&[9, 33], &[17, 33], &[17]]),
     (
         "linear, leaky relu",
@@ -149,6 +149,11 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 33] = [
         "samples' factors, no whole eights",
         |v| mul_samples(&v[0], &Tensor::new(&[0.5f32, 2.0], v[0].device())?),
         &[&[2, 3, 7]],
+    ),
+    (
+        "feed_forward of odd widths without biases",
+        |v| feed_forward(&v[0], (&v[1], None), Activation::Silu, (&v[2], None), None),
+        &[&[3, 150, 12], &[37, 12], &[9, 37]],
     ),
     // Sizes in multiples of eight, for which kernels are compiled by their operands' types.
     (

@@ -15,6 +15,7 @@ pub(crate) mod attention;
 pub(crate) mod augment;
 pub(crate) mod conv2d;
 pub(crate) mod elementwise;
+pub(crate) mod feed_forward;
 pub(crate) mod layout;
 pub(crate) mod linear;
 pub(crate) mod norm;
