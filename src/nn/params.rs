@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use nestgen_kernels::cuda::upload;
 use nestgen_kernels::{Param, Var};
 
 use super::Init;
@@ -75,7 +76,7 @@ impl ParamSet {
                 device.location()
             );
         }
-        Ok(Var::constant(input.value().to_device(&device)?))
+        Ok(Var::constant(upload(input.value(), &device)?))
     }
 
     fn all(&self) -> impl Iterator<Item = &Param> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+use nestgen_kernels::cuda::upload;
 use nestgen_kernels::{
     Adam, AdamConfig, Gradients, Param, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
 };
@@ -90,6 +91,8 @@ pub struct Training<'a> {
     pub(super) position: Position,
     pub(super) length: Length,
     pub(super) clock: Clock,
+    /// The next real images and the number of the first, where they were uploaded ahead.
+    ahead: Option<(u64, Tensor)>,
     /// On the rank that writes, once the run is open.
     pub(super) events: Option<EventFile>,
     /// Spread of the real images of `reals.png`.
@@ -138,6 +141,7 @@ impl<'a> Training<'a> {
             position: Position { augment: config.augment.start(), ..Position::default() },
             length: Length::Images((config.kimg * 1e3) as u64),
             clock,
+            ahead: None,
             events: None,
             real_diversity: 0.0,
             progress: Progress::default(),
@@ -165,8 +169,7 @@ impl<'a> Training<'a> {
             // Discriminator.
             let mut real = None;
             for _ in 0..config.d_steps {
-                let device = self.networks.discriminator.params().device();
-                let images = self.session.real_images.batch(self.position.cur_nimg)?.to_device(&device)?;
+                let images = self.real_images()?;
                 self.progress.discriminator_loss = self.discriminator_step(&images)?;
                 self.position.d_steps += 1;
                 self.position.cur_nimg += config.batch as u64;
@@ -204,6 +207,29 @@ impl<'a> Training<'a> {
         }
         let (snapshot, _) = self.save()?;
         Ok(Outcome::Finished { snapshot })
+    }
+
+    /// This rank's share of the batch of real images that comes now, where the networks are.
+    fn real_images(&mut self) -> Result<Tensor> {
+        let first = self.position.cur_nimg;
+        match self.ahead.take() {
+            Some((number, images)) if number == first => Ok(images),
+            _ => {
+                let device = self.networks.discriminator.params().device();
+                Ok(upload(&self.session.real_images.batch(first)?, &device)?)
+            }
+        }
+    }
+
+    /// Uploads the images that the next step will ask for while a GPU works. What fails here will fail there again, in its turn.
+    fn upload_ahead(&mut self) {
+        let device = self.networks.discriminator.params().device();
+        if device.is_cpu() {
+            return;
+        }
+        let first = self.position.cur_nimg;
+        let images = self.session.real_images.batch(first).map(|images| upload(&images, &device));
+        self.ahead = images.ok().and_then(|images| Some((first, images.ok()?)));
     }
 
     /// One step of D on this rank's real images `[batch / ranks, H, W, 3]`; gives its loss, penalties included.
@@ -330,6 +356,7 @@ impl<'a> Training<'a> {
             clip_grad_norm(&mut grads, self.networks.generator.params().params(), config.clip_norm)?;
         }
         self.adam_g.step(&grads, lr)?;
+        self.upload_ahead();
         let mut measured: Vec<_> = readings.read()?.iter().map(|(key, loss)| (*key, mean(loss))).collect();
         ranks.mean_measured(&mut measured);
         measured.iter().for_each(|&(key, loss)| self.position.collected.report(key, loss));

@@ -26,6 +26,8 @@ pub mod nccl;
 #[cfg(test)]
 mod operations_tests;
 mod plan;
+#[cfg(feature = "cuda")]
+mod upload;
 
 use candle_core::{Result, Tensor};
 
@@ -73,3 +75,14 @@ pub(crate) fn convolution(
 
 #[cfg(feature = "cuda")]
 pub use device::{count, describe, forget_peak, open, peak_bytes};
+#[cfg(feature = "cuda")]
+pub use upload::upload;
+
+/// `x` on `device`: there is no GPU in a build without CUDA.
+///
+/// # Errors
+/// When the device has no room.
+#[cfg(not(feature = "cuda"))]
+pub fn upload(x: &Tensor, device: &candle_core::Device) -> Result<Tensor> {
+    x.to_device(device)
+}

@@ -1,0 +1,87 @@
+//! Batches on their way to a GPU: from pinned memory, which the GPU fetches by itself when it has done what was queued before.
+//! From ordinary memory, the driver copies more than some KB only when the GPU has got there.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use candle_core::cuda_backend::DeviceId;
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, PinnedHostSlice};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Storage, Tensor};
+
+use crate::cpu::with_downloaded;
+
+/// Pinned memory, and when the GPU has fetched what was last written there. (Its own event is not recorded while tracking is
+/// off, see [`super::device`].)
+struct Staging {
+    memory: PinnedHostSlice<f32>,
+    fetched: CudaEvent,
+}
+
+thread_local! {
+    static STAGING: RefCell<HashMap<DeviceId, Staging>> = RefCell::default();
+}
+
+/// `x` on `device`. A tensor of f32 in the processor's memory goes up without waiting for the GPU.
+///
+/// # Errors
+/// When there is no memory for it.
+pub fn upload(x: &Tensor, device: &Device) -> Result<Tensor> {
+    match device {
+        Device::Cuda(gpu) if x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > 0 => {
+            with_downloaded::<f32, _>(x, |numbers| from_pinned(numbers, x.dims(), gpu))
+        }
+        _ => x.to_device(device),
+    }
+}
+
+fn from_pinned(numbers: &[f32], dims: &[usize], gpu: &CudaDevice) -> Result<Tensor> {
+    STAGING.with_borrow_mut(|all| {
+        let stream = gpu.cuda_stream();
+        if let Some(staging) = all.get(&gpu.id()) {
+            // Before it is written to again, or freed.
+            staging.fetched.synchronize().map_err(Error::wrap)?;
+        }
+        if all.get(&gpu.id()).is_none_or(|staging| staging.memory.len() < numbers.len()) {
+            // SAFETY: written below before it is read.
+            let memory = unsafe { stream.context().alloc_pinned::<f32>(numbers.len()) };
+            let fetched = stream.context().new_event(None).map_err(Error::wrap)?;
+            all.insert(gpu.id(), Staging { memory: memory.map_err(Error::wrap)?, fetched });
+        }
+        let Some(Staging { memory, fetched }) = all.get_mut(&gpu.id()) else {
+            candle_core::bail!("upload: no pinned memory")
+        };
+        let staged = &mut memory.as_mut_slice().map_err(Error::wrap)?[..numbers.len()];
+        staged.copy_from_slice(numbers);
+        // SAFETY: the copy writes every element.
+        let mut there = unsafe { gpu.alloc::<f32>(numbers.len()) }?;
+        stream.memcpy_htod(&*staged, &mut there).map_err(Error::wrap)?;
+        fetched.record(&stream).map_err(Error::wrap)?;
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(there, gpu.clone()));
+        Ok(Tensor::from_storage(storage, dims, BackpropOp::none(), false))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{device, pattern};
+
+    /// Larger and smaller ones by turns, and none is looked at before all are on their way.
+    #[test]
+    fn what_was_uploaded_is_what_is_there() -> Result<()> {
+        let device = device();
+        let batches: Vec<Tensor> = (1..40)
+            .map(|i| {
+                let numbers = pattern(&[1 + i * 7919 % 97, 1000], i as u64)?;
+                numbers.to_dtype(DType::F32)?.to_device(&Device::Cpu)
+            })
+            .collect::<Result<_>>()?;
+        let there: Vec<Tensor> = batches.iter().map(|x| upload(x, &device)).collect::<Result<_>>()?;
+        for (there, x) in there.iter().zip(&batches) {
+            assert_eq!(there.dims(), x.dims());
+            assert_eq!(there.flatten_all()?.to_vec1::<f32>()?, x.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(())
+    }
+}
