@@ -90,6 +90,7 @@ int cuMemAllocAsync(Address *at, size_t bytes, Handle stream) {
   return 0;
 }
 int cuMemFreeAsync(Address at, Handle stream) {
+  if (!at) return 0;
   const uint32_t number = (uint32_t)(at >> SPACE) - 1;
   in_use -= memory[number].bytes;
   memory[freed++].free = number;
@@ -133,7 +134,7 @@ int cuModuleGetFunction(Handle *function, Handle module, const char *name) {
 int cuLaunchKernel(Handle function, unsigned x, unsigned y, unsigned z, unsigned block_x, unsigned block_y,
                    unsigned block_z, unsigned shared, Handle stream, void **arguments, void **extra) {
   counts[LAUNCHES]++;
-  kernels[(size_t)function - 1].launches++;
+  if ((size_t)function <= known) kernels[(size_t)function - 1].launches++;
   return 0;
 }
 

@@ -22,7 +22,7 @@ sed 's/@.*//' "$folder/called" | sort -u >"$folder/functions"
 grep -oE '^(int|DESCRIPTOR|WORKSPACE)[ (][A-Za-z0-9_]+' "$here/host-share.c" | grep -oE '[A-Za-z0-9_]+$' | sort -u >"$folder/defined"
 
 compile() { "${CC:-cc}" -O2 -w -shared -fPIC -Wl,-soname,"$1" -o "$folder/$1" "${@:2}"; }
-grep '@' "$folder/called" | sed 's/@.*//' | awk '{print "int " $1 "(void) { return 0; }"}' >"$folder/versioned.c"
+{ grep '@' "$folder/called" || true; } | sed 's/@.*//' | awk '{print "int " $1 "(void) { return 0; }"}' >"$folder/versioned.c"
 comm -23 "$folder/functions" "$folder/defined" | awk '{print "int " $1 "(void) { return 0; }"}' >"$folder/others.c"
 echo >"$folder/empty.c"
 for library in $(ldd "$program" | grep -oE 'lib(cuda|cudart|cublas|cublasLt|curand|nvrtc|cudnn|nccl)\.so\.[0-9]+' | sort -u); do

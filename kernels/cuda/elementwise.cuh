@@ -75,7 +75,7 @@ __device__ __forceinline__ float sigmoid(float x) {
 }
 
 // GELU where the result is bf16: the normal distribution's tail as Abramowitz and Stegun have it (7.1.26, 1.5e-7 of erf),
-// small results to bf16's digits, and one power for value and derivative.
+// down to -5 to bf16's digits, and one power for value and derivative.
 __device__ __forceinline__ void quick_gelu(float x, float *value, float *slope) {
   const float t = quick_reciprocal(1.f + 0.23164189f * fabsf(x)), density = quick_power2(-0.72134752f * x * x);
   const float tail =

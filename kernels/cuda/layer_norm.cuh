@@ -41,7 +41,8 @@ template <int LANES, int RUNS> __device__ __forceinline__ void normalise_rows(co
     float sum = 0.f, squares = 0.f;
     EACH_RUN(k) x[k] = some4(a, 0, row * at.width + at.column(k), at.left(k, exists), at.whole);
     EACH_RUN(k) EACH_OF_FOUR(j) sum += x[k].v[j];
-    const float mean = lanes_sum<LANES>(sum) * at.per_column;
+    // Divided: equal numbers have no deviation.
+    const float mean = lanes_sum<LANES>(sum) / at.width;
     EACH_RUN(k) EACH_OF_FOUR(j) {
       const float d = (unsigned)j < at.left(k, exists) ? x[k].v[j] - mean : 0.f;
       x[k].v[j] = d;

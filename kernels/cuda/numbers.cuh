@@ -120,6 +120,19 @@ struct alignas(16) FourPairs {
   unsigned v[4];
 };
 
+// Written at once, by name: the compiler takes an assignment apart in some kernels and not in others.
+#ifdef NESTGEN_EMULATION
+template <class T> static inline void store(void *to, const T &x) { *(T *)to = x; }
+#else
+__device__ __forceinline__ void store(void *to, const Four &x) {
+  __stwb((float4 *)to, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
+}
+__device__ __forceinline__ void store(void *to, const TwoPairs &x) { __stwb((uint2 *)to, make_uint2(x.v[0], x.v[1])); }
+__device__ __forceinline__ void store(void *to, const FourPairs &x) {
+  __stwb((uint4 *)to, make_uint4(x.v[0], x.v[1], x.v[2], x.v[3]));
+}
+#endif
+
 #define EACH_OF_FOUR(j) _Pragma("unroll") for (int j = 0; j < 4; j++)
 #define EACH_OF_EIGHT(j) _Pragma("unroll") for (int j = 0; j < 8; j++)
 
@@ -141,9 +154,9 @@ __device__ __forceinline__ void put4(const Args &a, int k, size_t i, size_t coun
   if (a.aligned != WHOLE && (!a.aligned || i + 4 > count)) {
     EACH_OF_FOUR(j) if (i + j < count) put(a, k, i + j, x.v[j]);
   } else if (is_rough(a, 8 + k)) {
-    *(TwoPairs *)((Half *)a.out[k] + i) = {{pair(x.v[0], x.v[1]), pair(x.v[2], x.v[3])}};
+    store((Half *)a.out[k] + i, TwoPairs{{pair(x.v[0], x.v[1]), pair(x.v[2], x.v[3])}});
   } else {
-    *(Four *)((float *)a.out[k] + i) = x;
+    store((float *)a.out[k] + i, x);
   }
 }
 
@@ -196,11 +209,10 @@ __device__ __forceinline__ void put8(const Args &a, int k, size_t i, size_t coun
   } else if (is_rough(a, 8 + k)) {
     FourPairs pairs;
     EACH_OF_FOUR(j) pairs.v[j] = pair(x.v[2 * j], x.v[2 * j + 1]);
-    *(FourPairs *)((Half *)a.out[k] + i) = pairs;
+    store((Half *)a.out[k] + i, pairs);
   } else {
-    Four *fours = (Four *)((float *)a.out[k] + i);
-    fours[0] = {{x.v[0], x.v[1], x.v[2], x.v[3]}};
-    fours[1] = {{x.v[4], x.v[5], x.v[6], x.v[7]}};
+    store((float *)a.out[k] + i, Four{{x.v[0], x.v[1], x.v[2], x.v[3]}});
+    store((float *)a.out[k] + i + 4, Four{{x.v[4], x.v[5], x.v[6], x.v[7]}});
   }
 }
 

@@ -130,7 +130,7 @@ impl ImageChange {
     pub(crate) fn visible(&self, height: usize, width: usize, mut f: impl FnMut(Range<usize>, Range<usize>)) {
         let [down, right] = self.shift;
         let first = right.max(0) as usize;
-        let last = (width as isize + right.min(0)) as usize;
+        let last = (width as isize + right).clamp(0, width as isize) as usize;
         let [hole_rows, hole_columns] = &self.hole;
         for row in 0..height {
             let Some(source) = row.checked_add_signed(-down).filter(|&r| r < height) else { continue };

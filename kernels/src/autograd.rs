@@ -277,7 +277,7 @@ impl Param {
         Ok(())
     }
 
-    /// Whether products have asked for the value rounded since it was set.
+    /// Whether products have ever asked for the value rounded.
     pub(crate) fn is_rounded(&self) -> bool {
         self.0.rounded.borrow().get().is_some()
     }

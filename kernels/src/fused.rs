@@ -4,7 +4,7 @@
 //! `relu` and `leaky_relu` with a slope that is not negative keep the sign, so their derivative can be read
 //! off the output: the value before the activation is never stored.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use crate::cpu::{Element, by_dtype};
 use crate::map::binary;
@@ -57,7 +57,10 @@ pub(crate) fn epilogue<T: Element>(out: &mut [T], bias: Option<&[T]>, slope: f32
 /// The gradient before the activation, from the gradient after it and the output. Linear in `grad`, so it
 /// can be differentiated any number of times (the second derivative of the activation is 0).
 pub(crate) fn activation_backward(grad: &Var, output: Option<&Tensor>, slope: f32) -> Result<Var> {
-    let Some(output) = output.filter(|_| slope != 1.0) else { return Ok(grad.clone()) };
+    if slope == 1.0 {
+        return Ok(grad.clone());
+    }
+    let Some(output) = output else { bail!("activation_backward: the output was not kept") };
     let backward = |grad: &Tensor| -> Result<Tensor> {
         if portable::takes(grad) {
             return portable::elementwise::leak_backward(grad, output, slope);

@@ -13,7 +13,7 @@ type Operation = fn(&[Var]) -> Result<Var>;
 const EXACT: f64 = 2e-5;
 const ROUGH: f64 = 2e-2;
 
-const OPERATIONS: [(&str, Operation, &[&[usize]]); 34] = [
+const OPERATIONS: [(&str, Operation, &[&[usize]]); 36] = [
     ("linear", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::None), &[&[9, 33], &[17, 33], &[17]]),
     (
         "linear, leaky relu",
@@ -77,6 +77,15 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 34] = [
         "conv2d, leaky relu",
         |v| conv2d(&v[0], &v[1], Some(&v[2]), Conv2d::same(3), Activation::LeakyRelu(0.1)),
         &[&[2, 7, 6, 5], &[8, 3, 3, 5], &[8]],
+    ),
+    (
+        "conv2d with strides",
+        |v| {
+            let x = conv2d(&v[0], &v[1], None, Conv2d { stride: (2, 2), padding: (1, 1) }, Activation::None)?;
+            let y = conv2d(&v[0], &v[2], None, Conv2d { stride: (2, 2), padding: (0, 0) }, Activation::None)?;
+            add(&x, &y)
+        },
+        &[&[1, 6, 8, 8], &[4, 4, 4, 8], &[4, 1, 1, 8]],
     ),
     (
         "a residual block with relu",
@@ -154,6 +163,11 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 34] = [
         "feed_forward of odd widths without biases",
         |v| feed_forward(&v[0], (&v[1], None), Activation::Silu, (&v[2], None), None),
         &[&[3, 150, 12], &[37, 12], &[9, 37]],
+    ),
+    (
+        "feed_forward of several blocks",
+        |v| feed_forward(&v[0], (&v[1], Some(&v[2])), Activation::GeluTanh, (&v[3], None), None),
+        &[&[83, 8], &[160, 8], &[160], &[8, 160]],
     ),
     // Sizes in multiples of eight, for which kernels are compiled by their operands' types.
     (

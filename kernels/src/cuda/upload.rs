@@ -22,7 +22,8 @@ thread_local! {
     static STAGING: RefCell<HashMap<DeviceId, Staging>> = RefCell::default();
 }
 
-/// `x` on `device`. A tensor of f32 in the processor's memory goes up without waiting for the GPU.
+/// `x` on `device`. A tensor of f32 in the processor's memory goes up without waiting for the GPU, but for the upload before it to
+/// have been fetched.
 ///
 /// # Errors
 /// When there is no memory for it.

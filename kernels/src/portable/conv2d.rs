@@ -56,6 +56,9 @@ fn input_gradient_by_columns(g: Geometry, grad: &Tensor, w: &Tensor) -> Result<T
     let (top, bottom) = border(g.h, g.kh, g.conv.padding.0, grad.dim(1)?);
     let (left, right) = border(g.w, g.kw, g.conv.padding.1, grad.dim(2)?);
     let grad = pad_or_crop(&pad_or_crop(&grad, 1, top.min(0), bottom.min(0))?, 2, left.min(0), right.min(0))?;
+    if grad.elem_count() == 0 {
+        return Tensor::zeros(&g.x_dims()[..], grad.dtype(), grad.device());
+    }
     let flipped = Geometry {
         h: grad.dim(1)?,
         w: grad.dim(2)?,
@@ -115,7 +118,9 @@ fn groups(g: &Geometry) -> impl Iterator<Item = (usize, usize)> + use<> {
 /// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output sees; own kernels put zeros behind it.
 pub(crate) fn columns(g: &Geometry, x: &Tensor) -> Result<Tensor> {
     let rows = x.dim(0)? * g.oh * g.ow;
-    if (g.kh, g.kw) == (1, 1) && g.conv == (crate::Conv2d { stride: (1, 1), padding: (0, 0) }) {
+    // One tap sees the image itself, where there are as many outputs as pixels.
+    let plain = g.conv == crate::Conv2d { stride: (1, 1), padding: (0, 0) } && (g.h, g.w) == (g.oh, g.ow);
+    if (g.kh, g.kw) == (1, 1) && plain {
         return x.contiguous()?.reshape((rows, g.c_in));
     }
     if fused::takes(x) {
@@ -189,8 +194,8 @@ fn pad_with(x: &Tensor, dim: usize, before: isize, after: isize, value: f64) -> 
     if (before, after) == (0, 0) {
         return Ok(x.clone());
     }
-    let (cut_before, cut_after) = ((-before).max(0) as usize, (-after).max(0) as usize);
-    let kept = x.dim(dim)? - cut_before - cut_after;
+    let cut_before = ((-before).max(0) as usize).min(x.dim(dim)?);
+    let kept = (x.dim(dim)? - cut_before).saturating_sub((-after).max(0) as usize);
     let x = x.narrow(dim, cut_before, kept)?.contiguous()?;
     let block = |len: isize| -> Result<Option<Tensor>> {
         let mut dims = x.dims().to_vec();

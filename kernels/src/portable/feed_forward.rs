@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use super::elementwise::activate;
 use super::linear::{add_residual, epilogue, product};
 use super::reduce::column_sums;
+use crate::autograd::is_recorded;
 use crate::cuda::fused;
 use crate::feed_forward::Layer;
 use crate::linear::{check, check_residual, check_wide};
@@ -40,13 +41,17 @@ pub(crate) fn feed_forward(
     let bias = b1.map(|b| b.value().clone());
     let before = product(&flat, w1.value(), (false, true), false)?;
     let hidden = activate(&before, bias.as_ref(), activation)?;
+    let inputs: Vec<&Var> = [x, w1, w2].into_iter().chain(b1).chain(b2).chain(residual).collect();
+    // Where there is no way back, nothing of the hidden layer outlives its use.
+    let before = is_recorded(&inputs).then_some(before);
     let out = product(&hidden, w2.value(), (false, true), false)?.reshape(dims(c_out))?;
+    drop(hidden);
     let value = match &added {
         Some(added) => add_residual(out, b2.map(Var::value), added)?,
         None => epilogue(out, b2.map(Var::value), 1.0)?,
     };
 
-    let inputs: Vec<&Var> = [x, w1, w2].into_iter().chain(b1).chain(b2).chain(residual).collect();
+    let Some(before) = before else { return Ok(Var::constant(value)) };
     let (x_dims, has_b1, has_b2) = (x.dims().to_vec(), b1.is_some(), b2.is_some());
     let (w1, w2) = (w1.value().clone(), w2.value().clone());
     Ok(Var::record_once("feed_forward", value, &inputs, move |grad, wants| {
