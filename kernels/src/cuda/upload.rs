@@ -11,11 +11,21 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Result, Storage
 
 use crate::cpu::with_downloaded;
 
-/// Pinned memory, and when the GPU has fetched what was last written there. (Its own event is not recorded while tracking is
-/// off, see [`super::device`].)
+/// Elements that the driver copies at once, without waiting: 64 KB. They need no pinned memory.
+const AT_ONCE: usize = 1 << 14;
+
+/// Pinned memory, and when the GPU has fetched what was last written there. (The memory's own event is not recorded: what is
+/// copied is a plain slice of it.)
 struct Staging {
     memory: PinnedHostSlice<f32>,
     fetched: CudaEvent,
+}
+
+impl Drop for Staging {
+    /// The memory is not given back while the GPU may still fetch from it.
+    fn drop(&mut self) {
+        let _ = self.fetched.synchronize();
+    }
 }
 
 thread_local! {
@@ -29,7 +39,7 @@ thread_local! {
 /// When there is no memory for it.
 pub fn upload(x: &Tensor, device: &Device) -> Result<Tensor> {
     match device {
-        Device::Cuda(gpu) if x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > 0 => {
+        Device::Cuda(gpu) if x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > AT_ONCE => {
             with_downloaded::<f32, _>(x, |numbers| from_pinned(numbers, x.dims(), gpu))
         }
         _ => x.to_device(device),
