@@ -114,10 +114,18 @@ class GeneratorLevel(nn.Module):
         self.up = None
         if index + 1 < len(dims):
             self.up = BlockDeaggregation(cfg["deaggregation"], size, dim, dims[index + 1])
+        self.draws = self.up is not None and cfg["rgb"] == "every_level"
+        if self.draws:
+            self.norm, self.to_rgb, self.size = nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, 3), size
 
-    def forward(self, x):
+    def forward(self, x, picture):
         x = self.layers(x + self.pos_embed)
-        return x if self.up is None else self.up(x)
+        if self.draws:
+            rgb = deblockify(self.to_rgb(self.norm(x)), self.size)
+            rgb = rgb.float() if rgb.dtype == torch.bfloat16 else rgb
+            rgb = rgb if picture is None else picture + rgb
+            picture = F.avg_pool2d(F.interpolate(rgb, scale_factor=2), 3, 1, 1, count_include_pad=False)
+        return (x if self.up is None else self.up(x)), picture
 
 
 class TransposedNest(nn.Module):
@@ -127,13 +135,16 @@ class TransposedNest(nn.Module):
         super().__init__()
         self.size, dims = cfg["block_size"], cfg["dims"]
         self.input = nn.Linear(cfg["z_dim"], self.size**2 * dims[0])
-        self.levels = nn.Sequential(*[GeneratorLevel(cfg, i) for i in range(len(dims))])
+        self.levels = nn.ModuleList([GeneratorLevel(cfg, i) for i in range(len(dims))])
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.to_rgb = nn.Linear(dims[-1], 3)
 
     def forward(self, z):
-        x = self.levels(self.input(z).reshape(len(z), 1, self.size**2, -1))
-        return deblockify(self.to_rgb(self.norm(x)), self.size)
+        x, picture = self.input(z).reshape(len(z), 1, self.size**2, -1), None
+        for level in self.levels:
+            x, picture = level(x, picture)
+        rgb = deblockify(self.to_rgb(self.norm(x)), self.size)
+        return rgb if picture is None else picture + rgb
 
 
 class SpectralNorm(nn.Module):

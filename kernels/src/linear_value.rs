@@ -10,6 +10,7 @@ use crate::activation::Smooth;
 use crate::cpu::{self, Element};
 use crate::fused;
 use crate::gemm::{self, Mat, Shared};
+use crate::small_gemm::transpose;
 use crate::threads::Tasks;
 
 /// What happens to rows of the product and its bias while they are in the cache.
@@ -110,13 +111,15 @@ fn multiply<T: Element>(
     cpu::with_slice::<T, _>(added, |added| {
         cpu::with_slice::<T, _>(x, |x| {
             cpu::with_slice::<T, _>(w, |w| {
+                let turned = turned(w, c_out, c_in);
+                let w = if turned.is_empty() { Mat::rows(w, c_in).t() } else { Mat::rows(&turned, c_out) };
                 (0..rows.div_ceil(ROWS)).into_par_iter().one_by_one().for_each(|task| {
                     let mine = task * ROWS..rows.min((task + 1) * ROWS);
                     let (start, len) = (mine.start * c_out, mine.len() * c_out);
                     // SAFETY: each task has its own rows.
                     let out = unsafe { to.range(start, len) };
                     let x = Mat::rows(&x[mine.start * c_in..], c_in);
-                    gemm::gemm((mine.len(), c_out, c_in), x, Mat::rows(w, c_in).t(), out, c_out, false);
+                    gemm::gemm((mine.len(), c_out, c_in), x, w, out, c_out, false);
                     fused::epilogue(out, bias, slope, c_out);
                     if !added.is_empty() {
                         crate::rows::add_assign(out, &added[start..start + len]);
@@ -127,4 +130,16 @@ fn multiply<T: Element>(
             })
         })
     })
+}
+
+/// The weight `[c_out, c_in]` as `[c_in, c_out]`, for [`gemm::gemm`]: where both operands lie along the inner dimension it
+/// adds small products up in another order than large ones, and a row's bits would depend on how many rows there are. Nothing
+/// for one or two columns, whose products are always small.
+fn turned<T: Element>(w: &[T], c_out: usize, c_in: usize) -> Vec<T> {
+    if c_out <= 2 {
+        return Vec::new();
+    }
+    let mut out = cpu::uninit(w.len());
+    transpose((c_out, c_in), w, c_in, &mut out, c_out);
+    out
 }

@@ -3,7 +3,7 @@
 //! z -> linear -> one block of tokens -> levels. Level `l` holds `4^l` blocks of the same number of tokens; its
 //! transformer layers attend inside each block with weights that all blocks share. Between levels, block
 //! de-aggregation doubles the side of the token map on the image plane. After the last level every token is a
-//! pixel: layer norm, linear to RGB.
+//! pixel: layer norm, linear to RGB ([`Rgb`]).
 //!
 //! Not stated in the paper, chosen here:
 //! - The first map is 8x8 tokens, one block, so 32, 64, 128 and 256 px have 3, 4, 5 and 6 levels.
@@ -12,12 +12,15 @@
 //!   width stays at 16 and a linear layer widens before the shuffle.
 //! - Heads have 32 channels, as in the NesT classifier (16 where the level is 16 wide).
 //! - The position embedding is learned for every block, added once at the start of a level, as in the classifier.
-//! - A layer norm follows every de-aggregation and precedes the last linear layer.
+//! - A layer norm follows every de-aggregation and precedes every linear layer to RGB.
+//! - [`Config::paper`] draws once, at the end. The smaller presets draw at every level, as HiT and StyleGAN2 do: they learn
+//!   faster for it, at no cost to speak of (samples/rgb-levels).
 //! - RGB comes from a linear layer without tanh, as in HiT and TransGAN: pictures with plain white or black
 //!   areas would drive tanh into saturation, where its gradient vanishes. Values beyond -1..1 are possible, and are
 //!   cut when an image is written.
 //! - GELU is the tanh approximation, flax's default.
-//! - Initial weights are NesT's truncated normal with standard deviation 0.02.
+//! - Initial weights are NesT's truncated normal with standard deviation 0.02, those before a pixel shuffle equal for the
+//!   four pixels it makes of a token.
 
 use candle_core::Result;
 use nestgen_kernels::{self as k, Activation, Param, Var};
@@ -54,6 +57,21 @@ pub struct Config {
     pub attention: AttentionKind,
     /// How the token map doubles its side.
     pub deaggregation: Deaggregation,
+    /// Which levels draw; runs from before there was a choice have the last one.
+    #[serde(default)]
+    pub rgb: Rgb,
+}
+
+/// Which levels draw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rgb {
+    /// The last, at full size.
+    #[default]
+    LastLevel,
+    /// Each draws a picture of its own size; the smaller ones are enlarged, smoothly, and added (the output skips of StyleGAN2
+    /// and HiT).
+    EveryLevel,
 }
 
 impl Config {
@@ -68,7 +86,7 @@ impl Config {
     /// Half the paper's first width, more width where the pixels are: trains well on one GPU.
     pub fn fast(resolution: usize) -> Self {
         let levels = Self::with_levels(resolution, &[512, 256, 128, 64, 32, 32], &[4, 3, 2, 2, 1, 0], 256);
-        Self { deaggregation: Deaggregation::PixelShuffleConv, ..levels }
+        Self { deaggregation: Deaggregation::PixelShuffleConv, rgb: Rgb::EveryLevel, ..levels }
     }
 
     /// Small enough for two CPU cores: attention where it is cheap, a convolution where pixels are many. Blocks of
@@ -76,7 +94,7 @@ impl Config {
     /// unlearn.
     pub fn demo(resolution: usize) -> Self {
         let levels = Self::with_levels(resolution, &[128, 64, 32, 16, 16, 16], &[2, 1, 0, 0, 0, 0], 128);
-        Self { deaggregation: Deaggregation::NearestConv, ..levels }
+        Self { deaggregation: Deaggregation::NearestConv, rgb: Rgb::EveryLevel, ..levels }
     }
 
     /// As many of the levels as `resolution` has; [`Config::validate`] refuses other resolutions later.
@@ -92,6 +110,7 @@ impl Config {
             head_dim: 32,
             attention: AttentionKind::MultiHead,
             deaggregation: Deaggregation::PixelShuffle,
+            rgb: Rgb::LastLevel,
         }
     }
 
@@ -131,6 +150,35 @@ impl Config {
     }
 }
 
+/// Tokens as colours: layer norm, linear.
+struct ToRgb {
+    norm: LayerNorm,
+    linear: Linear,
+    block_size: usize,
+}
+
+impl ToRgb {
+    fn new(b: &Builder, dim: usize, block_size: usize) -> Result<Self> {
+        let (norm, linear) = (b.pp("norm"), b.pp("to_rgb"));
+        Ok(Self {
+            norm: LayerNorm::new(&norm, dim)?,
+            linear: Linear::new(&linear, dim, CHANNELS, INIT)?,
+            block_size,
+        })
+    }
+
+    /// `[B, T, N, C]` -> `[B, H, W, 3]`.
+    fn forward(&self, x: &Var) -> Result<Var> {
+        let rgb = self.linear.forward(&self.norm.forward(x)?, Activation::None, false)?;
+        k::widened(&k::deblockify(&rgb, self.block_size)?)
+    }
+}
+
+/// A picture of twice the side, between neighbouring pixels a ramp of weights 1/3 and 2/3.
+fn enlarged(picture: &Var) -> Result<Var> {
+    k::avg_pool3(&k::upsample_nearest2(picture)?)
+}
+
 /// The tokens of one resolution: `blocks` blocks of `tokens` tokens.
 struct Level {
     blocks: usize,
@@ -138,6 +186,8 @@ struct Level {
     /// `[T, N, C]`.
     pos_embed: Param,
     layers: Vec<TransformerLayer>,
+    /// The picture of a level that is not the last; `None` where such levels do not draw.
+    rgb: Option<ToRgb>,
     /// Towards the next level; `None` on the last.
     up: Option<BlockDeaggregation>,
 }
@@ -149,31 +199,51 @@ impl Level {
         let layers = (0..config.depths[index])
             .map(|i| TransformerLayer::new(&b.pp("layers").pp(i), config.layer(dim), 0.0))
             .collect::<Result<_>>()?;
-        let up = match config.dims.get(index + 1) {
-            Some(&next) => {
-                let up = b.pp("up");
-                Some(BlockDeaggregation::new(&up, config.deaggregation, config.block_size, dim, next)?)
-            }
-            None => None,
-        };
-        Ok(Self { blocks, tokens, pos_embed: b.get(&[blocks, tokens, dim], INIT, "pos_embed")?, layers, up })
+        let next = config.dims.get(index + 1);
+        let rgb = next
+            .filter(|_| config.rgb == Rgb::EveryLevel)
+            .map(|_| ToRgb::new(b, dim, config.block_size))
+            .transpose()?;
+        let up = next
+            .map(|&next| {
+                BlockDeaggregation::new(&b.pp("up"), config.deaggregation, config.block_size, dim, next)
+            })
+            .transpose()?;
+        let pos_embed = b.get(&[blocks, tokens, dim], INIT, "pos_embed")?;
+        Ok(Self { blocks, tokens, pos_embed, layers, rgb, up })
     }
 
-    /// `[B, T, N, C]` -> `[B, 4T, N, C']`, or the same shape on the last level.
-    fn forward(&self, x: &Var) -> Result<Var> {
+    /// `[B, T, N, C]` -> `[B, 4T, N, C']`, or the same shape on the last level; and the level's picture, added to that of the
+    /// levels before.
+    fn forward(&self, x: &Var, picture: Option<Var>) -> Result<(Var, Option<Var>)> {
         let mut x = k::add_broadcast(x, &self.pos_embed.var())?;
         for layer in &self.layers {
             x = layer.forward(&x, None)?;
         }
-        match &self.up {
-            Some(up) => up.forward(&x),
-            None => Ok(x),
-        }
+        let picture = match &self.rgb {
+            Some(rgb) => Some(enlarged(&onto(picture, rgb.forward(&x)?)?)?),
+            None => picture,
+        };
+        let x = match &self.up {
+            Some(up) => up.forward(&x)?,
+            None => x,
+        };
+        Ok((x, picture))
     }
 
     fn macs(&self) -> u64 {
+        let tokens = self.blocks * self.tokens;
         let layers: u64 = self.layers.iter().map(|layer| layer.macs(self.blocks, self.tokens)).sum();
-        layers + self.up.as_ref().map_or(0, |up| up.macs(self.blocks * self.tokens))
+        let rgb = self.rgb.as_ref().map_or(0, |rgb| rgb.linear.macs(tokens));
+        layers + rgb + self.up.as_ref().map_or(0, |up| up.macs(tokens))
+    }
+}
+
+/// `rgb` on top of the picture so far, if there is one.
+fn onto(picture: Option<Var>, rgb: Var) -> Result<Var> {
+    match picture {
+        Some(picture) => k::add(&picture, &rgb),
+        None => Ok(rgb),
     }
 }
 
@@ -182,8 +252,7 @@ pub struct TransposedNest {
     config: Config,
     input: Linear,
     levels: Vec<Level>,
-    norm: LayerNorm,
-    to_rgb: Linear,
+    rgb: ToRgb,
     params: ParamSet,
 }
 
@@ -200,9 +269,8 @@ impl TransposedNest {
         let levels = (0..config.dims.len())
             .map(|index| Level::new(&b.pp("levels").pp(index), config, index))
             .collect::<Result<_>>()?;
-        let norm = LayerNorm::new(&b.pp("norm"), last)?;
-        let to_rgb = Linear::new(&b.pp("to_rgb"), last, CHANNELS, INIT)?;
-        Ok(Self { config: config.clone(), input, levels, norm, to_rgb, params: b.params() })
+        let rgb = ToRgb::new(b, last, config.block_size)?;
+        Ok(Self { config: config.clone(), input, levels, rgb, params: b.params() })
     }
 
     /// z `[B, z_dim]` -> images `[B, H, W, 3]`, nominally in -1..1.
@@ -211,11 +279,11 @@ impl TransposedNest {
         let (batch, _) = z.value().dims2()?;
         let x = self.input.forward(z, Activation::None, false)?;
         let mut x = k::reshape(&x, &[batch, 1, block_size * block_size, dims[0]])?;
+        let mut picture = None;
         for level in &self.levels {
-            x = level.forward(&x)?;
+            (x, picture) = level.forward(&x, picture)?;
         }
-        let rgb = self.to_rgb.forward(&self.norm.forward(&x)?, Activation::None, false)?;
-        k::deblockify(&rgb, *block_size)
+        onto(picture, self.rgb.forward(&x)?)
     }
 
     /// The shape this generator was made with.
@@ -232,7 +300,7 @@ impl TransposedNest {
     pub fn flops(&self) -> u64 {
         let pixels = self.config.resolution * self.config.resolution;
         let levels: u64 = self.levels.iter().map(Level::macs).sum();
-        2 * (self.input.macs(1) + levels + self.to_rgb.macs(pixels))
+        2 * (self.input.macs(1) + levels + self.rgb.linear.macs(pixels))
     }
 }
 

@@ -7,7 +7,11 @@ use candle_core::Result;
 use nestgen_kernels::{self as k, Activation, Var};
 use serde::{Deserialize, Serialize};
 
-use super::{Builder, Conv2d, LayerNorm, Linear, transformer::INIT};
+use super::{Builder, Conv2d, Init, LayerNorm, Linear, transformer::INIT};
+
+/// NesT's deviation. Four independent rows would start as noise from pixel to pixel, at the full contrast of the layer norm
+/// after it; short runs do not unlearn it (samples/rgb-levels).
+const EXPAND_INIT: Init = Init::BeforePixelShuffle(0.02);
 
 /// How the token map doubles its side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +46,7 @@ impl BlockDeaggregation {
     ) -> Result<Self> {
         let shuffles = kind != Deaggregation::NearestConv;
         let expand = (shuffles && inputs != 4 * outputs)
-            .then(|| Linear::new(&b.pp("expand"), inputs, 4 * outputs, INIT))
+            .then(|| Linear::new(&b.pp("expand"), inputs, 4 * outputs, EXPAND_INIT))
             .transpose()?;
         let conv_inputs = if shuffles { outputs } else { inputs };
         let conv = (kind != Deaggregation::PixelShuffle)

@@ -15,6 +15,9 @@ pub enum Init {
     Normal(f64),
     /// Normal with this standard deviation before values beyond two of them are drawn again.
     TruncNormal(f64),
+    /// [`Init::TruncNormal`] for the weight `[4 C, in]` before a pixel shuffle, with one row for the four pixels that become
+    /// of a token: at first the shuffle is nearest-neighbour upsampling (Aitken et al., arXiv 1707.02937).
+    BeforePixelShuffle(f64),
     /// Glorot and Bengio's uniform distribution: variance `2 / (fan_in + fan_out)`.
     Xavier,
 }
@@ -28,6 +31,14 @@ impl Init {
             Self::Ones => return Tensor::ones(shape, dtype, device),
             Self::Normal(std) => (0..count).map(|_| rng.normal() * std as f32).collect(),
             Self::TruncNormal(std) => (0..count).map(|_| trunc_normal(&mut rng) * std as f32).collect(),
+            Self::BeforePixelShuffle(std) => {
+                let row_len = shape.last().copied().unwrap_or(1);
+                let mut row = || {
+                    let row: Vec<f32> = (0..row_len).map(|_| trunc_normal(&mut rng) * std as f32).collect();
+                    row.repeat(4)
+                };
+                (0..count / (4 * row_len).max(1)).flat_map(|_| row()).collect()
+            }
             Self::Xavier => {
                 let limit = (6.0 / fan_sum(shape) as f64).sqrt();
                 (0..count).map(|_| ((2.0 * rng.uniform() - 1.0) * limit) as f32).collect()
@@ -62,6 +73,15 @@ mod tests {
     fn xavier_counts_the_kernel() {
         assert_eq!(fan_sum(&[4, 3, 3, 5]), 9 * 9);
         assert_eq!(fan_sum(&[4, 5]), 9);
+    }
+
+    #[test]
+    fn four_rows_before_a_pixel_shuffle_are_equal() -> Result<()> {
+        let t = Init::BeforePixelShuffle(0.02).tensor(&[8, 5], DType::F32, &Device::Cpu, Rng::new(0))?;
+        let rows = t.to_vec2::<f32>()?;
+        assert!(rows[..4].iter().all(|row| *row == rows[0]) && rows[4..].iter().all(|row| *row == rows[4]));
+        assert_ne!(rows[0], rows[4]);
+        Ok(())
     }
 
     #[test]

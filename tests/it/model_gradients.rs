@@ -87,12 +87,15 @@ fn classifier(config: &str) -> Result<()> {
 
 #[test]
 fn transposed_nest() -> Result<()> {
-    for (attention, deaggregation) in
-        [("multi_head", "pixel_shuffle"), ("multi_query", "pixel_shuffle_conv"), ("multi_head", "nearest_conv")]
-    {
+    for (attention, deaggregation, rgb) in [
+        ("multi_head", "pixel_shuffle", "last_level"),
+        ("multi_query", "pixel_shuffle_conv", "every_level"),
+        ("multi_head", "nearest_conv", "last_level"),
+    ] {
         let config = format!(
             r#"{{"kind": "transposed_nest", "resolution": 32, "z_dim": 3, "block_size": 8, "dims": [8, 4, 4],
-                "depths": [1, 1, 0], "head_dim": 4, "attention": "{attention}", "deaggregation": "{deaggregation}"}}"#
+                "depths": [1, 1, 0], "head_dim": 4, "attention": "{attention}", "deaggregation": "{deaggregation}",
+                "rgb": "{rgb}"}}"#
         );
         generator(&config, 3)?;
     }

@@ -1,0 +1,33 @@
+//! A row of a linear layer's result has the same bits whatever the number of rows, at every instruction set: so images do not
+//! depend on their batch. In a process of its own, since it compares bits while it changes the instruction set.
+
+use candle_core::{Device, Result, Tensor};
+use nestgen_kernels::simd::{self, Level};
+use nestgen_kernels::{Activation, Var, linear};
+
+fn numbers(rows: usize, columns: usize) -> Result<Tensor> {
+    let values: Vec<f32> = (0..rows * columns).map(|i| (i as f32 * 0.7).sin()).collect();
+    Tensor::from_vec(values, (rows, columns), &Device::Cpu)
+}
+
+fn product(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
+    let w = Var::constant(w.clone());
+    linear(&Var::constant(x.clone()), &w, None, Activation::None)?.value().flatten_all()?.to_vec1()
+}
+
+#[test]
+fn a_row_does_not_depend_on_how_many_there_are() -> Result<()> {
+    for level in [Level::Plain, Level::Avx2, Level::Avx512, Level::Amx] {
+        simd::force(level);
+        for (c_out, c_in) in [(1, 64), (2, 64), (3, 16), (3, 96), (8, 64), (16, 16), (48, 64), (1024, 128)] {
+            let (w, x) = (numbers(c_out, c_in)?, numbers(300, c_in)?);
+            let all = product(&x, &w)?;
+            for rows in [1, 2, 3, 7, 64, 100, 128, 129, 257] {
+                let some = product(&x.narrow(0, 0, rows)?, &w)?;
+                let differ = some.iter().zip(&all).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                assert_eq!(differ, 0, "{rows} rows of {c_in}, {c_out} channels, {level:?}");
+            }
+        }
+    }
+    Ok(())
+}
