@@ -13,8 +13,8 @@
 //! - Heads have 32 channels, as in the NesT classifier (16 where the level is 16 wide).
 //! - The position embedding is learned for every block, added once at the start of a level, as in the classifier.
 //! - A layer norm follows every de-aggregation and precedes every linear layer to RGB.
-//! - [`Config::paper`] draws once, at the end. The smaller presets draw at every level, as HiT and StyleGAN2 do: they learn
-//!   faster for it, at no cost to speak of (samples/rgb-levels).
+//! - [`Config::paper`] and [`Config::demo`] draw once, at the end. [`Config::fast`] draws at every level, as HiT and StyleGAN2
+//!   do: with pixel shuffle, small generators of 32 px learned faster for it (samples/rgb-levels).
 //! - RGB comes from a linear layer without tanh, as in HiT and TransGAN: pictures with plain white or black
 //!   areas would drive tanh into saturation, where its gradient vanishes. Values beyond -1..1 are possible, and are
 //!   cut when an image is written.
@@ -94,7 +94,7 @@ impl Config {
     /// unlearn.
     pub fn demo(resolution: usize) -> Self {
         let levels = Self::with_levels(resolution, &[128, 64, 32, 16, 16, 16], &[2, 1, 0, 0, 0, 0], 128);
-        Self { deaggregation: Deaggregation::NearestConv, rgb: Rgb::EveryLevel, ..levels }
+        Self { deaggregation: Deaggregation::NearestConv, ..levels }
     }
 
     /// As many of the levels as `resolution` has; [`Config::validate`] refuses other resolutions later.
