@@ -10,7 +10,6 @@ use crate::activation::Smooth;
 use crate::cpu::{self, Element};
 use crate::fused;
 use crate::gemm::{self, Mat, Shared};
-use crate::small_gemm::transpose;
 use crate::threads::Tasks;
 
 /// What happens to rows of the product and its bias while they are in the cache.
@@ -111,15 +110,12 @@ fn multiply<T: Element>(
     cpu::with_slice::<T, _>(added, |added| {
         cpu::with_slice::<T, _>(x, |x| {
             cpu::with_slice::<T, _>(w, |w| {
-                let turned = turned(w, c_out, c_in);
-                let w = if turned.is_empty() { Mat::rows(w, c_in).t() } else { Mat::rows(&turned, c_out) };
                 (0..rows.div_ceil(ROWS)).into_par_iter().one_by_one().for_each(|task| {
                     let mine = task * ROWS..rows.min((task + 1) * ROWS);
                     let (start, len) = (mine.start * c_out, mine.len() * c_out);
                     // SAFETY: each task has its own rows.
                     let out = unsafe { to.range(start, len) };
-                    let x = Mat::rows(&x[mine.start * c_in..], c_in);
-                    gemm::gemm((mine.len(), c_out, c_in), x, w, out, c_out, false);
+                    some_rows(&x[mine.start * c_in..mine.end * c_in], w, out, (c_in, c_out));
                     fused::epilogue(out, bias, slope, c_out);
                     if !added.is_empty() {
                         crate::rows::add_assign(out, &added[start..start + len]);
@@ -132,14 +128,25 @@ fn multiply<T: Element>(
     })
 }
 
-/// The weight `[c_out, c_in]` as `[c_in, c_out]`, for [`gemm::gemm`]: where both operands lie along the inner dimension it
-/// adds small products up in another order than large ones, and a row's bits would depend on how many rows there are. Nothing
-/// for one or two columns, whose products are always small.
-fn turned<T: Element>(w: &[T], c_out: usize, c_in: usize) -> Vec<T> {
-    if c_out <= 2 {
-        return Vec::new();
+/// How few rows [`gemm::gemm`] adds up in another order than many: single ones; results of at most 256 elements, which have a
+/// loop of their own; and where the inner dimension is divided, results of at most 64 rows and columns, divided otherwise.
+fn enough_rows(c_in: usize, c_out: usize) -> usize {
+    let by_size = 256 / c_out.max(1) + 1;
+    let by_parts = if c_in > 512 && c_out <= 64 { 65 } else { 2 };
+    by_size.max(by_parts)
+}
+
+/// `x [.., c_in]` times the weight `[c_out, c_in]`, transposed, for at most [`ROWS`] rows. A row's bits do not depend on their
+/// number: rows that would be too few get zeros for company, unless [`ROWS`] of them are too few too.
+fn some_rows<T: Element>(x: &[T], w: &[T], out: &mut [T], (c_in, c_out): (usize, usize)) {
+    let w = Mat::rows(w, c_in).t();
+    let (rows, least) = (out.len() / c_out.max(1), enough_rows(c_in, c_out));
+    if rows >= least || least > ROWS {
+        return gemm::gemm((rows, c_out, c_in), Mat::rows(x, c_in), w, out, c_out, false);
     }
-    let mut out = cpu::uninit(w.len());
-    transpose((c_out, c_in), w, c_in, &mut out, c_out);
-    out
+    let mut padded = x.to_vec();
+    padded.resize(least * c_in, T::zero());
+    let mut product = vec![T::zero(); least * c_out];
+    gemm::gemm((least, c_out, c_in), Mat::rows(&padded, c_in), w, &mut product, c_out, false);
+    out.copy_from_slice(&product[..out.len()]);
 }

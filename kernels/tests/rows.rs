@@ -19,7 +19,20 @@ fn product(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
 fn a_row_does_not_depend_on_how_many_there_are() -> Result<()> {
     for level in [Level::Plain, Level::Avx2, Level::Avx512, Level::Amx] {
         simd::force(level);
-        for (c_out, c_in) in [(1, 64), (2, 64), (3, 16), (3, 96), (8, 64), (16, 16), (48, 64), (1024, 128)] {
+        let shapes = [
+            (1, 64),
+            (2, 64),
+            (3, 16),
+            (3, 96),
+            (8, 64),
+            (16, 16),
+            (48, 64),
+            (1024, 128),
+            (8, 768),
+            (48, 768),
+            (192, 768),
+        ];
+        for (c_out, c_in) in shapes {
             let (w, x) = (numbers(c_out, c_in)?, numbers(300, c_in)?);
             let all = product(&x, &w)?;
             for rows in [1, 2, 3, 7, 64, 100, 128, 129, 257] {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Builder, Conv2d, Init, LayerNorm, Linear, transformer::INIT};
 
 /// NesT's deviation. Four independent rows would start as noise from pixel to pixel, at the full contrast of the layer norm
-/// after it; short runs do not unlearn it (samples/rgb-levels).
+/// after it (samples/rgb-levels).
 const EXPAND_INIT: Init = Init::BeforePixelShuffle(0.02);
 
 /// How the token map doubles its side.
