@@ -30,7 +30,8 @@ impl TrainingMemory {
     /// Counts on two images and on four.
     pub(super) fn of(networks: &Networks) -> anyhow::Result<Self> {
         let (g, d) = (networks.generator.params().count(), networks.discriminator.params().count());
-        // The first pass also makes what threads keep to work in, which would be taken for a part of its images.
+        // The first pass of a process leaves memory behind that later ones use again: in the first count, it hid the share of
+        // tiny networks' images.
         kept(networks, 4)?;
         let (two, four) = (kept(networks, 2)?, kept(networks, 4)?);
         let image = four.saturating_sub(two) / 2;

@@ -13,8 +13,8 @@
 //! - Heads have 32 channels, as in the NesT classifier (16 where the level is 16 wide).
 //! - The position embedding is learned for every block, added once at the start of a level, as in the classifier.
 //! - A layer norm follows every de-aggregation and precedes every linear layer to RGB.
-//! - [`Config::paper`] and [`Config::demo`] draw once, at the end. [`Config::fast`] draws at every level, as HiT and StyleGAN2
-//!   do: with pixel shuffle, small generators of 32 px learned faster for it (samples/rgb-levels).
+//! - Pictures are drawn once, at the end, but for [`Config::fast`] at 32 px, which draws at every level, as HiT and StyleGAN2
+//!   do: small generators of 32 px came further with it, and those of 64 px less far (samples/rgb-levels).
 //! - RGB comes from a linear layer without tanh, as in HiT and TransGAN: pictures with plain white or black
 //!   areas would drive tanh into saturation, where its gradient vanishes. Values beyond -1..1 are possible, and are
 //!   cut when an image is written.
@@ -86,7 +86,8 @@ impl Config {
     /// Half the paper's first width, more width where the pixels are: trains well on one GPU.
     pub fn fast(resolution: usize) -> Self {
         let levels = Self::with_levels(resolution, &[512, 256, 128, 64, 32, 32], &[4, 3, 2, 2, 1, 0], 256);
-        Self { deaggregation: Deaggregation::PixelShuffleConv, rgb: Rgb::EveryLevel, ..levels }
+        let rgb = if resolution == 32 { Rgb::EveryLevel } else { Rgb::LastLevel };
+        Self { deaggregation: Deaggregation::PixelShuffleConv, rgb, ..levels }
     }
 
     /// Small enough for two CPU cores: attention where it is cheap, a convolution where pixels are many. Blocks of
