@@ -1,4 +1,4 @@
-//! Chooses the algorithm of an f32 convolution on AVX-512.
+//! Chooses the algorithm of an f32 convolution on vector units.
 
 #![cfg(target_arch = "x86_64")]
 

@@ -135,7 +135,7 @@ fn convolve_part(
         for p in 0..w.count() {
             let columns = w.columns(p);
             let epilogue = epilogue.columns(columns.clone());
-            // SAFETY: AVX-512 is there (callers check `micro::takes`); each pixel's columns are written by this
+            // SAFETY: vector units are there (callers check `micro::takes`); each pixel's columns are written by this
             // task alone, and `to` + columns stays inside `out`.
             unsafe {
                 let c = out.start().add(columns.start);

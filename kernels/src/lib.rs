@@ -33,6 +33,7 @@ mod gemm;
 pub mod gradcheck;
 mod im2col;
 pub mod inference;
+mod lanes;
 mod layer_norm;
 mod linear;
 mod linear_value;

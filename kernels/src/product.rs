@@ -131,7 +131,7 @@ pub(crate) fn rows_of_vectors(
         // The first panel meets rows that nobody has read yet.
         let next = x.get((mine.start + ROWS) * w.depth..).unwrap_or_default();
         let ahead = if p == 0 { Ahead { from: next, step: ROWS } } else { Ahead::NOTHING };
-        // SAFETY: AVX-512 is there (callers check `micro::takes`); each row is written by one task alone, and
+        // SAFETY: vector units are there (callers check `micro::takes`); each row is written by one task alone, and
         // `to` + columns stays inside `out` and what is added to it.
         unsafe {
             let c = out.start().add(columns.start);
@@ -274,7 +274,7 @@ fn strip_of_product(
                 } else {
                     Ahead::NOTHING
                 };
-                // SAFETY: AVX-512 is there (callers check `micro::takes`); `from` and the depth stay inside the packed
+                // SAFETY: vector units are there (callers check `micro::takes`); `from` and the depth stay inside the packed
                 // strip; the caller gives each task its own `out`, of `width` rows.
                 unsafe {
                     let c = out.add(columns.start);

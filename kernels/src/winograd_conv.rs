@@ -1,4 +1,4 @@
-//! 3x3 convolutions with stride 1 by [`crate::winograd`], in f32 on AVX-512: the convolution, which also serves as the input
+//! 3x3 convolutions with stride 1 by [`crate::winograd`], in f32 on AVX-512 and AVX2: the convolution, which also serves as the input
 //! gradient. The weight gradient is in [`crate::winograd_grad`].
 //!
 //! Tiles of 4x4 outputs are numbered through the batch: row of tiles after row of tiles, image after image. A group of
@@ -8,35 +8,26 @@
 
 #![cfg(target_arch = "x86_64")]
 
-use std::arch::x86_64::*;
-
 use rayon::prelude::*;
 
 use crate::conv2d::Geometry;
 use crate::cpu;
 use crate::gemm::Shared;
+use crate::lanes::{LANES, with_lanes};
 use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels};
 use crate::scratch::scratch;
 use crate::threads::Tasks;
-use crate::winograd::{self, LANES, OUT, POINTS, PRODUCTS};
+use crate::winograd::{self, OUT, POINTS, PRODUCTS};
 
 /// Elements of the transformed inputs of one group (6 MiB: they stay in a shared level-3 cache).
 const GROUP_ELEMENTS: usize = 1536 * 1024;
 /// Tiles whose products a task holds at a time (110 KiB of them).
 const BLOCK_TILES: usize = 24;
-/// Below this many tiles, transforming the weights costs more than the saved products.
-const MIN_TILES: usize = 8;
-
-/// Whether the convolution is one that this file computes, and it pays.
+/// Whether the convolution is one that this file computes. The batch has no say, or an image's bits would depend on it: for a few
+/// small images, transforming the weights costs more than the saved products.
 pub(crate) fn fits(g: &Geometry) -> bool {
-    let tiles = g.batch * g.oh.div_ceil(OUT) * g.ow.div_ceil(OUT);
     let channels = g.c_in.is_multiple_of(LANES) && g.c_out.is_multiple_of(LANES);
-    (g.kh, g.kw) == (3, 3)
-        && g.conv.stride == (1, 1)
-        && channels
-        && tiles >= MIN_TILES
-        && g.oh >= 3
-        && g.ow >= 3
+    (g.kh, g.kw) == (3, 3) && g.conv.stride == (1, 1) && channels && g.oh >= 3 && g.ow >= 3
 }
 
 /// A run of tile rows, and how their transforms lie in memory.
@@ -94,7 +85,7 @@ fn transform_all(w: &Panels, c_in: usize) -> Vec<f32> {
     (0..w.count() * parts).into_par_iter().one_by_one().for_each(|task| {
         let (p, part) = (task / parts, task % parts);
         let channels = part * LANES..((part + 1) * LANES).min(c_in);
-        // SAFETY: AVX-512 is there (`micro::takes`); tasks write different channels of their panel.
+        // SAFETY: tasks write different channels of their panel.
         unsafe {
             transform_weights(w.panel(p), channels, c_in, shared.start().add(p * PRODUCTS * stride), stride)
         };
@@ -106,114 +97,109 @@ fn transform_all(w: &Panels, c_in: usize) -> Vec<f32> {
 fn with_panel(w: &Panels, p: usize, c_in: usize, f: impl FnOnce(&[f32])) {
     let stride = weight_stride(c_in);
     scratch(PRODUCTS * stride, |data: &mut [f32]| {
-        // SAFETY: as in `transform_all`.
+        // SAFETY: the buffer is this panel's: `stride` covers c_in rows of 32.
         unsafe { transform_weights(w.panel(p), 0..c_in, c_in, data.as_mut_ptr(), stride) };
         f(data);
     });
 }
 
-#[target_feature(enable = "avx512f")]
-unsafe fn transform_weights(
-    panel: &[f32],
-    channels: std::ops::Range<usize>,
-    c_in: usize,
-    to: *mut f32,
-    stride: usize,
-) {
-    for ci in channels {
-        for half in [0, LANES] {
-            let mut taps = [[_mm512_setzero_ps(); 3]; 3];
-            for tap in 0..9 {
-                let from = &panel[(tap * c_in + ci) * PANEL + half..][..LANES];
-                // SAFETY: `from` holds 16 elements.
-                taps[tap / 3][tap % 3] = unsafe { _mm512_loadu_ps(from.as_ptr()) };
-            }
-            let points = winograd::weight_2d(&taps);
-            for (point, value) in points.as_flattened().iter().enumerate() {
-                // SAFETY: inside this panel's part of the buffer: `stride` covers c_in rows of 32.
-                unsafe { _mm512_storeu_ps(to.add(point * stride + ci * PANEL + half), *value) };
-            }
-        }
-    }
-}
-
-/// Transforms the inputs under row `row` of a group's tiles.
-///
-/// # Safety
-/// AVX-512 F is there; `to` has room for the group's transforms, and nobody else writes this row of tiles.
-#[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn transform_inputs(g: &Geometry, x: &[f32], group: &Group, row: usize, to: *mut f32) {
-    let (stride, tiles) = (group.stride(g.c_in), group.tiles());
-    for t in row * group.per_row..(row + 1) * group.per_row {
-        let (image, y, x0) = group.place(t);
-        let (top, left) = (y as isize - g.conv.padding.0 as isize, x0 as isize - g.conv.padding.1 as isize);
-        let rows: [bool; POINTS] = std::array::from_fn(|u| (0..g.h as isize).contains(&(top + u as isize)));
-        let cols: [bool; POINTS] = std::array::from_fn(|v| (0..g.w as isize).contains(&(left + v as isize)));
-        let origin = (image * g.h) as isize + top;
-        for block in 0..g.c_in / LANES {
-            let mut d = [[_mm512_setzero_ps(); POINTS]; POINTS];
-            for u in 0..POINTS {
-                for v in 0..POINTS {
-                    if rows[u] && cols[v] {
-                        let pixel = (origin + u as isize) as usize * g.w + (left + v as isize) as usize;
-                        let from = &x[pixel * g.c_in + block * LANES..][..LANES];
-                        // SAFETY: `from` holds 16 elements.
-                        d[u][v] = unsafe { _mm512_loadu_ps(from.as_ptr()) };
-                    }
+with_lanes! {
+    /// Transforms the weights of some input channels of a panel.
+    ///
+    /// # Safety
+    /// `to` has room for 36 points of rows of 32, `stride` apart, for all `c_in` channels, and nobody else writes those of
+    /// these channels.
+    unsafe fn transform_weights<V>(
+        panel: &[f32], channels: std::ops::Range<usize>, c_in: usize, to: *mut f32, stride: usize,
+    ) {
+        for ci in channels {
+            for column in (0..PANEL).step_by(V::WIDTH) {
+                let mut taps = [[V::splat(0.0); 3]; 3];
+                for tap in 0..9 {
+                    let from = &panel[(tap * c_in + ci) * PANEL + column..][..V::WIDTH];
+                    // SAFETY: `from` holds as many elements.
+                    taps[tap / 3][tap % 3] = unsafe { V::load(from.as_ptr()) };
+                }
+                let points = winograd::weight_2d(&taps);
+                for (point, value) in points.as_flattened().iter().enumerate() {
+                    // SAFETY: the caller vouches for the buffer.
+                    unsafe { value.store(to.add(point * stride + ci * PANEL + column)) };
                 }
             }
-            let points = winograd::input_2d(&d);
-            for (point, value) in points.as_flattened().iter().enumerate() {
-                // SAFETY: the caller vouches for the buffer.
-                unsafe { _mm512_storeu_ps(to.add(point * stride + (block * tiles + t) * LANES), *value) };
+        }
+    }
+
+    /// Transforms the inputs under row `row` of a group's tiles.
+    ///
+    /// # Safety
+    /// `to` has room for the group's transforms, and nobody else writes this row of tiles.
+    pub(crate) unsafe fn transform_inputs<V>(g: &Geometry, x: &[f32], group: &Group, row: usize, to: *mut f32) {
+        let (stride, tiles) = (group.stride(g.c_in), group.tiles());
+        for t in row * group.per_row..(row + 1) * group.per_row {
+            let (image, y, x0) = group.place(t);
+            let (top, left) = (y as isize - g.conv.padding.0 as isize, x0 as isize - g.conv.padding.1 as isize);
+            let rows: [bool; POINTS] = std::array::from_fn(|u| (0..g.h as isize).contains(&(top + u as isize)));
+            let cols: [bool; POINTS] = std::array::from_fn(|v| (0..g.w as isize).contains(&(left + v as isize)));
+            let origin = (image * g.h) as isize + top;
+            for channel in (0..g.c_in).step_by(V::WIDTH) {
+                let mut d = [[V::splat(0.0); POINTS]; POINTS];
+                for u in 0..POINTS {
+                    for v in 0..POINTS {
+                        if rows[u] && cols[v] {
+                            let pixel = (origin + u as isize) as usize * g.w + (left + v as isize) as usize;
+                            let from = &x[pixel * g.c_in + channel..][..V::WIDTH];
+                            // SAFETY: `from` holds as many elements.
+                            d[u][v] = unsafe { V::load(from.as_ptr()) };
+                        }
+                    }
+                }
+                let points = winograd::input_2d(&d);
+                let at = (channel / LANES * tiles + t) * LANES + channel % LANES;
+                for (point, value) in points.as_flattened().iter().enumerate() {
+                    // SAFETY: the caller vouches for the buffer.
+                    unsafe { value.store(to.add(point * stride + at)) };
+                }
             }
         }
     }
-}
 
-/// Transforms the products `[point][tile][32]` of a block of tiles back, adds the bias, applies the activation and stores
-/// the outputs that exist.
-///
-/// # Safety
-/// AVX-512 F is there; nobody else writes these outputs.
-#[target_feature(enable = "avx512f")]
-unsafe fn finish_block(
-    g: &Geometry,
-    products: &[f32],
-    group: &Group,
-    tiles: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
-    epilogue: Epilogue<'_>,
-    out: *mut f32,
-) {
-    let stride = tiles.len() * PANEL;
-    let leak = _mm512_set1_ps(epilogue.slope);
-    for (i, t) in tiles.enumerate() {
-        let (image, y0, x0) = group.place(t);
-        for half in (0..columns.len()).step_by(LANES) {
-            let mut m = [[_mm512_setzero_ps(); POINTS]; POINTS];
-            for point in 0..PRODUCTS {
-                let from = &products[point * stride + i * PANEL + half..][..LANES];
-                // SAFETY: `from` holds 16 elements.
-                m[point / POINTS][point % POINTS] = unsafe { _mm512_loadu_ps(from.as_ptr()) };
-            }
-            let channel = columns.start + half;
-            let bias = match epilogue.bias {
-                // SAFETY: the slice holds 16 elements.
-                Some(bias) => unsafe { _mm512_loadu_ps(bias[channel..channel + LANES].as_ptr()) },
-                None => _mm512_setzero_ps(),
-            };
-            let values = winograd::output_2d(&m);
-            for (dy, row) in values.iter().enumerate().take(g.oh - y0) {
-                for (dx, value) in row.iter().enumerate().take(g.ow - x0) {
-                    let mut value = _mm512_add_ps(*value, bias);
-                    if epilogue.slope != 1.0 {
-                        let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(value, _mm512_setzero_ps());
-                        value = _mm512_mask_mov_ps(_mm512_mul_ps(value, leak), positive, value);
+    /// Transforms the products `[point][tile][32]` of a block of tiles back, adds the bias, applies the activation and stores
+    /// the outputs that exist.
+    ///
+    /// # Safety
+    /// Nobody else writes these outputs.
+    unsafe fn finish_block<V>(
+        g: &Geometry, products: &[f32], group: &Group, tiles: std::ops::Range<usize>, columns: std::ops::Range<usize>,
+        epilogue: Epilogue<'_>, out: *mut f32,
+    ) {
+        let stride = tiles.len() * PANEL;
+        let slope = V::splat(epilogue.slope);
+        for (i, t) in tiles.enumerate() {
+            let (image, y0, x0) = group.place(t);
+            for column in (0..columns.len()).step_by(V::WIDTH) {
+                let mut m = [[V::splat(0.0); POINTS]; POINTS];
+                for point in 0..PRODUCTS {
+                    let from = &products[point * stride + i * PANEL + column..][..V::WIDTH];
+                    // SAFETY: `from` holds as many elements.
+                    m[point / POINTS][point % POINTS] = unsafe { V::load(from.as_ptr()) };
+                }
+                let channel = columns.start + column;
+                let bias = match epilogue.bias {
+                    // SAFETY: the slice holds as many elements.
+                    Some(bias) => unsafe { V::load(bias[channel..channel + V::WIDTH].as_ptr()) },
+                    None => V::splat(0.0),
+                };
+                let values = winograd::output_2d(&m);
+                for (dy, row) in values.iter().enumerate().take(g.oh - y0) {
+                    for (dx, value) in row.iter().enumerate().take(g.ow - x0) {
+                        let mut value = value.add(bias);
+                        if epilogue.slope != 1.0 {
+                            value = value.leak(slope);
+                        }
+                        let pixel = (image * g.oh + y0 + dy) * g.ow + x0 + dx;
+                        // SAFETY: a pixel of the output, and so many of its channels.
+                        unsafe { value.store(out.add(pixel * g.c_out + channel)) };
                     }
-                    let pixel = (image * g.oh + y0 + dy) * g.ow + x0 + dx;
-                    // SAFETY: a pixel of the output, and 16 of its channels.
-                    unsafe { _mm512_storeu_ps(out.add(pixel * g.c_out + channel), value) };
                 }
             }
         }
@@ -232,7 +218,7 @@ pub(crate) fn forward(g: Geometry, x: &[f32], w: &Panels, epilogue: Epilogue<'_>
     scratch(size, |inputs: &mut [f32]| {
         for group in &groups {
             let to = Shared::new(inputs);
-            // SAFETY: AVX-512 is there (callers check `micro::takes`); every row writes its own tiles.
+            // SAFETY: every row writes its own tiles.
             (0..group.rows)
                 .into_par_iter()
                 .one_by_one()
@@ -279,7 +265,7 @@ fn multiply_block(
     for (point, products) in products.chunks_exact_mut(tiles.len() * PANEL).enumerate() {
         let inputs = &inputs[point * group.stride(c_in)..];
         let weights = &weights[point * weight_stride(c_in)..];
-        // SAFETY: AVX-512 is there; `from` and the depth stay inside one point's transforms, `to` inside `products`.
+        // SAFETY: callers check `micro::takes`; `from` and the depth stay inside one point's transforms, `to` inside `products`.
         unsafe {
             micro::multiply(
                 inputs,

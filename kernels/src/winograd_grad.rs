@@ -1,4 +1,4 @@
-//! The weight gradient of 3x3 convolutions with stride 1 by [`crate::winograd`], in f32 on AVX-512.
+//! The weight gradient of 3x3 convolutions with stride 1 by [`crate::winograd`], in f32 on AVX-512 and AVX2.
 //!
 //! The transpose of the algorithm of [`crate::winograd_conv`]: at each of the 36 points, the transformed inputs times the
 //! transformed output gradients, summed over all tiles, and one transform back at the end. A task owns some input
@@ -7,16 +7,15 @@
 
 #![cfg(target_arch = "x86_64")]
 
-use std::arch::x86_64::*;
-
 use rayon::prelude::*;
 
 use crate::conv2d::Geometry;
 use crate::gemm::Shared;
+use crate::lanes::{LANES, with_lanes};
 use crate::micro::{self, Added, Ahead, Depth, Epilogue, PANEL, Panels, ROWS};
 use crate::scratch::scratch;
 use crate::threads::Tasks;
-use crate::winograd::{self, LANES, OUT, PRODUCTS};
+use crate::winograd::{self, OUT, PRODUCTS};
 use crate::winograd_conv::{Group, transform_inputs};
 
 /// Input channels of a task: two blocks of the kernel.
@@ -27,55 +26,59 @@ fn gradient_stride(group: &Group, panels: usize) -> usize {
     group.stride(panels * PANEL)
 }
 
-/// Transforms the output gradients of row `row` of a group's tiles.
-///
-/// # Safety
-/// AVX-512 F is there; `to` has room for the group's transforms, and nobody else writes this row of tiles.
-#[target_feature(enable = "avx512f")]
-unsafe fn transform_gradients(g: &Geometry, grad: &[f32], group: &Group, row: usize, to: *mut f32) {
-    let stride = gradient_stride(group, g.c_out.div_ceil(PANEL));
-    for t in row * group.per_row..(row + 1) * group.per_row {
-        let (image, y0, x0) = group.place(t);
-        let (rows, cols) = (OUT.min(g.oh - y0), OUT.min(g.ow - x0));
-        for block in 0..g.c_out / LANES {
-            let mut tile = [[_mm512_setzero_ps(); OUT]; OUT];
-            for (dy, line) in tile.iter_mut().enumerate().take(rows) {
-                for (dx, value) in line.iter_mut().enumerate().take(cols) {
-                    let pixel = (image * g.oh + y0 + dy) * g.ow + x0 + dx;
-                    let from = &grad[pixel * g.c_out + block * LANES..][..LANES];
-                    // SAFETY: `from` holds 16 elements.
-                    *value = unsafe { _mm512_loadu_ps(from.as_ptr()) };
+with_lanes! {
+    /// Transforms the output gradients of row `row` of a group's tiles.
+    ///
+    /// # Safety
+    /// `to` has room for the group's transforms, and nobody else writes this row of tiles.
+    unsafe fn transform_gradients<V>(g: &Geometry, grad: &[f32], group: &Group, row: usize, to: *mut f32) {
+        let stride = gradient_stride(group, g.c_out.div_ceil(PANEL));
+        for t in row * group.per_row..(row + 1) * group.per_row {
+            let (image, y0, x0) = group.place(t);
+            let (rows, cols) = (OUT.min(g.oh - y0), OUT.min(g.ow - x0));
+            for channel in (0..g.c_out).step_by(V::WIDTH) {
+                let mut tile = [[V::splat(0.0); OUT]; OUT];
+                for (dy, line) in tile.iter_mut().enumerate().take(rows) {
+                    for (dx, value) in line.iter_mut().enumerate().take(cols) {
+                        let pixel = (image * g.oh + y0 + dy) * g.ow + x0 + dx;
+                        let from = &grad[pixel * g.c_out + channel..][..V::WIDTH];
+                        // SAFETY: `from` holds as many elements.
+                        *value = unsafe { V::load(from.as_ptr()) };
+                    }
                 }
-            }
-            let points = winograd::gradient_2d(&tile);
-            let (panel, half) = (block * LANES / PANEL, block * LANES % PANEL);
-            let at = (panel * group.tiles() + t) * PANEL + half;
-            for (point, value) in points.as_flattened().iter().enumerate() {
-                // SAFETY: the caller vouches for the buffer.
-                unsafe { _mm512_storeu_ps(to.add(point * stride + at), *value) };
+                let points = winograd::gradient_2d(&tile);
+                let at = (channel / PANEL * group.tiles() + t) * PANEL + channel % PANEL;
+                for (point, value) in points.as_flattened().iter().enumerate() {
+                    // SAFETY: the caller vouches for the buffer.
+                    unsafe { value.store(to.add(point * stride + at)) };
+                }
             }
         }
     }
-}
 
-/// Transforms sums `[point][channel][32]` back to nine taps and adds them to a packed panel of the weight gradient, whose
-/// rows are (tap, input channel).
-#[target_feature(enable = "avx512f")]
-fn add_taps(sums: &[f32], channels: std::ops::Range<usize>, c_in: usize, columns: usize, panel: *mut f32) {
-    let stride = channels.len() * PANEL;
-    for (i, ci) in channels.enumerate() {
-        for half in (0..columns).step_by(LANES) {
-            let mut m = [[_mm512_setzero_ps(); 6]; 6];
-            for point in 0..PRODUCTS {
-                let from = &sums[point * stride + i * PANEL + half..][..LANES];
-                // SAFETY: `from` holds 16 elements.
-                m[point / 6][point % 6] = unsafe { _mm512_loadu_ps(from.as_ptr()) };
-            }
-            for (tap, value) in winograd::weight_gradient_2d(&m).as_flattened().iter().enumerate() {
-                // SAFETY: row (tap, ci) of the panel, which has 9 * c_in rows; the caller's task owns it.
-                unsafe {
-                    let to = panel.add((tap * c_in + ci) * PANEL + half);
-                    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), *value));
+    /// Transforms sums `[point][channel][32]` back to nine taps and adds them to a packed panel of the weight gradient, whose
+    /// rows are (tap, input channel).
+    ///
+    /// # Safety
+    /// The panel has `9 * c_in` rows, and nobody else writes those of these channels.
+    unsafe fn add_taps<V>(
+        sums: &[f32], channels: std::ops::Range<usize>, c_in: usize, columns: usize, panel: *mut f32,
+    ) {
+        let stride = channels.len() * PANEL;
+        for (i, ci) in channels.enumerate() {
+            for column in (0..columns).step_by(V::WIDTH) {
+                let mut m = [[V::splat(0.0); 6]; 6];
+                for point in 0..PRODUCTS {
+                    let from = &sums[point * stride + i * PANEL + column..][..V::WIDTH];
+                    // SAFETY: `from` holds as many elements.
+                    m[point / 6][point % 6] = unsafe { V::load(from.as_ptr()) };
+                }
+                for (tap, value) in winograd::weight_gradient_2d(&m).as_flattened().iter().enumerate() {
+                    // SAFETY: row (tap, ci) of the panel; the caller vouches for it.
+                    unsafe {
+                        let to = panel.add((tap * c_in + ci) * PANEL + column);
+                        V::load(to).add(*value).store(to);
+                    }
                 }
             }
         }
@@ -95,7 +98,7 @@ pub(crate) fn weight_gradient(g: Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> 
             let (inputs, grads) = buffer.split_at_mut(input_len(group));
             let (to_inputs, to_grads) = (Shared::new(inputs), Shared::new(grads));
             (0..group.rows).into_par_iter().one_by_one().for_each(|row| {
-                // SAFETY: AVX-512 is there (callers check `micro::takes`); every row writes its own tiles.
+                // SAFETY: every row writes its own tiles.
                 unsafe {
                     transform_inputs(&g, x, group, row, to_inputs.start());
                     transform_gradients(&g, grad, group, row, to_grads.start());
@@ -108,7 +111,7 @@ pub(crate) fn weight_gradient(g: Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> 
                 let columns = PANEL.min(g.c_out - panel * PANEL);
                 scratch(PRODUCTS * channels.len() * PANEL, |sums: &mut [f32]| {
                     sum_products(&g, group, inputs, grads, panel, channels.clone(), sums);
-                    // SAFETY: AVX-512 is there; tasks have different panels or channels.
+                    // SAFETY: tasks have different panels or channels.
                     unsafe {
                         let panel = to.start().add(panel * PANEL * g.depth());
                         add_taps(sums, channels, g.c_in, columns, panel);
@@ -138,7 +141,7 @@ fn sum_products(
     for (point, sums) in sums.chunks_exact_mut(channels.len() * PANEL).enumerate() {
         let inputs = &inputs[point * group.stride(g.c_in)..];
         let grads = &grads[point * gradient_stride(group, g.c_out.div_ceil(PANEL)) + panel * tiles * PANEL..];
-        // SAFETY: AVX-512 is there; `from` and the depth stay inside one point's transforms, `to` inside `sums`.
+        // SAFETY: callers check `micro::takes`; `from` and the depth stay inside one point's transforms, `to` inside `sums`.
         unsafe {
             let (sums, added) = (sums.as_mut_ptr(), Added::Nothing);
             micro::multiply(

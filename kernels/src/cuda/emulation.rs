@@ -1,7 +1,8 @@
 //! Runs the own kernels' source on the processor, launched by the same plans, and compares with the fast path.
 //!
 //! The host's C++ compiler makes a library of `cuda/emulation.cpp`; where there is none, these tests say that they were
-//! skipped. What they cannot see: what the GPU's compiler and its hardware do.
+//! skipped. What they cannot see: what the GPU's compiler and its hardware do. Where tests run on a GPU, the same tests
+//! launch the kernels there.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -9,15 +10,17 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::fused;
 use super::plan::{Args, Plan};
-use crate::gradcheck::pattern;
+use crate::gradcheck::{device, pattern};
 use crate::{Activation, Adam, AdamConfig, Param, Var, portable};
 
 /// f32 against f32: sums of some hundred terms of size 1 in another order, relative to the largest.
 const TOLERANCE: f64 = 1e-5;
+/// The same on a GPU, which has its own exponentials.
+const TOLERANCE_ON_A_GPU: f64 = 1e-4;
 /// Blocks and threads of an elementwise kernel here: threads are dear, and each takes several elements then.
 const ELEMENTWISE: (u32, u32) = (3, 64);
 /// Kernels of one warp a row, whose blocks have two rows here.
@@ -73,8 +76,18 @@ fn symbol(name: &str) -> *mut libc::c_void {
     found
 }
 
-/// As [`super::launch::launch`], for tensors in the processor's memory.
+/// As [`super::launch::launch`], for tensors in the processor's memory, to which the results come back if tests run on a GPU.
 pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if device().is_cuda() {
+        let there = inputs.iter().map(|x| x.as_ref().map(|x| x.to_device(&device())).transpose());
+        let found = super::launch::launch(plan, &there.collect::<Result<Vec<_>>>()?)?;
+        return found.iter().map(|x| x.to_device(&Device::Cpu)).collect();
+    }
+    emulate(plan, inputs)
+}
+
+fn emulate(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
     // One block at a time: the emulation has one shared memory.
     static RUNNING: Mutex<()> = Mutex::new(());
     let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,41 +138,45 @@ pub(crate) fn is_pretended() -> bool {
     PRETENDED.get()
 }
 
-/// Runs `f`, operations and their gradients, as on a GPU: the own kernels are emulated.
-pub(crate) fn pretending<R>(f: impl FnOnce() -> R) -> R {
+/// Runs `f`, operations and their gradients on [`device`]: on a GPU, or as on one, with the own kernels emulated.
+pub(crate) fn pretending<R>(f: impl FnOnce(&Device) -> R) -> R {
     struct Restore;
     impl Drop for Restore {
         fn drop(&mut self) {
             PRETENDED.set(false);
         }
     }
-    PRETENDED.set(true);
+    PRETENDED.set(device().is_cpu());
     let _restore = Restore;
-    f()
+    f(&device())
 }
 
 /// Whether the kernels can be run here; says so where not.
 #[allow(clippy::print_stderr)]
 pub(crate) fn can_run() -> bool {
     // Once is enough: nothing here takes a path.
-    let again = portable::forced() || std::env::var_os(crate::gradcheck::DEVICE_VARIABLE).is_some();
-    let can = !again && library().is_some();
-    if !can && !again {
+    if portable::forced() {
+        return false;
+    }
+    let can = device().is_cuda() || library().is_some();
+    if !can {
         eprintln!("skipped: no C++ compiler to run the CUDA kernels' source with");
     }
     can
 }
 
 pub(super) fn single(dims: &[usize], seed: u64) -> Result<Tensor> {
-    pattern(dims, seed)?.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32)
+    pattern(dims, seed)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)
 }
 
 pub(super) fn close(what: &str, found: &Tensor, want: &Tensor) -> Result<()> {
     assert_eq!(found.dims(), want.dims(), "{what}");
-    let (found, want) = (found.to_dtype(DType::F64)?, want.to_dtype(DType::F64)?);
+    let [found, want] = [found, want].map(|x| x.to_device(&Device::Cpu)?.to_dtype(DType::F64));
+    let (found, want) = (found?, want?);
+    let tolerance = if device().is_cuda() { TOLERANCE_ON_A_GPU } else { TOLERANCE };
     let size = want.abs()?.max_all()?.to_scalar::<f64>()?.max(1e-6);
     let worst = (found - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
-    assert!(worst <= TOLERANCE * size, "{what}: off by {worst} of {size}");
+    assert!(worst <= tolerance * size, "{what}: off by {worst} of {size}");
     Ok(())
 }
 
@@ -201,7 +218,7 @@ fn conversions_round_to_the_nearest_as_candle_does() -> Result<()> {
     let odd =
         [0.0f32, -0.0, 1.0, 1.00390625, 1.01171875, -3.3e38, 1e-40, f32::INFINITY, f32::NAN, 3.402_823_5e38];
     let numbers = (0..2003).map(|i| odd.get(i).copied().unwrap_or(((i * 7919) as f32).sin() * 3.0));
-    let x = Tensor::from_iter(numbers, &candle_core::Device::Cpu)?;
+    let x = Tensor::from_iter(numbers, &Device::Cpu)?;
     let bits = |x: &Tensor| -> Result<Vec<u16>> {
         Ok(x.to_vec1::<half::bf16>()?
             .into_iter()
@@ -221,11 +238,11 @@ fn the_optimizer_gives_the_same_together_as_one_by_one() -> Result<()> {
     if !can_run() {
         return Ok(());
     }
-    let run = || -> Result<Vec<Tensor>> {
+    let run = |device: &Device| -> Result<Vec<Tensor>> {
         let dims: [&[usize]; 4] = [&[3], &[130, 131], &[1], &[7, 5]];
         let make = |seed: usize| -> Result<Vec<Param>> {
             let param = |(i, dims): (usize, &&[usize])| {
-                Ok(Param::new(format!("p{i}"), single(dims, (seed + i) as u64)?))
+                Ok(Param::new(format!("p{i}"), single(dims, (seed + i) as u64)?.to_device(device)?))
             };
             dims.iter().enumerate().map(param).collect()
         };
@@ -233,7 +250,7 @@ fn the_optimizer_gives_the_same_together_as_one_by_one() -> Result<()> {
         let config = AdamConfig { lr: 1e-2, beta1: 0.5, beta2: 0.9, eps: 1e-8, weight_decay: 0.1 };
         let mut adam = Adam::new(&params, config)?.without_decay(|name| name == "p3");
         for _ in 0..3 {
-            let mut loss = Var::constant(single(&[1], 1)?.reshape(())?);
+            let mut loss = Var::constant(single(&[1], 1)?.reshape(())?.to_device(device)?);
             for param in &params {
                 loss = crate::add(&loss, &crate::sum_all(&crate::square(&param.var())?)?)?;
             }
@@ -248,7 +265,7 @@ fn the_optimizer_gives_the_same_together_as_one_by_one() -> Result<()> {
         let state = adam.state()?.into_iter().skip(1).map(|(_, x)| x);
         Ok(params.iter().chain(&averages).map(Param::value).chain(state).collect())
     };
-    for (found, want) in pretending(run)?.iter().zip(&run()?) {
+    for (found, want) in pretending(run)?.iter().zip(&run(&Device::Cpu)?) {
         close("the optimizer", found, want)?;
     }
     Ok(())

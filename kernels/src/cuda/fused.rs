@@ -141,14 +141,18 @@ fn rows_together(rows: usize, width: usize) -> usize {
     together
 }
 
-/// Sums the sums of chunks, in one launch.
+/// Sums the sums of chunks `[chunks, n * width]`: over chunks first and then over the `n` rows taken together, since one block
+/// adds up either, and few columns leave most of its threads idle.
 fn finish_sums(sums: Tensor, width: usize) -> Result<Tensor> {
-    let chunks = sums.elem_count() / width;
-    if chunks == 1 {
-        return sums.reshape(width);
-    }
-    let plan = Plan::columns_of("column_sums", (chunks, chunks), width, 1);
-    one(&plan, &[Some(&sums.reshape((chunks, width))?)])?.reshape(width)
+    let over_rows = |x: Tensor, width: usize| {
+        let rows = x.elem_count() / width;
+        if rows == 1 {
+            return Ok(x);
+        }
+        one(&Plan::columns_of("column_sums", (rows, rows), width, 1), &[Some(&x)])
+    };
+    let wide = sums.dim(1)?;
+    over_rows(over_rows(sums, wide)?, width)?.reshape(width)
 }
 
 /// The sums of the columns of `x [rows, width]`, with a factor `weights` of the same shape if given.

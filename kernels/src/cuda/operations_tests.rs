@@ -1,16 +1,19 @@
-//! Whole operations and their gradients as on a GPU, with the own kernels emulated, beside the processor's: in f32 to
-//! rounding, in bf16 to its rounding.
+//! Whole operations and their gradients on a GPU, or as on one with the own kernels emulated, beside the processor's: in f32
+//! to rounding, in bf16 to its rounding.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::emulation::{can_run, pretending, single};
+use crate::gradcheck::device;
 use crate::precision::{Precision, with};
 use crate::*;
 
 type Operation = fn(&[Var]) -> Result<Var>;
 
 /// As a share of the norm: sums of some hundred terms of size 1 in another order, and rounded to 8 bits here and there.
-const EXACT: f64 = 2e-5;
+fn exact() -> f64 {
+    if device().is_cuda() { 1e-4 } else { 2e-5 }
+}
 const ROUGH: f64 = 2e-2;
 
 const OPERATIONS: [(&str, Operation, &[&[usize]]); 36] = [
@@ -213,10 +216,11 @@ fn quarters(dims: &[usize], seed: u64) -> Result<Tensor> {
 }
 
 /// Value and gradients of an operation on f32 operands.
-fn all(f: Operation, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-    let leaves: Vec<Var> = inputs.iter().cloned().map(Var::leaf).collect();
+fn all(f: Operation, inputs: &[Tensor], device: &Device) -> Result<Vec<Tensor>> {
+    let leaves = inputs.iter().map(|x| x.to_device(device).map(Var::leaf)).collect::<Result<Vec<_>>>()?;
     let y = widened(&f(&leaves)?)?;
-    let gradients = backward(sum_all(&mul(&y, &Var::constant(single(y.dims(), 9)?))?)?)?;
+    let weights = Var::constant(single(y.dims(), 9)?.to_device(device)?);
+    let gradients = backward(sum_all(&mul(&y, &weights)?)?)?;
     let mut all = vec![y.into_value()];
     all.extend(leaves.iter().filter_map(|leaf| gradients.leaf(leaf).cloned()));
     Ok(all)
@@ -228,7 +232,7 @@ fn check(name: &str, found: &[Tensor], want: &[Tensor], tolerance: f64) -> Resul
         if found.dtype() != DType::F32 {
             bail!("{name}, output {i}: {:?}", found.dtype());
         }
-        let [found, want] = [found, want].map(|x| x.to_dtype(DType::F64));
+        let [found, want] = [found, want].map(|x| x.to_device(&Device::Cpu)?.to_dtype(DType::F64));
         let (found, want) = (found?, want?);
         let norm = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f64>();
         let error = (norm(&(found - &want)?)? / norm(&want)?).sqrt();
@@ -245,9 +249,9 @@ fn operations_agree_with_the_processors_in_both_types() -> Result<()> {
     for (name, f, dims) in OPERATIONS {
         let input = |(i, dims): (usize, &&[usize])| quarters(dims, i as u64);
         let inputs: Vec<Tensor> = dims.iter().enumerate().map(input).collect::<Result<_>>()?;
-        let want = all(f, &inputs)?;
-        check(name, &pretending(|| all(f, &inputs))?, &want, EXACT)?;
-        let rough = with(Precision::Bf16, || pretending(|| all(f, &inputs)))?;
+        let want = all(f, &inputs, &Device::Cpu)?;
+        check(name, &pretending(|device| all(f, &inputs, device))?, &want, exact())?;
+        let rough = with(Precision::Bf16, || pretending(|device| all(f, &inputs, device)))?;
         check(&format!("{name} in bf16"), &rough, &want, ROUGH)?;
     }
     Ok(())
@@ -259,21 +263,22 @@ fn second_derivatives_agree_in_bf16() -> Result<()> {
     if !can_run() {
         return Ok(());
     }
-    let f = || -> Result<Vec<Tensor>> {
-        let leaf = |dims: &[usize], seed| quarters(dims, seed).map(Var::leaf);
+    let f = |device: &Device| -> Result<Vec<Tensor>> {
+        let leaf = |dims: &[usize], seed| quarters(dims, seed)?.to_device(device).map(Var::leaf);
         let (x, w1, w2) = (leaf(&[2, 4, 4, 3], 1)?, leaf(&[8, 3, 3, 3], 2)?, leaf(&[1, 8], 3)?);
+        let frozen = Var::constant(quarters(&[8, 1, 1, 8], 4)?.to_device(device)?);
         let y = conv2d(&x, &w1, None, Conv2d::same(3), Activation::LeakyRelu(0.2))?;
         let y = add(
             &y,
-            &conv2d(&y, &Var::constant(quarters(&[8, 1, 1, 8], 4)?), None, Conv2d::same(1), Activation::None)?,
+            &conv2d(&y, &frozen, None, Conv2d::same(1), Activation::None)?,
         )?;
         let logits = widened(&linear(&mean_middle(&avg_pool2(&y)?)?, &w2, None, Activation::None)?)?;
         let slope = grad(&sum_all(&logits)?, &[&x], true)?;
         let found = backward(sum_all(&square(&slope[0])?)?)?;
         Ok([&w1, &w2].into_iter().filter_map(|leaf| found.leaf(leaf).cloned()).collect())
     };
-    let want = f()?;
-    check("a penalty", &pretending(f)?, &want, EXACT)?;
+    let want = f(&Device::Cpu)?;
+    check("a penalty", &pretending(f)?, &want, exact())?;
     check("a penalty in bf16", &with(Precision::Bf16, || pretending(f))?, &want, ROUGH)
 }
 
@@ -282,8 +287,8 @@ fn a_parameter_is_rounded_once_until_it_changes() -> Result<()> {
     if !can_run() {
         return Ok(());
     }
-    let param = Param::new("weight", single(&[8, 16], 1)?);
-    let rounded = || with(Precision::Bf16, || pretending(|| crate::mixed::factor(&param.var())));
+    let param = Param::new("weight", single(&[8, 16], 1)?.to_device(&device())?);
+    let rounded = || with(Precision::Bf16, || pretending(|_| crate::mixed::factor(&param.var())));
     let (first, again) = (rounded()?, rounded()?);
     assert_eq!((first.dtype(), first.value().id()), (DType::BF16, again.value().id()));
     let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
@@ -291,11 +296,11 @@ fn a_parameter_is_rounded_once_until_it_changes() -> Result<()> {
         assert_eq!(numbers(rounded()?.value())?, numbers(&param.value().to_dtype(DType::BF16)?)?);
         Ok(())
     };
-    param.set(single(&[8, 16], 2)?)?;
+    param.set(single(&[8, 16], 2)?.to_device(&device())?)?;
     follows()?;
     // The optimizer rounds what was asked for.
     let before = numbers(&param.value())?;
-    pretending(|| {
+    pretending(|_| {
         let mut adam = Adam::new(std::slice::from_ref(&param), AdamConfig::default())?;
         adam.step(&backward(sum_all(&square(&param.var())?)?)?, 0.1)
     })?;

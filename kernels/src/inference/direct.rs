@@ -3,9 +3,9 @@
 use super::{
     Map, Workspace,
     gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
-    lanes::LANES,
     layer::{ConvShape, Target, Weights},
 };
+use crate::lanes::LANES;
 
 /// Output pixels that share a pass over the weights. A multiple of every tile height.
 const BLOCK: usize = 96;

@@ -8,7 +8,7 @@
 //! Activations are reached through pointers (one for each pixel and kernel tap: Dukhan, "The Indirect Convolution
 //! Algorithm", arXiv 1907.02129), so there is no im2col copy.
 
-use super::lanes::LANES;
+use crate::lanes::LANES;
 use crate::simd::{self, Level};
 
 /// The widest panel in vectors.

@@ -1,6 +1,7 @@
 //! A convolution with its batch norm folded in, and the choice of algorithm.
 
-use super::{Map, Workspace, direct::Direct, lanes::LANES, winograd1d::Winograd1d, winograd2d::Winograd2d};
+use super::{Map, Workspace, direct::Direct, winograd1d::Winograd1d, winograd2d::Winograd2d};
+use crate::lanes::LANES;
 
 /// The geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,6 @@
 
 mod direct;
 mod gemm;
-mod lanes;
 mod layer;
 mod pool;
 mod transforms;

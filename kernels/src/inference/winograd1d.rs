@@ -7,10 +7,10 @@
 use super::{
     Map, Workspace,
     gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
-    lanes::{LANES, Lanes, with_lanes},
-    layer::{ConvShape, Target, Weights},
+        layer::{ConvShape, Target, Weights},
     transforms::{self, POINTS},
 };
+use crate::lanes::{LANES, Lanes, with_lanes};
 
 /// Tiles (about) that share a pass over the weights.
 const BLOCK: usize = 96;
@@ -182,7 +182,7 @@ with_lanes! {
                         *from = block.input.data[pixel * depth..][..depth].as_ptr();
                     }
                 }
-                for c in (0..depth).step_by(LANES) {
+                for c in (0..depth).step_by(V::WIDTH) {
                     let mut samples = [V::splat(0.0); POINTS];
                     for sample in 0..POINTS {
                         // SAFETY: each pointer has `depth` elements, a multiple of LANES (`Layer::new`).
@@ -217,7 +217,7 @@ fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], la
     for line in 0..block.count {
         let origin = block.origin(line);
         for tile in 0..block.tiles {
-            for c in (0..lanes).step_by(LANES) {
+            for c in (0..lanes).step_by(V::WIDTH) {
                 let mut values = [V::splat(0.0); POINTS];
                 for product in 0..POINTS {
                     let at = (product * total + line * block.tiles + tile) * lanes + c;
@@ -225,7 +225,7 @@ fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], la
                     values[product] = unsafe { V::load(products.as_ptr().add(at)) };
                 }
                 let outputs = transforms::output::<V, STEP>(values);
-                // SAFETY: the bias has `lanes` elements from `channel`, and c + LANES <= lanes.
+                // SAFETY: the bias has `lanes` elements from `channel`, and c + V::WIDTH <= lanes.
                 let bias = unsafe { V::load(bias.as_ptr().add(c)) };
                 let first = tile * STEP;
                 for (step, value) in outputs.into_iter().enumerate().take(block.lines.length - first) {

@@ -4,10 +4,10 @@
 use super::{
     Map, Workspace,
     gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
-    lanes::{LANES, Lanes, with_lanes},
-    layer::{ConvShape, Target, Weights},
+        layer::{ConvShape, Target, Weights},
     transforms::{self, POINTS},
 };
+use crate::lanes::{LANES, Lanes, with_lanes};
 
 const PRODUCTS: usize = POINTS * POINTS;
 
@@ -158,7 +158,7 @@ with_lanes! {
         assert!(transformed.len() >= PRODUCTS * plane && plane >= block.tiles * depth, "transform buffer");
         for tile in 0..block.tiles {
             let from = block.samples(tile);
-            for c in (0..depth).step_by(LANES) {
+            for c in (0..depth).step_by(V::WIDTH) {
                 let mut columns = [[V::splat(0.0); POINTS]; POINTS];
                 for x in 0..POINTS {
                     let mut samples = [V::splat(0.0); POINTS];
@@ -203,7 +203,7 @@ fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], la
         let (image, top, left) = block.place(tile);
         let (rows, columns) = (target.height - top, target.width - left);
         let pixel = (image * target.height + top) * target.width + left;
-        for c in (0..lanes).step_by(LANES) {
+        for c in (0..lanes).step_by(V::WIDTH) {
             let mut sums = [[V::splat(0.0); STEP]; POINTS];
             for x in 0..POINTS {
                 let mut column = [V::splat(0.0); POINTS];
@@ -214,7 +214,7 @@ fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], la
                 }
                 sums[x] = transforms::output(column);
             }
-            // SAFETY: the bias has `lanes` elements from `channel`, and c + LANES <= lanes.
+            // SAFETY: the bias has `lanes` elements from `channel`, and c + V::WIDTH <= lanes.
             let bias = unsafe { V::load(bias.as_ptr().add(c)) };
             for y in 0..STEP {
                 let mut row = [V::splat(0.0); POINTS];
