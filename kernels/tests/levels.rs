@@ -32,7 +32,8 @@ fn cases() -> Vec<(String, Operation, Vec<Vec<usize>>)> {
     for rows in [1, 2, 5, 6, 7, 12, 13, 29] {
         for columns in [1, 7, 8, 9, 16, 17, 24, 31, 33, 64] {
             for depth in [1, 3, 4, 19, 64] {
-                let f: Operation = Box::new(|v| k::linear(&v[0], &v[1], Some(&v[2]), Activation::LeakyRelu(0.2)));
+                let f: Operation =
+                    Box::new(|v| k::linear(&v[0], &v[1], Some(&v[2]), Activation::LeakyRelu(0.2)));
                 let dims = vec![vec![rows, depth], vec![columns, depth], vec![columns]];
                 cases.push((format!("linear, {rows} rows, {depth} to {columns}"), f, dims));
             }
@@ -46,7 +47,8 @@ fn cases() -> Vec<(String, Operation, Vec<Vec<usize>>)> {
             vec![vec![2, 3, tokens, 3 * heads * head_dim]],
         ));
     }
-    let conv = |kernel: usize, stride: usize| Conv2d { stride: (stride, stride), padding: (kernel / 2, kernel / 2) };
+    let conv =
+        |kernel: usize, stride: usize| Conv2d { stride: (stride, stride), padding: (kernel / 2, kernel / 2) };
     for (size, c_in, c_out, kernel, stride) in [
         (3, 16, 16, 3, 1),
         (5, 32, 48, 3, 1),
@@ -62,7 +64,11 @@ fn cases() -> Vec<(String, Operation, Vec<Vec<usize>>)> {
         let f: Operation =
             Box::new(move |v| k::conv2d(&v[0], &v[1], Some(&v[2]), how, Activation::LeakyRelu(0.2)));
         let dims = vec![vec![3, size, size, c_in], vec![c_out, kernel, kernel, c_in], vec![c_out]];
-        cases.push((format!("conv2d, {size} px, {c_in} to {c_out}, kernel {kernel}, stride {stride}"), f, dims));
+        cases.push((
+            format!("conv2d, {size} px, {c_in} to {c_out}, kernel {kernel}, stride {stride}"),
+            f,
+            dims,
+        ));
     }
     cases
 }

@@ -22,16 +22,25 @@ fn convolution(x: &Tensor, w: &Tensor) -> Result<Vec<f32>> {
 }
 
 fn check_convolutions(level: Level) -> Result<()> {
-    for (size, c_in, c_out, kernel) in
-        [(3, 16, 16, 3), (4, 16, 32, 3), (8, 32, 16, 3), (6, 3, 8, 3), (5, 8, 40, 3), (4, 16, 16, 1), (7, 4, 3, 1)]
-    {
+    for (size, c_in, c_out, kernel) in [
+        (3, 16, 16, 3),
+        (4, 16, 32, 3),
+        (8, 32, 16, 3),
+        (6, 3, 8, 3),
+        (5, 8, 40, 3),
+        (4, 16, 16, 1),
+        (7, 4, 3, 1),
+    ] {
         let x = numbers(9 * size * size, c_in)?.reshape((9, size, size, c_in))?;
         let w = numbers(c_out * kernel * kernel, c_in)?.reshape((c_out, kernel, kernel, c_in))?;
         let all = convolution(&x, &w)?;
         for images in [1, 2, 3, 8] {
             let some = convolution(&x.narrow(0, 0, images)?, &w)?;
             let differ = some.iter().zip(&all).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-            assert_eq!(differ, 0, "{images} images of {size} px, {c_in} to {c_out}, kernel {kernel}, {level:?}");
+            assert_eq!(
+                differ, 0,
+                "{images} images of {size} px, {c_in} to {c_out}, kernel {kernel}, {level:?}"
+            );
         }
     }
     Ok(())

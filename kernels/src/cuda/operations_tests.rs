@@ -268,10 +268,7 @@ fn second_derivatives_agree_in_bf16() -> Result<()> {
         let (x, w1, w2) = (leaf(&[2, 4, 4, 3], 1)?, leaf(&[8, 3, 3, 3], 2)?, leaf(&[1, 8], 3)?);
         let frozen = Var::constant(quarters(&[8, 1, 1, 8], 4)?.to_device(device)?);
         let y = conv2d(&x, &w1, None, Conv2d::same(3), Activation::LeakyRelu(0.2))?;
-        let y = add(
-            &y,
-            &conv2d(&y, &frozen, None, Conv2d::same(1), Activation::None)?,
-        )?;
+        let y = add(&y, &conv2d(&y, &frozen, None, Conv2d::same(1), Activation::None)?)?;
         let logits = widened(&linear(&mean_middle(&avg_pool2(&y)?)?, &w2, None, Activation::None)?)?;
         let slope = grad(&sum_all(&logits)?, &[&x], true)?;
         let found = backward(sum_all(&square(&slope[0])?)?)?;

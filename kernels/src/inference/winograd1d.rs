@@ -7,7 +7,7 @@
 use super::{
     Map, Workspace,
     gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
-        layer::{ConvShape, Target, Weights},
+    layer::{ConvShape, Target, Weights},
     transforms::{self, POINTS},
 };
 use crate::lanes::{LANES, Lanes, with_lanes};

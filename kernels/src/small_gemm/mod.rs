@@ -74,9 +74,7 @@ pub(crate) fn transpose<T: Element>(
 ) {
     assert!(rows <= out_stride && out.len() >= cols * out_stride && Mat::rows(x, stride).covers(rows, cols));
     #[cfg(target_arch = "x86_64")]
-    if TypeId::of::<T>() == TypeId::of::<f32>()
-        && simd::level() >= Level::Avx2
-        && out_stride.is_multiple_of(16)
+    if TypeId::of::<T>() == TypeId::of::<f32>() && simd::level() >= Level::Avx2 && out_stride.is_multiple_of(16)
     {
         let (x, out) = (x.as_ptr().cast(), out.as_mut_ptr().cast());
         // SAFETY: T is f32, the processor has these instructions and all indices were checked above.
