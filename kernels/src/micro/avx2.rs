@@ -9,6 +9,7 @@ use crate::small_gemm::avx2::first;
 const ROWS: usize = 6;
 /// Columns of a block: two vectors, a cache line of a panel.
 const COLUMNS: usize = 16;
+
 /// Copies `width` numbers, at most 32, of each row to a row of 32, the rest zeros.
 ///
 /// # Safety
