@@ -252,6 +252,15 @@ mod x86 {
     }
 }
 
+/// A mask of the first `width` lanes of a vector of AVX2, of all where there are more.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn first_lanes(width: usize) -> std::arch::x86_64::__m256i {
+    use std::arch::x86_64::{_mm256_cmpgt_epi32, _mm256_set1_epi32, _mm256_setr_epi32};
+    _mm256_cmpgt_epi32(_mm256_set1_epi32(width.min(8) as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+}
+
 /// [`crate::multiversion!`] for functions that are generic over their [`Lanes`]: the instruction set decides on the type as
 /// well. They give nothing back. All are safe or all unsafe.
 macro_rules! with_lanes {

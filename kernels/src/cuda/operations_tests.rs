@@ -10,10 +10,11 @@ use crate::*;
 
 type Operation = fn(&[Var]) -> Result<Var>;
 
-/// As a share of the norm: sums of some hundred terms of size 1 in another order, and rounded to 8 bits here and there.
+/// As a share of the norm: sums of some hundred terms of size 1 in another order. A GPU also has its own exponentials.
 fn exact() -> f64 {
     if device().is_cuda() { 1e-4 } else { 2e-5 }
 }
+/// The same, rounded to 8 bits here and there.
 const ROUGH: f64 = 2e-2;
 
 const OPERATIONS: [(&str, Operation, &[&[usize]]); 36] = [

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Args, Depth, PANEL, blocks};
-use crate::small_gemm::avx2::first;
+use crate::lanes::first_lanes;
 
 /// Most rows of a block.
 const ROWS: usize = 6;
@@ -23,7 +23,7 @@ pub(super) unsafe fn copy_columns(from: *const f32, stride: usize, rows: usize, 
                 let at = from.wrapping_add(row * stride + v);
                 let values = match width.saturating_sub(v) {
                     8.. => _mm256_loadu_ps(at),
-                    some => _mm256_maskload_ps(at, first(some)),
+                    some => _mm256_maskload_ps(at, first_lanes(some)),
                 };
                 _mm256_storeu_ps(to.add(row * PANEL + v), values);
             }
@@ -87,7 +87,7 @@ unsafe fn block<const R: usize>(args: Args<'_>, column: usize, a_rows: &[usize],
             if left == 0 {
                 return;
             }
-            let (whole, mask) = (left >= 8, first(left));
+            let (whole, mask) = (left >= 8, first_lanes(left));
             let bias = match epilogue.bias {
                 Some(bias) => _mm256_maskload_ps(bias.as_ptr().add(column + 8 * v), mask),
                 None => _mm256_setzero_ps(),

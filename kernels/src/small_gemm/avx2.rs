@@ -2,12 +2,7 @@
 
 use std::arch::x86_64::*;
 
-/// The first `width` lanes of a vector.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(crate) fn first(width: usize) -> __m256i {
-    _mm256_cmpgt_epi32(_mm256_set1_epi32(width.min(8) as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
-}
+use crate::lanes::first_lanes;
 
 /// One tile: `MR` rows and `NV` vectors of columns of the product, kept in registers over the inner dimension. The last vector
 /// has `last` columns, 8 where it is `WHOLE`.
@@ -24,7 +19,7 @@ unsafe fn tile<const MR: usize, const NV: usize, const WHOLE: bool>(
     last: usize,
     accumulate: bool,
 ) {
-    let mask = first(last);
+    let mask = first_lanes(last);
     let whole = |v: usize| WHOLE || v + 1 < NV;
     let mut sums = [[_mm256_setzero_ps(); NV]; MR];
     for p in 0..k {
@@ -163,7 +158,7 @@ pub(super) unsafe fn transpose(
     out_stride: usize,
 ) {
     for j in (0..cols).step_by(8) {
-        let (whole, mask) = (cols - j >= 8, first(cols - j));
+        let (whole, mask) = (cols - j >= 8, first_lanes(cols - j));
         for i in (0..out_stride).step_by(8) {
             let mut tile = [_mm256_setzero_ps(); 8];
             for (r, row) in tile.iter_mut().enumerate().take(rows.saturating_sub(i)) {

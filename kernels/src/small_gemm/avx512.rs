@@ -89,14 +89,7 @@ unsafe fn panel<const MR: usize, const NV: usize>(
             }
         };
     }
-    while i + MR <= m {
-        // SAFETY: as below.
-        unsafe {
-            let (a, c) = ((a.add(i * a_row), a_row, a_col), (c.add(i * c_row), c_row));
-            tile::<MR, NV>(k, a, b, c, mask, accumulate);
-        }
-        i += MR;
-    }
+    rows!(MR);
     rows!(4);
     rows!(2);
     rows!(1);
