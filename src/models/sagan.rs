@@ -19,6 +19,9 @@ use crate::nn::{BatchNorm, Builder, Conv2d, Init, Linear, ParamSet, SelfAttentio
 
 /// Sides of images, in pixels, that SAGAN has shapes for.
 const RESOLUTIONS: [usize; 3] = [32, 64, 128];
+/// Narrowest and widest.
+const MIN_WIDTH: usize = 8;
+const MAX_WIDTH: usize = 512;
 /// Side of the generator's first map.
 const FIRST: usize = 4;
 
@@ -39,7 +42,8 @@ pub struct Config {
     pub resolution: usize,
     /// Length of z.
     pub z_dim: usize,
-    /// Channels of the last block; the others are multiples of it. A multiple of 8. Published: 64.
+    /// Channels of the last block; the others are multiples of it. A multiple of 4, at 32 px of 2, so that
+    /// self-attention has channels in eights. Published: 64.
     pub width: usize,
     /// Whether there is a self-attention layer.
     pub attention: bool,
@@ -64,14 +68,15 @@ impl Config {
                 Budget::Flops => model.flops(),
             })
         };
-        // Cost grows with width: halve the interval, in steps of 8.
-        let (mut below, mut above) = (1, 64);
+        // Cost grows with width: halve the interval.
+        let step = width_step(self.resolution);
+        let (mut below, mut above) = (MIN_WIDTH / step, MAX_WIDTH / step);
         while below + 1 < above {
             let middle = (below + above) / 2;
-            if cost(8 * middle)? <= target { below = middle } else { above = middle }
+            if cost(step * middle)? <= target { below = middle } else { above = middle }
         }
-        let (low, high) = (cost(8 * below)?, cost(8 * above)?);
-        Ok(at(8 * if target.abs_diff(low) <= target.abs_diff(high) { below } else { above }))
+        let (low, high) = (cost(step * below)?, cost(step * above)?);
+        Ok(at(step * if target.abs_diff(low) <= target.abs_diff(high) { below } else { above }))
     }
 
     /// Checks every field and how they fit together.
@@ -79,7 +84,7 @@ impl Config {
     /// # Errors
     /// The first field that is wrong, with the reason.
     pub fn validate(&self) -> std::result::Result<(), ConfigError> {
-        check_shape(self.resolution, self.width)?;
+        check_shape(self.resolution, self.width, width_step(self.resolution))?;
         check("z_dim", (1..=65_536).contains(&self.z_dim), || {
             format!("must be between 1 and 65536, got {}", self.z_dim)
         })
@@ -95,12 +100,17 @@ impl Config {
     }
 }
 
-fn check_shape(resolution: usize, width: usize) -> std::result::Result<(), ConfigError> {
+/// What the generator's widths are multiples of: its attention sees `4 * width` channels at 32 px, twice the width else.
+fn width_step(resolution: usize) -> usize {
+    if resolution == 32 { 2 } else { 4 }
+}
+
+fn check_shape(resolution: usize, width: usize, step: usize) -> std::result::Result<(), ConfigError> {
     check("resolution", RESOLUTIONS.contains(&resolution), || {
         format!("must be one of {RESOLUTIONS:?}, got {resolution}")
     })?;
-    check("width", (8..=512).contains(&width) && width.is_multiple_of(8), || {
-        format!("must be a multiple of 8 from 8 to 512, got {width}")
+    check("width", (MIN_WIDTH..=MAX_WIDTH).contains(&width) && width.is_multiple_of(step), || {
+        format!("must be a multiple of {step} from {MIN_WIDTH} to {MAX_WIDTH}, got {width}")
     })
 }
 
@@ -263,7 +273,7 @@ impl DiscriminatorConfig {
     /// # Errors
     /// The first field that is wrong, with the reason.
     pub fn validate(&self) -> std::result::Result<(), ConfigError> {
-        check_shape(self.resolution, self.width)
+        check_shape(self.resolution, self.width, 8)
     }
 
     /// Output channels of each block in units of the width, and whether it halves the side.
@@ -409,6 +419,11 @@ mod tests {
         let published = SaganGenerator::new(&Config::published(64), &blank())?;
         let again = Config { width: 8, ..Config::published(64) }.matching(Budget::Flops, published.flops())?;
         assert_eq!(again.width, 64);
+        // Finer steps where pictures and budgets are small: 14 channels.
+        let small = Config { z_dim: 128, ..Config::published(32) };
+        let shape = small.matching(Budget::Flops, 163_000_000)?;
+        let flops = SaganGenerator::new(&shape, &blank())?.flops() as f64;
+        assert!((flops / 163e6 - 1.0).abs() < 0.07, "{flops} at width {}", shape.width);
         Ok(())
     }
 
@@ -417,6 +432,8 @@ mod tests {
         let bad = |config: Config| config.validate().unwrap_err().field;
         assert_eq!(bad(Config { resolution: 256, ..Config::published(64) }), "resolution");
         assert_eq!(bad(Config { width: 6, ..Config::published(64) }), "width");
+        assert_eq!(bad(Config { width: 10, ..Config::published(64) }), "width");
+        assert!(Config { width: 10, ..Config::published(32) }.validate().is_ok());
         assert_eq!(bad(Config { z_dim: 0, ..Config::published(64) }), "z_dim");
     }
 }

@@ -9,7 +9,6 @@ mod direct;
 mod gemm;
 mod layer;
 mod pool;
-mod transforms;
 mod winograd1d;
 mod winograd2d;
 

@@ -8,9 +8,9 @@ use super::{
     Map, Workspace,
     gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
     layer::{ConvShape, Target, Weights},
-    transforms::{self, POINTS},
 };
 use crate::lanes::{LANES, Lanes, with_lanes};
+use crate::winograd::{self, POINTS};
 
 /// Tiles (about) that share a pass over the weights.
 const BLOCK: usize = 96;
@@ -61,7 +61,7 @@ impl Winograd1d {
                         (_, 0) => (0..3).map(|tap| along(out, input, tap)).chain([0.0]).collect(),
                         _ => (3..7).map(|tap| along(out, input, tap)).collect(),
                     };
-                    for (product, value) in transforms::kernel(&kernel).into_iter().enumerate() {
+                    for (product, value) in winograd::kernel(&kernel).into_iter().enumerate() {
                         points[((product * parts + part) * depth + input) * channels + out] = value as f32;
                     }
                 }
@@ -188,7 +188,7 @@ with_lanes! {
                         // SAFETY: each pointer has `depth` elements, a multiple of LANES (`Layer::new`).
                         samples[sample] = unsafe { V::load(from[sample].add(c)) };
                     }
-                    for (product, value) in transforms::input(samples).into_iter().enumerate() {
+                    for (product, value) in winograd::input(samples).into_iter().enumerate() {
                         let at = product * plane + (line * block.inputs + tile) * depth + c;
                         // SAFETY: below POINTS * plane (asserted above).
                         unsafe { value.store(transformed.as_mut_ptr().add(at)) };
@@ -224,7 +224,7 @@ fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], la
                     // SAFETY: below POINTS * total * lanes (asserted above).
                     values[product] = unsafe { V::load(products.as_ptr().add(at)) };
                 }
-                let outputs = transforms::output::<V, STEP>(values);
+                let outputs = winograd::output::<V, STEP>(values);
                 // SAFETY: the bias has `lanes` elements from `channel`, and c + V::WIDTH <= lanes.
                 let bias = unsafe { V::load(bias.as_ptr().add(c)) };
                 let first = tile * STEP;

@@ -5,11 +5,9 @@ use super::{
     Map, Workspace,
     gemm::{self, Epilogue, MAX_ROWS, MAX_VECTORS, Taps},
     layer::{ConvShape, Target, Weights},
-    transforms::{self, POINTS},
 };
 use crate::lanes::{LANES, Lanes, with_lanes};
-
-const PRODUCTS: usize = POINTS * POINTS;
+use crate::winograd::{self, POINTS, PRODUCTS};
 
 /// Tiles that share a pass over the weights: enough to pay for it, few enough that their transforms stay in the cache.
 /// A multiple of every tile height of the matrix product.
@@ -79,11 +77,11 @@ impl Winograd2d {
                 let mut rows = [[0.0; POINTS]; 5];
                 for (y, row) in rows.iter_mut().enumerate().take(side) {
                     let taps: Vec<f64> = (0..side).map(|x| weights.at(out, input, y, x)).collect();
-                    *row = transforms::kernel(&taps);
+                    *row = winograd::kernel(&taps);
                 }
                 for x in 0..POINTS {
                     let column: Vec<f64> = rows[..side].iter().map(|row| row[x]).collect();
-                    for (y, value) in transforms::kernel(&column).into_iter().enumerate() {
+                    for (y, value) in winograd::kernel(&column).into_iter().enumerate() {
                         points[(y * POINTS + x) * plane + input * channels + out] = value as f32;
                     }
                 }
@@ -166,14 +164,14 @@ with_lanes! {
                         // SAFETY: each pointer has `depth` elements, a multiple of LANES (`Layer::new`).
                         samples[y] = unsafe { V::load(from[y][x].add(c)) };
                     }
-                    columns[x] = transforms::input(samples);
+                    columns[x] = winograd::input(samples);
                 }
                 for y in 0..POINTS {
                     let mut row = [V::splat(0.0); POINTS];
                     for x in 0..POINTS {
                         row[x] = columns[x][y];
                     }
-                    row = transforms::input(row);
+                    row = winograd::input(row);
                     for x in 0..POINTS {
                         let at = (y * POINTS + x) * plane + tile * depth + c;
                         // SAFETY: below PRODUCTS * plane (asserted above).
@@ -212,7 +210,7 @@ fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], la
                     // SAFETY: below PRODUCTS * tiles * lanes (asserted above).
                     column[y] = unsafe { V::load(products.as_ptr().add(at)) };
                 }
-                sums[x] = transforms::output(column);
+                sums[x] = winograd::output(column);
             }
             // SAFETY: the bias has `lanes` elements from `channel`, and c + V::WIDTH <= lanes.
             let bias = unsafe { V::load(bias.as_ptr().add(c)) };
@@ -221,7 +219,7 @@ fn place_output<V: Lanes, const STEP: usize>(block: &Block, products: &[f32], la
                 for x in 0..POINTS {
                     row[x] = sums[x][y];
                 }
-                let row: [V; STEP] = transforms::output(row);
+                let row: [V; STEP] = winograd::output(row);
                 for x in 0..STEP {
                     if y < rows && x < columns {
                         let at = (pixel + y * target.width + x) * target.pixel_stride + channel + c;
