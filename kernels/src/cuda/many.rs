@@ -1,7 +1,7 @@
 //! The optimizer's arithmetic on all parameters in one launch: a table has the addresses of each, and blocks find their pieces
 //! in it. Results are tensors of their own, not parts of a large one: a part is downloaded with all that it is a part of.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::fused::run;
 use super::plan::Plan;
@@ -43,7 +43,7 @@ impl Memory {
         return super::launch::Memory::new(like.device().as_cuda_device()?, dtype, like.elem_count())
             .map(Self::Device);
         #[cfg(not(feature = "cuda"))]
-        candle_core::bail!("this build has no kernels for {:?}", like.device())
+        bail!("this build has no kernels for {:?}", like.device())
     }
 
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
@@ -54,7 +54,7 @@ impl Memory {
             #[cfg(test)]
             Self::Host(memory, _) => Ok(memory.as_mut_ptr() as u64),
             #[cfg(not(any(test, feature = "cuda")))]
-            _ => candle_core::bail!("no memory on {:?}", like.device()),
+            _ => bail!("no memory on {:?}", like.device()),
         }
     }
 
@@ -79,6 +79,9 @@ fn each(kernel: &'static str, items: &[Item], count: usize, numbers: &[f32]) -> 
     let (mut rows, mut memory, mut pieces) = (Vec::new(), Vec::with_capacity(items.len()), 0);
     for item in items {
         let like = &item.operands[0];
+        if let Some(odd) = item.operands.iter().find(|x| x.dtype() != DType::F32 || x.dims() != like.dims()) {
+            bail!("{kernel}: expected operands {:?} in f32, got {odd:?}", like.dims());
+        }
         let operands: Vec<u64> = item.operands.iter().map(address).collect::<Result<_>>()?;
         let types = (0..count).map(|_| DType::F32).chain(item.rounds.then_some(DType::BF16));
         let mut made: Vec<Memory> = types.map(|dtype| Memory::new(like, dtype)).collect::<Result<_>>()?;
@@ -127,5 +130,5 @@ fn address(x: &Tensor) -> Result<u64> {
     #[cfg(feature = "cuda")]
     return super::launch::address(x);
     #[cfg(not(feature = "cuda"))]
-    candle_core::bail!("this build has no kernels for {:?}", x.device())
+    bail!("this build has no kernels for {:?}", x.device())
 }
