@@ -15,6 +15,7 @@
 //! - A layer norm follows every de-aggregation and precedes every linear layer to RGB.
 //! - Pictures are drawn once, at the end, but for [`Config::fast`] at 32 px, which draws at every level, as HiT and StyleGAN2
 //!   do: small generators of 32 px came further with it, and those of 64 px less far (samples/rgb-levels).
+//! - Feed-forward layers without attention (`mlps`) are HiT's, where pixels are many; no preset has them (samples/pixel-layers).
 //! - RGB comes from a linear layer without tanh, as in HiT and TransGAN: pictures with plain white or black
 //!   areas would drive tanh into saturation, where its gradient vanishes. Values beyond -1..1 are possible, and are
 //!   cut when an image is written.
