@@ -102,15 +102,6 @@ class BlockDeaggregation(nn.Module):
         return self.norm(blockify(x, self.block_size))
 
 
-class FeedForwardLayer(Mlp):
-    def __init__(self, dim, gelu="tanh"):
-        super().__init__(dim, gelu)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, x):
-        return x + super().forward(self.norm(x))
-
-
 class GeneratorLevel(nn.Module):
     def __init__(self, cfg, index):
         super().__init__()
@@ -120,8 +111,6 @@ class GeneratorLevel(nn.Module):
         heads = max(1, dim // cfg["head_dim"])
         layers = [TransformerLayer(dim, heads, cfg["attention"]) for _ in range(cfg["depths"][index])]
         self.layers = nn.Sequential(*layers)
-        mlps = cfg.get("mlps") or [0] * len(dims)
-        self.mlps = nn.Sequential(*[FeedForwardLayer(dim) for _ in range(mlps[index])])
         self.up = None
         if index + 1 < len(dims):
             self.up = BlockDeaggregation(cfg["deaggregation"], size, dim, dims[index + 1])
@@ -130,7 +119,7 @@ class GeneratorLevel(nn.Module):
             self.norm, self.to_rgb, self.size = nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, 3), size
 
     def forward(self, x, picture):
-        x = self.mlps(self.layers(x + self.pos_embed))
+        x = self.layers(x + self.pos_embed)
         if self.draws:
             rgb = deblockify(self.to_rgb(self.norm(x)), self.size)
             rgb = rgb.float() if rgb.dtype == torch.bfloat16 else rgb

@@ -15,7 +15,6 @@
 //! - A layer norm follows every de-aggregation and precedes every linear layer to RGB.
 //! - Pictures are drawn once, at the end, but for [`Config::fast`] at 32 px, which draws at every level, as HiT and StyleGAN2
 //!   do: small generators of 32 px came further with it, and those of 64 px less far (samples/rgb-levels).
-//! - Feed-forward layers without attention (`mlps`) are HiT's, where pixels are many; no preset has them (samples/pixel-layers).
 //! - RGB comes from a linear layer without tanh, as in HiT and TransGAN: pictures with plain white or black
 //!   areas would drive tanh into saturation, where its gradient vanishes. Values beyond -1..1 are possible, and are
 //!   cut when an image is written.
@@ -29,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, check};
 use crate::nn::{
-    AttentionKind, BlockDeaggregation, Builder, Deaggregation, Gelu, INIT, LayerNorm, LayerShape, Linear, Mlp,
+    AttentionKind, BlockDeaggregation, Builder, Deaggregation, Gelu, INIT, LayerNorm, LayerShape, Linear,
     ParamSet, TransformerLayer,
 };
 
@@ -50,12 +49,8 @@ pub struct Config {
     pub block_size: usize,
     /// Channels of each level's tokens, first (smallest map) to last.
     pub dims: Vec<usize>,
-    /// Transformer layers of each level; 0 leaves only the de-aggregation before it and what `mlps` adds.
+    /// Transformer layers of each level; 0 leaves only the de-aggregation before it.
     pub depths: Vec<usize>,
-    /// Layers of each level behind those, which are feed-forward alone: no attention, as in HiT where pixels are many. Empty
-    /// for none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub mlps: Vec<usize>,
     /// Channels of a head; a level narrower than this has one head.
     pub head_dim: usize,
     /// How heads share keys and values.
@@ -113,7 +108,6 @@ impl Config {
             block_size,
             dims: dims.iter().copied().take(levels).collect(),
             depths: depths.iter().copied().take(levels).collect(),
-            mlps: Vec::new(),
             head_dim: 32,
             attention: AttentionKind::MultiHead,
             deaggregation: Deaggregation::PixelShuffle,
@@ -136,8 +130,7 @@ impl Config {
             format!("must be 4, 8 or 16, got {}", self.block_size)
         })?;
         let levels = (self.resolution / self.block_size).ilog2() as usize + 1;
-        let mlps = if self.mlps.is_empty() { levels } else { self.mlps.len() };
-        for (field, len) in [("dims", self.dims.len()), ("depths", self.depths.len()), ("mlps", mlps)] {
+        for (field, len) in [("dims", self.dims.len()), ("depths", self.depths.len())] {
             check(field, len == levels, || {
                 let Self { resolution, block_size, .. } = self;
                 format!("{resolution} px from blocks of {block_size} takes {levels} levels, got {len} entries")
@@ -149,10 +142,7 @@ impl Config {
             check("dims", (1..=8192).contains(&dim), || format!("must be between 1 and 8192, got {dim}"))?;
             check("dims", dim % head == 0, || format!("{dim} is not a multiple of head_dim {head}"))?;
         }
-        for (field, layers) in [("depths", &self.depths), ("mlps", &self.mlps)] {
-            check(field, layers.iter().all(|&count| count <= 64), || "must be at most 64".into())?;
-        }
-        Ok(())
+        check("depths", self.depths.iter().all(|&depth| depth <= 64), || "must be at most 64".into())
     }
 
     fn layer(&self, dim: usize) -> LayerShape {
@@ -197,7 +187,6 @@ struct Level {
     /// `[T, N, C]`.
     pos_embed: Param,
     layers: Vec<TransformerLayer>,
-    mlps: Vec<Mlp>,
     /// The picture of a level that is not the last; `None` where such levels do not draw.
     rgb: Option<ToRgb>,
     /// Towards the next level; `None` on the last.
@@ -211,11 +200,6 @@ impl Level {
         let layers = (0..config.depths[index])
             .map(|i| TransformerLayer::new(&b.pp("layers").pp(i), config.layer(dim), 0.0))
             .collect::<Result<_>>()?;
-        let mlp = |i: usize| {
-            let b = b.pp("mlps").pp(i);
-            Mlp::new(&b.pp("norm"), &b, dim, Gelu::Tanh)
-        };
-        let mlps = (0..config.mlps.get(index).copied().unwrap_or(0)).map(mlp).collect::<Result<_>>()?;
         let next = config.dims.get(index + 1);
         let rgb = next
             .filter(|_| config.rgb == Rgb::EveryLevel)
@@ -227,7 +211,7 @@ impl Level {
             })
             .transpose()?;
         let pos_embed = b.get(&[blocks, tokens, dim], INIT, "pos_embed")?;
-        Ok(Self { blocks, tokens, pos_embed, layers, mlps, rgb, up })
+        Ok(Self { blocks, tokens, pos_embed, layers, rgb, up })
     }
 
     /// `[B, T, N, C]` -> `[B, 4T, N, C']`, or the same shape on the last level; and the level's picture, added to that of the
@@ -236,9 +220,6 @@ impl Level {
         let mut x = k::add_broadcast(x, &self.pos_embed.var())?;
         for layer in &self.layers {
             x = layer.forward(&x, None)?;
-        }
-        for mlp in &self.mlps {
-            x = mlp.forward(&x, Some(&x))?;
         }
         let picture = match &self.rgb {
             Some(rgb) => Some(enlarged(&onto(picture, rgb.forward(&x)?)?)?),
@@ -254,9 +235,8 @@ impl Level {
     fn macs(&self) -> u64 {
         let tokens = self.blocks * self.tokens;
         let layers: u64 = self.layers.iter().map(|layer| layer.macs(self.blocks, self.tokens)).sum();
-        let mlps: u64 = self.mlps.iter().map(|mlp| mlp.macs(tokens)).sum();
         let rgb = self.rgb.as_ref().map_or(0, |rgb| rgb.linear.macs(tokens));
-        layers + mlps + rgb + self.up.as_ref().map_or(0, |up| up.macs(tokens))
+        layers + rgb + self.up.as_ref().map_or(0, |up| up.macs(tokens))
     }
 }
 
@@ -364,8 +344,6 @@ mod tests {
         assert_eq!(bad(|c| c.dims[1] = 0), "dims");
         assert_eq!(bad(|c| c.dims[1] = 33), "dims");
         assert_eq!(bad(|c| c.depths[0] = 1000), "depths");
-        assert_eq!(bad(|c| c.mlps = vec![1]), "mlps");
-        assert_eq!(bad(|c| c.mlps = vec![0, 0, 0, 1000]), "mlps");
         assert_eq!(bad(|c| c.head_dim = 0), "head_dim");
         let unknown = toml::from_str::<super::super::GeneratorConfig>("kind = \"transposed_nest\"\nz_dims = 3");
         assert!(unknown.unwrap_err().to_string().contains("z_dims"));

@@ -8,10 +8,12 @@ use candle_core::Result;
 use nestgen_kernels::{self as k, Activation, Var};
 use serde::{Deserialize, Serialize};
 
-use super::{Builder, DropPath, Gelu, Init, LayerNorm, Linear, Mlp};
+use super::{Builder, DropPath, Init, LayerNorm, Linear};
 
 /// Standard deviation of NesT's truncated normal initial weights.
 pub const INIT: Init = Init::TruncNormal(0.02);
+/// Width of the MLP's hidden layer over the width of the tokens.
+const MLP_RATIO: usize = 4;
 
 /// How heads share keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,26 @@ pub enum AttentionKind {
     MultiHead,
     /// One head of keys and values for all heads of queries (Shazeer, arXiv 1911.02150).
     MultiQuery,
+}
+
+/// Which form of GELU, `x * Phi(x)` with Phi the normal distribution, the MLP uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gelu {
+    /// The tanh approximation: flax's default, so what the paper's code computes.
+    #[default]
+    Tanh,
+    /// The exact form: PyTorch's default, so what timm computes.
+    Erf,
+}
+
+impl From<Gelu> for Activation {
+    fn from(gelu: Gelu) -> Self {
+        match gelu {
+            Gelu::Tanh => Self::GeluTanh,
+            Gelu::Erf => Self::GeluErf,
+        }
+    }
 }
 
 /// What a transformer layer looks like.
@@ -48,7 +70,9 @@ pub struct TransformerLayer {
     norm1: LayerNorm,
     attention: Attention,
     proj: Linear,
-    mlp: Mlp,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
     /// Probability that a sample skips a branch in training.
     drop: f64,
 }
@@ -57,7 +81,7 @@ impl TransformerLayer {
     /// Makes the layer's parameters, with timm's names.
     pub fn new(b: &Builder, shape: LayerShape, drop: f64) -> Result<Self> {
         let LayerShape { dim, heads, .. } = shape;
-        let attn = b.pp("attn");
+        let (attn, mlp) = (b.pp("attn"), b.pp("mlp"));
         let norm1 = LayerNorm::new(&b.pp("norm1"), dim)?;
         let attention = match shape.attention {
             AttentionKind::MultiHead => {
@@ -73,7 +97,9 @@ impl TransformerLayer {
             norm1,
             attention,
             proj: Linear::new(&attn.pp("proj"), dim, dim, INIT)?,
-            mlp: Mlp::new(&b.pp("norm2"), &b.pp("mlp"), dim, shape.gelu)?,
+            norm2: LayerNorm::new(&b.pp("norm2"), dim)?,
+            fc1: Linear::new(&mlp.pp("fc1"), dim, MLP_RATIO * dim, INIT)?,
+            fc2: Linear::new(&mlp.pp("fc2"), MLP_RATIO * dim, dim, INIT)?,
             drop,
         })
     }
@@ -86,7 +112,11 @@ impl TransformerLayer {
             Some(residual) => self.proj.forward_onto(&mixed, residual, false),
             None => self.proj.forward(&mixed, Activation::None, false),
         })?;
-        self.onto(&x, drop, |residual| self.mlp.forward(&x, residual))
+        let normed = self.norm2.forward(&x)?;
+        self.onto(&x, drop, |residual| {
+            let ((w1, b1), (w2, b2)) = (self.fc1.tensors(false)?, self.fc2.tensors(false)?);
+            k::feed_forward(&normed, (&w1, b1.as_ref()), self.shape.gelu.into(), (&w2, b2.as_ref()), residual)
+        })
     }
 
     /// `x` and a branch beside it, which samples may skip; `branch` adds what it is given.
@@ -122,6 +152,6 @@ impl TransformerLayer {
             Attention::MultiQuery { q, kv } => q.macs(rows) + kv.macs(rows),
         };
         let weigh_and_sum = 2 * (rows * tokens * self.shape.dim) as u64;
-        project + weigh_and_sum + self.proj.macs(rows) + self.mlp.macs(rows)
+        project + weigh_and_sum + self.proj.macs(rows) + self.fc1.macs(rows) + self.fc2.macs(rows)
     }
 }

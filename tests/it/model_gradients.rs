@@ -94,7 +94,7 @@ fn transposed_nest() -> Result<()> {
     ] {
         let config = format!(
             r#"{{"kind": "transposed_nest", "resolution": 32, "z_dim": 3, "block_size": 8, "dims": [8, 4, 4],
-                "depths": [1, 1, 0], "mlps": [0, 1, 1], "head_dim": 4, "attention": "{attention}", "deaggregation": "{deaggregation}",
+                "depths": [1, 1, 0], "head_dim": 4, "attention": "{attention}", "deaggregation": "{deaggregation}",
                 "rgb": "{rgb}"}}"#
         );
         generator(&config, 3)?;

@@ -173,7 +173,7 @@ fn transposed_nest_with_nearest_upsampling() -> Result<()> {
 }
 
 #[test]
-fn transposed_nest_that_draws_at_every_level_and_has_feed_forward_layers() -> Result<()> {
+fn transposed_nest_that_draws_at_every_level() -> Result<()> {
     check_generator("nest_every_level", DType::F32)
 }
 
@@ -209,7 +209,7 @@ fn an_image_does_not_depend_on_its_batch() -> Result<()> {
     let nest = |deaggregation: &str, dims: &str| {
         format!(
             r#"{{"kind": "transposed_nest", "resolution": 32, "z_dim": 8, "block_size": 8, "dims": {dims},
-                "depths": [1, 1, 0], "mlps": [0, 0, 1], "head_dim": 4, "attention": "multi_head",
+                "depths": [1, 1, 0], "head_dim": 4, "attention": "multi_head",
                 "deaggregation": "{deaggregation}", "rgb": "every_level"}}"#
         )
     };
