@@ -127,7 +127,7 @@ fn axes(body: &mut String, scale: &Scale, plot: &Plot) {
     let (right, bottom) = (WIDTH - MARGIN[1], HEIGHT - MARGIN[3]);
     for tick in scale.y_ticks() {
         let y = scale.y(tick);
-        let text = digits(tick, 2);
+        let text = round(&digits(tick, 2));
         let _ = write!(
             body,
             "<line x1=\"{}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e2e2e2\"/>\
@@ -138,7 +138,7 @@ fn axes(body: &mut String, scale: &Scale, plot: &Plot) {
         );
     }
     for tick in ticks(scale.x.0, scale.x.1, 6) {
-        let (x, text) = (scale.x(tick), short(tick));
+        let (x, text) = (scale.x(tick), round(&short(tick)));
         let _ = write!(
             body,
             "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{bottom}\" y2=\"{}\" stroke=\"#999\"/>\
@@ -160,6 +160,16 @@ fn axes(body: &mut String, scale: &Scale, plot: &Plot) {
         (MARGIN[2] + bottom) / 2.0,
         escape(&plot.y_label),
     );
+}
+
+/// A number without the zeros that end its decimals: ticks are round.
+fn round(text: &str) -> String {
+    let number = text.trim_end_matches(char::is_alphabetic);
+    if !number.contains('.') || number.contains('e') {
+        return text.into();
+    }
+    let unit = &text[number.len()..];
+    format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.'))
 }
 
 fn curve(body: &mut String, scale: &Scale, points: &[(f64, f64, Option<f64>)], color: &str) {
@@ -193,6 +203,20 @@ pub(super) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn round_numbers_end_in_no_decimal_zeros() {
+        for (text, expected) in [
+            ("10.00", "10"),
+            ("0.50", "0.5"),
+            ("12.0k", "12k"),
+            ("1.0e-10", "1.0e-10"),
+            ("100", "100"),
+            ("0", "0"),
+        ] {
+            assert_eq!(round(text), expected);
+        }
+    }
 
     #[test]
     fn ticks_are_round_and_inside() {
