@@ -272,6 +272,21 @@ fn the_optimizer_gives_the_same_together_as_one_by_one() -> Result<()> {
 }
 
 #[test]
+fn the_optimizer_refuses_numbers_that_are_not_f32() -> Result<()> {
+    pretending(|device| {
+        let param = |dtype| -> Result<Param> {
+            Ok(Param::new("p", single(&[3], 1)?.to_dtype(dtype)?.to_device(device)?))
+        };
+        for (average, source) in [(DType::F32, DType::BF16), (DType::BF16, DType::BF16)] {
+            let pair = (param(average)?, param(source)?);
+            let refused = crate::ema_update(&[pair], 0.9).unwrap_err().to_string();
+            assert!(refused.contains("in f32"), "{refused}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn columns_are_what_the_outputs_of_a_convolution_see() -> Result<()> {
     if !can_run() {
         return Ok(());
