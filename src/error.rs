@@ -107,7 +107,9 @@ impl Error {
             }
             Self::Checkpoint { hint, .. } | Self::Usage { hint, .. } => hint.clone(),
             Self::NonFinite { last_good, .. } => Some(match last_good {
-                Some(path) => format!("resume from `{}` with a lower learning rate", path.display()),
+                Some(path) => {
+                    format!("train anew with a lower learning rate; up to `{}` all was well", path.display())
+                }
                 None => "lower the learning rate".into(),
             }),
             Self::RanksLost { .. } => Some(

@@ -106,6 +106,11 @@ impl Extractor<'_> {
         }
     }
 
+    /// The rule by which images are resized when `asked` is asked for; none for a caller's own network, which has its own.
+    pub fn resize(&self, asked: Resize) -> Option<Resize> {
+        matches!(self, Extractor::Inception { .. }).then_some(asked)
+    }
+
     /// What kept features are known by: the network, and the arithmetic if it is not the processor's, whose bits are
     /// always the same.
     pub(crate) fn cache_key(&self) -> String {

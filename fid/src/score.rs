@@ -216,7 +216,7 @@ pub fn score(
         },
         dims,
         extractor_sha256: extractor.sha256().to_owned(),
-        resize: matches!(extractor, Extractor::Inception { .. }).then_some(config.resize),
+        resize: extractor.resize(config.resize),
         real: real_report,
         fake: fake_report,
         scores,

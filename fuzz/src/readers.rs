@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 use nestgen::config::{self, classify};
 use nestgen::models::Generator;
 use nestgen::nn::Builder;
+use nestgen::study::arms;
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{self, Question};
 use nestgen::study::convergence::Plan;
@@ -162,10 +163,11 @@ pub fn run_folder(bytes: &[u8]) {
 
 /// What `nestgen compare` does with one run.
 fn compare(run: &Path) -> nestgen::error::Result<()> {
+    let (_, lost, notes) = arms::without_diverged(vec![Run::read(run)?])?;
     let runs = [Run::read(run)?];
     let metric = protocol::usual_metric(&runs)?;
-    let arms = comparison::arms(&runs)?;
-    let question = |axis| Question { metric: &metric, axis, threshold: None, notes: &[] };
+    let arms = arms::group(&runs)?;
+    let question = |axis| Question { metric: &metric, axis, threshold: None, notes: &notes, lost: &lost };
     for axis in Axis::ALL {
         if let Ok(compared) = comparison::compare(&runs, &arms, &question(axis)) {
             let _ = (table::markdown(&compared, &arms), report::figure::svg(&compared));

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use nestgen::error::Result;
+use nestgen::error::{Error, Result};
+use nestgen::study::arms;
 use nestgen::study::axis::Axis;
-use nestgen::study::comparison::{self, Question};
+use nestgen::study::comparison::{Question, compare};
 use nestgen::study::run::Run;
 use nestgen::study::{protocol, report, table};
 use nestgen::train::files::write_atomic;
@@ -21,10 +22,10 @@ pub(crate) struct Compare {
     /// against
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// What to measure convergence against: kimg, steps, seconds (of training) or flops (counted)
+    /// What to measure convergence against: kimg, steps, seconds (of training), flops (counted) or epochs
     #[arg(long, default_value = "kimg", value_name = "AXIS")]
     x: Axis,
-    /// The score to compare by, lower being better [default: one that all runs have, FID first]
+    /// The score to compare by; lower is better, but for accuracies (top1, top5) [default: one that all runs have, FID first]
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
     /// The score that "time to" waits for [default: the best one that every run reached]
@@ -46,14 +47,20 @@ pub(crate) struct Compare {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
-    let runs = read_runs(&args.runs)?;
+    let (runs, lost, notes) = arms::without_diverged(read_runs(&args.runs)?)?;
+    if runs.is_empty() {
+        return Err(
+            Error::Usage { message: notes.join("; "), hint: Some("no run is left to compare".into()) }.into()
+        );
+    }
     let metric = match &args.metric {
         Some(name) => name.clone(),
         None => protocol::usual_metric(&runs)?,
     };
-    let arms = comparison::arms(&runs)?;
-    let question = Question { metric: &metric, axis: args.x, threshold: args.threshold, notes: &[] };
-    let compared = comparison::compare(&runs, &arms, &question)?;
+    let arms = arms::group(&runs)?;
+    let question =
+        Question { metric: &metric, axis: args.x, threshold: args.threshold, notes: &notes, lost: &lost };
+    let compared = compare(&runs, &arms, &question)?;
     ui::result_line(table::terminal(&compared, &arms).trim_end())?;
     write(args.csv.as_deref(), || Ok(table::csv(&runs, &arms, &metric)))?;
     write(args.markdown.as_deref(), || Ok(table::markdown(&compared, &arms)))?;

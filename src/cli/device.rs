@@ -10,8 +10,8 @@ use super::ui;
 /// The flag that chooses a device.
 #[derive(Args)]
 pub(super) struct PlaceArgs {
-    /// Where to compute: auto (a GPU if this program can use one), cpu, cuda or cuda:N. Several processes of one job get a
-    /// GPU each unless N names one
+    /// Where to compute: auto (a GPU if this program can use one, else the processor), cpu, cuda or cuda:N. Several processes
+    /// of one job get a GPU each unless N names one
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 }
@@ -32,8 +32,8 @@ impl PlaceArgs {
 pub(super) struct DeviceArgs {
     #[command(flatten)]
     place: PlaceArgs,
-    /// What matrix products round their factors to: f32 (nothing), tf32 or bf16 (faster, less exact, on a GPU alone).
-    /// Weights, sums and the optimizer stay f32
+    /// What matrix products round their factors to: f32 (nothing), tf32 or bf16 (faster, less exact, on a GPU alone); bf16
+    /// rounds what lies between products too. Weights, sums and the optimizer stay f32
     #[arg(long, value_name = "f32|tf32|bf16", default_value = "f32")]
     precision: Precision,
 }

@@ -28,13 +28,13 @@ const SYNC_EVERY: Duration = Duration::from_secs(10);
 /// Which trained generator to use.
 #[derive(Args)]
 pub(super) struct Network {
-    /// A run folder, or `latest` for the newest one with a snapshot in --runs
+    /// A run folder, whose newest snapshot is taken, or `latest` for the newest one with a snapshot in --runs
     #[arg(long, default_value = "latest", conflicts_with = "network")]
     run: String,
     /// Where `latest` looks
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
-    /// A snapshot file, instead of a run
+    /// A snapshot file, instead of a run: `RUN/network-snapshot-best.safetensors` is the one that scored best
     #[arg(long, value_name = "FILE")]
     network: Option<PathBuf>,
     #[command(flatten)]
@@ -224,13 +224,15 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
     Ok((generator, path))
 }
 
-/// The newest `network-snapshot-*` of a run, or of the newest run that has one.
+/// The newest numbered `network-snapshot-*` of a run, or of the newest run that has one. Not `-best`: the best of many scores
+/// flatters, so it is taken where it is named.
 fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
     let folders = if run == "latest" { sorted(runs)? } else { vec![PathBuf::from(run)] };
     for folder in folders.iter().rev().filter(|folder| folder.is_dir()) {
         let is_snapshot = |path: &PathBuf| {
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            name.starts_with("network-snapshot-") && name.ends_with(".safetensors")
+            let number = name.strip_prefix("network-snapshot-").and_then(|n| n.strip_suffix(".safetensors"));
+            number.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
         };
         if let Some(snapshot) = sorted(folder)?.into_iter().rfind(is_snapshot) {
             return Ok(snapshot);

@@ -35,7 +35,8 @@ pub(super) struct TrainArgs {
     /// A folder, zip, tar(.gz), HDF5 pack or CIFAR-10 archive [default: the built-in scenes]
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
-    /// A built-in configuration [default: demo64, at --res]
+    /// A built-in configuration: demo64 (15 minutes, for a CPU), fast32 or fast64 (30 minutes, for a GPU), quality32, quality64
+    /// or paper64 (a day and more on a GPU) [default: demo64, at --res]
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     preset: Option<String>,
     /// A configuration file, as in configs/
@@ -272,7 +273,11 @@ fn conclude(folder: &Path, outcome: &Outcome) -> anyhow::Result<ExitCode> {
             message: format!("training diverged: {trouble}"),
             hint: Some(match last_good {
                 Some(state) => {
-                    format!("the last good state is `{}`; resume it with lower learning rates", state.display())
+                    format!(
+                        "begin anew from its last good state, with lower rates: nestgen train --transfer {} --set \
+                         train.generator.lr=… --set train.discriminator.lr=…",
+                        state.display()
+                    )
                 }
                 None => "lower the learning rates, or raise the penalty".into(),
             }),

@@ -72,30 +72,29 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let share = share_out(&config.train, &networks, ranks)?;
     share_batches(&mut networks, ranks);
     let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
-    let (folder, state) = match launch.start {
-        Start::New => (enter(ranks, create)?, None),
+    let mut initial = String::new();
+    let (folder, state, damaged) = match launch.start {
+        Start::New => (enter(ranks, create)?, None, Vec::new()),
         Start::Resume(point) => {
             let folder = enter(ranks, || RunFolder::open(&point.run))?;
-            let (path, state) = read_state(ranks, &point.states, state::load)?;
+            let (path, state, damaged) = read_state(ranks, &point.states, state::load)?;
             refuse_changes(&path, &state.config, &config_text)?;
-            (folder, Some(state))
+            initial = Provenance::read(folder.path())?.map_or_else(String::new, |record| record.initial);
+            (folder, Some(state), damaged)
         }
         Start::Transfer(point) => {
-            let (path, state) = read_state(ranks, &point.states, state::load)?;
+            let (path, state, damaged) = read_state(ranks, &point.states, state::load)?;
             take_weights(&networks, &path, &state)?;
             let folder = enter(ranks, create)?;
             if ranks.is_first() {
                 folder.log(&format!("weights of {}", path.display()))?;
             }
-            (folder, None)
+            initial = path.display().to_string();
+            (folder, None, damaged)
         }
     };
     (launch.on_start)(folder.path());
-    if ranks.is_first() {
-        let record = provenance(config, &networks, &launch.data, launch.device);
-        folder.write(provenance::FILE, record.to_json().as_bytes())?;
-    }
-    let train = &config.train;
+    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
     let (data, held_out) = match config.data.held_out {
         0 => (launch.data, None),
         count => {
@@ -103,6 +102,11 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
             (Arc::new(rest), Some(HeldOut::new(held_out)))
         }
     };
+    if ranks.is_first() {
+        let record = Provenance { initial, ..provenance(config, &networks, &data, launch.device) };
+        folder.write(provenance::FILE, record.to_json().as_bytes())?;
+    }
+    let train = &config.train;
     let loader = LoaderConfig {
         mirror: config.data.mirror,
         workers: config.data.workers,
@@ -146,20 +150,34 @@ pub(super) fn enter(ranks: &Ranks, open: impl FnOnce() -> Result<RunFolder>) -> 
     Ok(opened.unwrap_or_else(|| RunFolder::follow(path)))
 }
 
-/// The newest whole state by the first rank's judgement.
+/// The newest whole state by the first rank's judgement, and on that rank what is wrong with newer ones.
 pub(super) fn read_state<P>(
     ranks: &Ranks,
     states: &[PathBuf],
     load: impl Fn(&Path) -> Result<SavedState<P>>,
-) -> Result<(PathBuf, SavedState<P>)> {
+) -> Result<(PathBuf, SavedState<P>, Vec<Error>)> {
     if ranks.is_first() {
-        let (path, state) = newest_whole(states, load)?;
-        Ok((ranks.first_tells(path)?, state))
+        let (path, state, damaged) = newest_whole(states, load)?;
+        Ok((ranks.first_tells(path)?, state, damaged))
     } else {
         let path = ranks.first_tells(PathBuf::new())?;
         let state = load(&path)?;
-        Ok((path, state))
+        Ok((path, state, Vec::new()))
     }
+}
+
+/// Says which states were passed over, and why, in the run's log as well.
+pub(super) fn name_passed_over(
+    folder: &RunFolder,
+    damaged: &[Error],
+    mut tell: impl FnMut(String),
+) -> Result<()> {
+    for error in damaged {
+        let line = format!("warning: {error}; an older state is taken");
+        folder.log(&line)?;
+        tell(line);
+    }
+    Ok(())
 }
 
 /// Where the run comes from and what it costs.
@@ -177,19 +195,21 @@ fn provenance(config: &RunConfig, networks: &Networks, data: &ImageData, device:
     }
 }
 
-/// The newest state that is whole; a damaged one is passed over for the one before it.
+/// The newest state that is whole, and what is wrong with those that were passed over for it.
 fn newest_whole<P>(
     states: &[PathBuf],
     load: impl Fn(&Path) -> Result<SavedState<P>>,
-) -> Result<(PathBuf, SavedState<P>)> {
-    let mut first_error = None;
+) -> Result<(PathBuf, SavedState<P>, Vec<Error>)> {
+    let mut damaged = Vec::new();
     for path in states {
         match load(path) {
-            Ok(state) => return Ok((path.clone(), state)),
-            Err(error) => first_error = first_error.or(Some(error)),
+            Ok(state) => return Ok((path.clone(), state, damaged)),
+            Err(error) => damaged.push(error),
         }
     }
-    Err(first_error
+    Err(damaged
+        .into_iter()
+        .next()
         .unwrap_or_else(|| Error::Usage { message: "there is no state to resume from".into(), hint: None }))
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use nestgen_images::{ImageSet, OpenOptions, RESAMPLING, to_square};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::rng::Rng;
@@ -70,7 +71,8 @@ impl ImageData {
         let class_names = set.class_names().to_vec();
         let description =
             format!("{}{}", path.display(), set.split().map_or(String::new(), |s| format!(" ({s})")));
-        let digest = set.digest()?;
+        let whole = set.digest()?;
+        let digest = if count < set.len() { digest_of_part(&whole, "the first", count) } else { whole };
         let split = set.split().map(str::to_owned);
         let storage = if needed <= options.memory_budget_bytes {
             Arc::new(Storage::Memory(decode_all(&set, count, options.res, progress)?))
@@ -150,7 +152,7 @@ impl ImageData {
             class_names: self.class_names.clone(),
             split: self.split.clone(),
             description: format!("{}, {which}", self.description),
-            digest: self.digest.clone(),
+            digest: digest_of_part(&self.digest, which, images.len()),
             part: Some(images.into_iter().map(|i| self.part.as_ref().map_or(i, |part| part[i])).collect()),
         }
     }
@@ -196,7 +198,7 @@ impl ImageData {
         &self.description
     }
 
-    /// SHA-256 (hex) of the source's content.
+    /// SHA-256 (hex) of the source's content; of a part of it, of that and which part it is.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -223,6 +225,12 @@ impl ImageData {
         }
         Ok(())
     }
+}
+
+/// What a part of a set is known by: other images are another set.
+fn digest_of_part(whole: &str, which: &str, count: usize) -> String {
+    let digest = Sha256::digest(format!("{whole} {which} {count}"));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Decodes and resizes in parallel; stops early at a bad image and reports the first by order among those seen.
@@ -338,6 +346,7 @@ mod tests {
         parts.sort();
         whole.sort();
         assert_eq!(parts, whole);
+        assert!(rest.digest() != held_out.digest() && rest.digest() != data.digest());
         assert!(data.hold_out(10).is_err());
     }
 

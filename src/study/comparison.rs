@@ -1,103 +1,23 @@
-//! Runs grouped into arms, and how fast and how far each arm converges along one axis.
+//! How fast and how far arms converge along one axis.
 //!
-//! An arm is a set of runs with equal settings and different seeds. Everything that compares arms looks at the
-//! stretch that all runs have covered, so that no arm gains by having run longer.
+//! Everything looks at the stretch that all runs have covered, so that no arm gains by having run longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::arms::{Arm, Lost};
 use super::axis::Axis;
 use super::numbers::digits;
 use super::protocol::{self, Protocol};
 use super::run::Run;
-use super::settings::{self, Difference, Settings};
-use super::statistics::{Estimate, PairedTest, first_at_or_below, interpolate, mean_between, paired_test};
+use super::statistics::{
+    Estimate, PairedTest, Reached, first_at_or_below, interpolate, mean_between, paired_test, up_to,
+};
 use crate::error::{Error, Result};
 
 /// Points of a curve beyond which neighbours are left out.
 const MAX_CURVE_POINTS: usize = 400;
-
-/// Runs of equal settings.
-#[derive(Clone, Debug)]
-pub struct Arm {
-    /// What tells it from the other arms.
-    pub name: String,
-    /// Indices of its runs, seeds rising.
-    pub runs: Vec<usize>,
-    /// Its settings, the seed left out.
-    pub settings: Settings,
-}
-
-/// Groups runs into arms, in the order in which they were named.
-///
-/// # Errors
-/// When an arm has a seed twice: that is one run counted as two.
-pub fn arms(runs: &[Run]) -> Result<Vec<Arm>> {
-    let mut arms: Vec<Arm> = Vec::new();
-    for (index, run) in runs.iter().enumerate() {
-        let settings = settings::of_arm(&run.settings);
-        match arms.iter_mut().find(|arm| arm.settings == settings) {
-            Some(arm) => arm.runs.push(index),
-            None => arms.push(Arm { name: String::new(), runs: vec![index], settings }),
-        }
-    }
-    for arm in &mut arms {
-        arm.runs.sort_by_key(|&index| runs[index].seed);
-        if let Some(pair) = arm.runs.windows(2).find(|pair| runs[pair[0]].seed == runs[pair[1]].seed) {
-            let [a, b] = [pair[0], pair[1]].map(|index| runs[index].path.display());
-            return Err(Error::Usage {
-                message: format!("`{a}` and `{b}` are the same experiment with the same seed"),
-                hint: Some("leave one of them out: seeds must differ for an interval to mean something".into()),
-            });
-        }
-    }
-    let names = arm_names(runs, &arms);
-    arms.iter_mut().zip(names).for_each(|(arm, name)| arm.name = name);
-    Ok(arms)
-}
-
-/// What the arms differ in.
-pub fn differences(arms: &[Arm]) -> Vec<Difference> {
-    settings::differences(&arms.iter().map(|arm| &arm.settings).collect::<Vec<_>>())
-}
-
-/// The shortest names that tell arms apart: an architecture, a few settings, or the folder.
-fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
-    let bare = |value: &Option<String>| value.as_deref().unwrap_or("none").trim_matches(['"', '\'']).to_owned();
-    let distinct = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
-    let differing = differences(arms);
-    let kinds = differing
-        .iter()
-        .filter(|difference| difference.key.ends_with("kind") || difference.key.ends_with("arch"));
-    let mut choices: Vec<Vec<String>> = kinds.map(|kind| kind.values.iter().map(bare).collect()).collect();
-    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
-    for count in 1..=2 {
-        let some = || differing.iter().take(count);
-        let name = |arm: usize| {
-            let parts =
-                some().map(|d| format!("{} {}", last(&d.key), d.values.get(arm).map_or(String::new(), bare)));
-            parts.collect::<Vec<_>>().join(", ")
-        };
-        choices.push((0..arms.len()).map(name).collect());
-    }
-    let folder = |arm: &Arm| {
-        let name = arm.runs.first().map_or("", |&index| runs[index].name.as_str());
-        name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned()
-    };
-    let mut folders: Vec<String> = arms.iter().map(folder).collect();
-    // `<data>-<name>`: what all have in common tells nothing.
-    let data: BTreeSet<&str> = folders.iter().filter_map(|name| Some(name.split_once('-')?.0)).collect();
-    if data.len() == 1 && folders.iter().all(|name| name.contains('-')) {
-        folders = folders.iter().filter_map(|name| Some(name.split_once('-')?.1.to_owned())).collect();
-    }
-    choices.insert(choices.len().saturating_sub(2), folders);
-    let lettered = || (0..arms.len()).map(|arm| format!("arm {}", arm + 1)).collect();
-    choices
-        .into_iter()
-        .find(|names| distinct(names) && names.iter().all(|n| !n.is_empty()))
-        .unwrap_or_else(lettered)
-}
 
 /// What is asked of runs.
 #[derive(Clone, Debug)]
@@ -108,8 +28,10 @@ pub struct Question<'a> {
     pub axis: Axis,
     /// The score that "time to threshold" waits for, instead of the best one that every run reached.
     pub threshold: Option<f64>,
-    /// What readers must know beyond the numbers, such as runs that are missing because they diverged.
+    /// What readers must know beyond the numbers.
     pub notes: &'a [String],
+    /// Arms whose numbers lack runs that diverged.
+    pub lost: &'a [Lost],
 }
 
 /// Arms compared along one axis.
@@ -133,6 +55,8 @@ pub struct Comparison {
     pub tests: Vec<ArmTest>,
     /// As in [`Question::notes`].
     pub notes: Vec<String>,
+    /// As in [`Question::lost`].
+    pub lost: Vec<Lost>,
 }
 
 /// How an arm did.
@@ -146,12 +70,15 @@ pub struct ArmResult {
     pub curve: Vec<(f64, f64, Option<f64>)>,
     /// The score at the end of the common range.
     pub last: Estimate,
-    /// The best score of each run; the best of many is better than any one of them can be expected to be.
+    /// The best score of each run up to the end of the common range; the best of many is better than any one of them can be
+    /// expected to be.
     pub best: Estimate,
     /// The mean score over the common range: the area under the curve over its width.
     pub area: Estimate,
-    /// Where the threshold was reached, over the runs that did; `None` if none did.
+    /// Where the threshold was reached, over the runs that did by the end of the common range; `None` if none did.
     pub to_threshold: Option<Estimate>,
+    /// Some of these runs were there at their first score, so that the mean is too large.
+    pub or_before: bool,
     /// Real images a second while training.
     pub images_per_sec: Option<Estimate>,
     /// The most memory that any run used, GiB; `None` if not recorded.
@@ -175,12 +102,12 @@ pub struct RunResult {
     pub standard_errors: Vec<Option<f64>>,
     /// As in [`ArmResult::last`].
     pub last: f64,
-    /// The best score, and where.
+    /// Where the best score up to the end of the common range was, and the score.
     pub best: (f64, f64),
     /// As in [`ArmResult::area`].
     pub area: f64,
-    /// Where the threshold was reached.
-    pub to_threshold: Option<f64>,
+    /// Where the threshold was reached, by the end of the common range.
+    pub to_threshold: Option<Reached>,
 }
 
 /// An arm against the first one, paired by seed: arm minus first.
@@ -194,7 +121,7 @@ pub struct ArmTest {
     pub last: Option<PairedTest>,
     /// Of the mean score over the range.
     pub area: Option<PairedTest>,
-    /// Of where the threshold was reached, over the seeds where both arms did.
+    /// Of where the threshold was reached, over the seeds where both arms did after their first score.
     pub to_threshold: Option<PairedTest>,
 }
 
@@ -203,7 +130,7 @@ pub struct ArmTest {
 /// # Errors
 /// When protocols differ, the axis was not recorded, or the runs have no stretch of the axis in common.
 pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Comparison> {
-    let Question { metric, axis, threshold, notes } = *question;
+    let Question { metric, axis, threshold, notes, lost } = *question;
     let protocol = protocol::common(runs, metric)?;
     // Everything below looks for low values: a score of which more is better goes through with its sign changed.
     let higher_is_better = protocol::higher_is_better(metric);
@@ -229,8 +156,30 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
         results.iter_mut().for_each(ArmResult::change_sign);
         tests.iter_mut().for_each(ArmTest::change_sign);
     }
-    let (metric, notes, threshold) = (metric.to_owned(), notes.to_vec(), sign * threshold);
-    Ok(Comparison { metric, higher_is_better, protocol, axis, range, threshold, arms: results, tests, notes })
+    Ok(Comparison {
+        metric: metric.to_owned(),
+        higher_is_better,
+        protocol,
+        axis,
+        range,
+        threshold: sign * threshold,
+        arms: results,
+        tests,
+        notes: notes.iter().cloned().chain(rollbacks(runs, arms)).collect(),
+        lost: lost.to_vec(),
+    })
+}
+
+/// A note on each run that went back to an earlier state.
+fn rollbacks<'a>(runs: &'a [Run], arms: &'a [Arm]) -> impl Iterator<Item = String> + 'a {
+    let members = move |arm: &'a Arm| arm.runs.iter().filter_map(move |&index| Some((arm, runs.get(index)?)));
+    arms.iter().flat_map(members).filter(|(_, run)| run.rollbacks > 0).map(|(arm, run)| {
+        let times = if run.rollbacks == 1 { "time" } else { "times" };
+        format!(
+            "{}, seed {}, was rolled back {} {times}: what it gave up counts as training, not as scores",
+            arm.name, run.seed, run.rollbacks
+        )
+    })
 }
 
 fn round_up(value: f64) -> f64 {
@@ -312,7 +261,8 @@ impl View<'_> {
     fn arm(&self, arm: &Arm) -> Option<ArmResult> {
         let results: Vec<RunResult> = arm.runs.iter().filter_map(|&index| self.run(index)).collect();
         let over = |value: fn(&RunResult) -> f64| Estimate::of(&results.iter().map(value).collect::<Vec<_>>());
-        let reached: Vec<f64> = results.iter().filter_map(|run| run.to_threshold).collect();
+        let reached: Vec<Reached> = results.iter().filter_map(|run| run.to_threshold).collect();
+        let places: Vec<f64> = reached.iter().map(|reached| reached.at).collect();
         let members = || arm.runs.iter().filter_map(|&index| self.runs.get(index));
         let speeds: Vec<f64> = members().filter_map(Run::images_per_sec).collect();
         let memory =
@@ -325,7 +275,8 @@ impl View<'_> {
             last: over(|run| run.last)?,
             best: over(|run| run.best.1)?,
             area: over(|run| run.area)?,
-            to_threshold: Estimate::of(&reached),
+            to_threshold: Estimate::of(&places),
+            or_before: reached.iter().any(|reached| reached.or_before),
             images_per_sec: Estimate::of(&speeds),
             peak_memory_gib: (memory > 0.0).then_some(memory),
             parameters: record
@@ -341,13 +292,14 @@ impl View<'_> {
     fn run(&self, index: usize) -> Option<RunResult> {
         let (run, points) = (self.runs.get(index)?, self.curves.get(index)?);
         let scores = &run.scores.get(self.metric)?.points;
+        let covered = up_to(points, self.range.1);
         Some(RunResult {
             name: run.name.clone(),
             seed: run.seed,
             last: interpolate(points, self.range.1)?,
-            best: points.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))?,
+            best: covered.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))?,
             area: mean_between(points, self.range.0, self.range.1)?,
-            to_threshold: first_at_or_below(points, self.threshold),
+            to_threshold: first_at_or_below(&covered, self.threshold),
             standard_errors: scores.iter().map(|score| score.standard_error).collect(),
             points: points.clone(),
         })
@@ -388,6 +340,8 @@ fn test(arm: &ArmResult, first: &ArmResult) -> ArmTest {
         against: first.name.clone(),
         last: by_seed(|run| Some(run.last)),
         area: by_seed(|run| Some(run.area)),
-        to_threshold: by_seed(|run| run.to_threshold),
+        to_threshold: by_seed(|run| {
+            run.to_threshold.filter(|reached| !reached.or_before).map(|reached| reached.at)
+        }),
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::comparison::{Arm, Comparison};
+use super::arms::Arm;
+use super::comparison::{ArmResult, Comparison};
 use super::numbers::with_interval;
 use super::report::figure::{Plot, draw};
 use super::run::Run;
 use super::settings::Settings;
+use super::statistics::Estimate;
 
 /// The setting that shares differ in.
 const FRACTION: &str = "data.fraction";
@@ -28,7 +30,8 @@ pub fn figure_and_table(compared: &Comparison, arms: &[Arm], runs: &[Run]) -> Op
         let key = format!("{without:?}");
         let name = without_share(&arm.name, arm.settings.get(FRACTION).map_or("", String::as_str));
         let line = lines.entry(key).or_insert(Line { name, points: Vec::new() });
-        line.points.push((images, result.last.mean, result.last.half_width));
+        let last = last_scores(result)?;
+        line.points.push((images, last.mean, last.half_width));
     }
     let several = lines.values().any(|line| line.points.len() > 1);
     lines.values_mut().for_each(|line| line.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
@@ -42,6 +45,13 @@ pub fn figure_and_table(compared: &Comparison, arms: &[Arm], runs: &[Run]) -> Op
         };
         (draw(&plot), table(metric, lines.values()))
     })
+}
+
+/// The last scores of an arm's runs. Runs on fewer images are shorter in images and steps, so that the end of the stretch that all
+/// arms cover would be the end of the shortest ones.
+fn last_scores(arm: &ArmResult) -> Option<Estimate> {
+    let last = arm.runs.iter().filter_map(|run| run.points.last()).map(|point| point.1);
+    Estimate::of(&last.collect::<Vec<_>>())
 }
 
 /// An arm's name less the share that a study appends to it (run folders spell `@` as `_`).

@@ -1,70 +1,125 @@
 //! The result of a comparison in one or two sentences, whichever way it fell.
 
-use super::comparison::{ArmResult, Comparison};
-use super::numbers::{short, with_interval};
+use std::collections::BTreeSet;
+
+use super::comparison::{ArmResult, Comparison, RunResult};
+use super::numbers::{p_value, short, with_interval};
+use super::statistics::{Estimate, paired_test};
 
 /// The level of the test that the sentence speaks of.
 const LEVEL: f64 = 0.05;
+/// Pairs below which the sentence speaks of no test.
+const MIN_PAIRS: usize = 3;
 
 /// What came out, with the numbers that carry it.
 pub fn headline(comparison: &Comparison) -> String {
-    let mut arms: Vec<&ArmResult> = comparison.arms.iter().collect();
-    arms.sort_by(|a, b| a.last.mean.total_cmp(&b.last.mean));
+    let seeds = common_seeds(comparison);
+    let mut arms: Vec<(&ArmResult, Estimate)> =
+        comparison.arms.iter().map(|arm| (arm, last_over(arm, &seeds))).collect();
+    arms.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
     if comparison.higher_is_better {
         arms.reverse();
     }
-    let first = if comparison.higher_is_better { "highest" } else { "lowest" };
-    let score = |arm: &ArmResult| with_interval(arm.last.mean, arm.last.half_width);
     let end = format!("{} {}", short(comparison.range.1), comparison.axis.name());
-    match arms.as_slice() {
-        [] => String::new(),
-        [only] => format!("{} has a {} of {} at {end}.", only.name, comparison.metric, score(only)),
+    let found = match arms.as_slice() {
+        [] => return String::new(),
+        [only] => format!("{} has a {} of {} at {end}. ", only.0.name, comparison.metric, score(&only.1)),
+        // An arm that lost its worst seeds looks better than it is.
+        _ if !comparison.lost.is_empty() => format!("{} at {end}: {}. ", comparison.metric, listed(&arms)),
         [best, second, ..] => {
-            let lead = format!(
-                "{} has the {first} {} at {end}: {}, against {} for {}",
-                best.name,
+            let first = if comparison.higher_is_better { "highest" } else { "lowest" };
+            let unequal = comparison.arms.iter().any(|arm| arm.runs.len() != seeds.len());
+            let over = match (seeds.len(), unequal) {
+                (0, _) => "; no seed is common to all arms".into(),
+                (count, true) => format!(" over the {count} seeds that all arms have"),
+                (_, false) => String::new(),
+            };
+            format!(
+                "{} has the {first} {} at {end}{over}: {}, against {} for {}{}",
+                best.0.name,
                 comparison.metric,
-                score(best),
-                score(second),
-                second.name
-            );
-            format!("{lead}{}{}", verdict(comparison, best, second), speed(comparison, &arms))
+                score(&best.1),
+                score(&second.1),
+                second.0.name,
+                verdict(best.0, second.0, &seeds, comparison.arms.len())
+            )
         }
-    }
+    };
+    format!("{found}{}{}", losses(comparison), speed(comparison, arms.iter().map(|arm| arm.0)))
 }
 
-/// What the paired test says about the two arms, if it compared them.
-fn verdict(comparison: &Comparison, best: &ArmResult, second: &ArmResult) -> String {
-    let names = [&best.name, &second.name];
-    let test =
-        comparison.tests.iter().find(|test| names.contains(&&test.arm) && names.contains(&&test.against));
-    // Only differences from the first arm are tested.
-    let Some(test) = test else { return ". ".into() };
-    match test.last.map(|test| (test.difference.count, test.p)) {
-        Some((pairs, Some(p))) if p < LEVEL => {
-            let p = if p < 1e-4 { "< 0.0001".into() } else { format!("= {p:.4}") };
-            format!(" (paired over {pairs} seeds, p {p}). ")
+fn score(estimate: &Estimate) -> String {
+    with_interval(estimate.mean, estimate.half_width)
+}
+
+/// The seeds that all arms have.
+fn common_seeds(comparison: &Comparison) -> BTreeSet<i64> {
+    let of = |arm: &ArmResult| arm.runs.iter().map(|run| run.seed).collect::<BTreeSet<_>>();
+    let all = comparison.arms.iter().map(of);
+    all.reduce(|common, seeds| &common & &seeds).unwrap_or_default()
+}
+
+/// An arm's final score over some seeds, over all of its own where there are none: arms are ranked as they are tested, on the
+/// same seeds.
+fn last_over(arm: &ArmResult, seeds: &BTreeSet<i64>) -> Estimate {
+    let chosen = arm.runs.iter().filter(|run| seeds.contains(&run.seed)).map(|run| run.last);
+    Estimate::of(&chosen.collect::<Vec<_>>()).unwrap_or(arm.last)
+}
+
+fn listed(arms: &[(&ArmResult, Estimate)]) -> String {
+    let each = arms.iter().map(|(arm, last)| format!("{} {}", arm.name, score(last)));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// Which arms lost runs, and what that means.
+fn losses(comparison: &Comparison) -> String {
+    let each = comparison
+        .lost
+        .iter()
+        .map(|lost| format!("{} of {} runs of {} diverged", lost.diverged, lost.of, lost.arm))
+        .collect::<Vec<_>>();
+    if each.is_empty() {
+        return String::new();
+    }
+    format!("{} and are in no number, so that no arm is called the better one. ", each.join(", "))
+}
+
+/// What a paired test says about the best two arms, on the seeds that ranked them. They were chosen among all pairs of arms
+/// for their scores, so p is multiplied by the number of pairs (Bonferroni).
+fn verdict(best: &ArmResult, second: &ArmResult, seeds: &BTreeSet<i64>, arms: usize) -> String {
+    let of_seed = |seed: i64| second.runs.iter().find(|run| run.seed == seed);
+    let pair = |run: &RunResult| Some((run.last, of_seed(run.seed)?.last));
+    let pairs: Vec<(f64, f64)> =
+        best.runs.iter().filter(|run| seeds.contains(&run.seed)).filter_map(pair).collect();
+    let choices = arms * (arms - 1) / 2;
+    let chosen = if choices > 1 { format!(", corrected for {choices} pairs of arms") } else { String::new() };
+    let p = paired_test(&pairs).and_then(|test| test.p).map(|p| (p * choices as f64).min(1.0));
+    match (pairs.len(), p) {
+        (count, _) if count < MIN_PAIRS => {
+            "; with this few seeds in common nothing can be said about luck. ".into()
         }
-        Some((pairs, Some(p))) => {
-            format!("; over {pairs} paired seeds that cannot be told from luck (p = {p:.2}). ")
+        (_, None) => "; the difference is the same for every seed, which no t-test can weigh. ".into(),
+        (count, Some(p)) if p < LEVEL => {
+            let p = p_value(p);
+            let p = if p.starts_with('<') { p } else { format!("= {p}") };
+            format!(" (paired over {count} seeds, p {p}{chosen}). ")
         }
-        _ => "; with this few seeds in common nothing can be said about luck. ".into(),
+        (count, Some(p)) => {
+            format!("; over {count} paired seeds that cannot be told from luck (p = {p:.2}{chosen}). ")
+        }
     }
 }
 
 /// How far along the axis each arm was when it reached the threshold.
-fn speed(comparison: &Comparison, arms: &[&ArmResult]) -> String {
-    let reached = arms.iter().filter_map(|arm| Some((arm.name.as_str(), arm.runs.len(), arm.to_threshold?)));
-    let places: Vec<String> = reached
-        .map(|(name, runs, reached)| {
-            let all = if reached.count < runs {
-                format!(" ({} of {runs} seeds)", reached.count)
-            } else {
-                String::new()
-            };
-            format!("{name} after {} {}{all}", short(reached.mean), comparison.axis.name())
-        })
-        .collect();
+fn speed<'a>(comparison: &Comparison, arms: impl Iterator<Item = &'a ArmResult>) -> String {
+    let place = |arm: &ArmResult| {
+        let (reached, runs) = (arm.to_threshold?, arm.runs.len());
+        let all =
+            if reached.count < runs { format!(" ({} of {runs} seeds)", reached.count) } else { String::new() };
+        let when = if arm.or_before { "at or before" } else { "after" };
+        Some(format!("{} {when} {} {}{all}", arm.name, short(reached.mean), comparison.axis.name()))
+    };
+    let places: Vec<String> = arms.filter_map(place).collect();
     let threshold = short(comparison.threshold);
     if places.is_empty() {
         return format!("No run reached {threshold}.");

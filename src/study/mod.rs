@@ -1,9 +1,10 @@
 //! Comparing runs: arms, seeds, curves, tests, and the page that shows them.
 //!
-//! `run` reads run folders; `protocol` refuses to mix scores that cannot be compared; `comparison` groups runs into
-//! arms (equal settings, different seeds) and measures convergence; `table` and `report` write it down;
-//! `convergence` plans and resumes studies of several arms and seeds.
+//! `run` reads run folders; `arms` groups runs (equal settings, different seeds); `protocol` refuses to mix scores that
+//! cannot be compared; `comparison` measures convergence; `headline`, `table` and `report` write it down; `convergence`
+//! plans and resumes studies of several arms and seeds.
 
+pub mod arms;
 pub mod axis;
 pub mod comparison;
 pub mod convergence;

@@ -39,6 +39,11 @@ pub(super) fn with_interval(mean: f64, half_width: Option<f64>) -> String {
     }
 }
 
+/// A p value to four places.
+pub(super) fn p_value(p: f64) -> String {
+    if p < 1e-4 { "< 0.0001".into() } else { format!("{p:.4}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// What a line of scores may hold that is not part of how they were taken.
 const NOT_PROTOCOL: [&str; 6] = ["snapshot", "timestamp", "total_time", "total_time_str", "tick", "value"];
 
+/// Images below which a Fréchet distance is mostly bias: as many as pool3 has features.
+pub(super) const BIASED_BELOW: u64 = 2048;
+
 /// Every circumstance of a score, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(transparent)]
@@ -34,7 +37,8 @@ impl Protocol {
     }
 }
 
-/// The protocol that all `runs` took their scores of `metric` with, the data's identity included.
+/// The protocol that all `runs` took their scores of `metric` with, the identity of the images and, of generators, their
+/// resolution included.
 ///
 /// # Errors
 /// When they differ, or one of them has no such score.
@@ -46,6 +50,9 @@ pub fn common(runs: &[Run], metric: &str) -> Result<Protocol> {
         })?;
         let mut protocol = scores.protocol.clone();
         protocol.0.insert("data".into(), run.data());
+        // Real images of another size are other images; a classifier's test set stays the same question at any.
+        let resolution = run.settings.get("discriminator.resolution");
+        protocol.0.extend(resolution.map(|side| ("resolution".into(), side.clone())));
         Ok(protocol)
     };
     let Some(first) = runs.first() else {
@@ -74,21 +81,32 @@ pub fn higher_is_better(metric: &str) -> bool {
     metric.starts_with("top")
 }
 
-/// The metric to compare by when none was named: one that all runs have, FID before KID (which few images do
-/// not bias) before others.
+/// Whether a score is a Fréchet distance of so few images that it is mostly bias.
+pub(super) fn is_biased(metric: &str, protocol: &Protocol) -> bool {
+    let name = metric.to_lowercase();
+    let count = |key: &str| protocol.0.get(key).and_then(|count| count.parse::<u64>().ok());
+    let fewest = [count("num_real"), count("num_fake")].into_iter().flatten().min();
+    (name.starts_with("fid") || name.starts_with("fd")) && fewest.is_some_and(|count| count < BIASED_BELOW)
+}
+
+/// The metric to compare by when none was named: one that all runs have, FID before KID before others; of so few images
+/// that FID would be biased, KID first.
 ///
 /// # Errors
 /// When there is none.
 pub fn usual_metric(runs: &[Run]) -> Result<String> {
-    let rank =
-        |name: &str| ["fid", "kid", "fd"].iter().position(|start| name.to_lowercase().starts_with(start));
-    let candidates = runs.first().into_iter().flat_map(|run| run.scores.keys());
-    let shared = candidates.filter(|name| runs.iter().all(|run| run.scores.contains_key(*name)));
-    shared.min_by_key(|name| (rank(name).unwrap_or(usize::MAX), name.len())).cloned().ok_or_else(|| {
+    let candidates = runs.first().into_iter().flat_map(|run| &run.scores);
+    let shared = candidates.filter(|(name, _)| runs.iter().all(|run| run.scores.contains_key(*name)));
+    let rank = |name: &str, protocol: &Protocol| {
+        let kind = ["fid", "kid", "fd"].iter().position(|start| name.to_lowercase().starts_with(start));
+        (is_biased(name, protocol), kind.unwrap_or(usize::MAX), name.len())
+    };
+    let best = shared.min_by_key(|(name, scores)| rank(name, &scores.protocol));
+    best.map(|(name, _)| name.clone()).ok_or_else(|| {
         let listed = runs.iter().take(4).map(|run| format!("{}: {}", run.name, names(run)));
         Error::Usage {
             message: "the runs share no score".into(),
-            hint: Some(format!("train with the same --metrics; {}", listed.collect::<Vec<_>>().join("; "))),
+            hint: Some(format!("train with --eval KIMG; {}", listed.collect::<Vec<_>>().join("; "))),
         }
     })
 }

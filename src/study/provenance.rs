@@ -24,10 +24,12 @@ pub struct Provenance {
     pub commit: String,
     /// What computed: `cpu, 2 threads` or `cuda:0, NVIDIA H100`.
     pub device: String,
-    /// SHA-256 of the data set.
+    /// SHA-256 of the data set, or of that and the part of it that was used.
     pub data_digest: String,
     /// Images that are trained on.
     pub data_images: u64,
+    /// The state whose weights the run began with; empty where they were random.
+    pub initial: String,
     /// The generator.
     pub generator: Network,
     /// The discriminator.

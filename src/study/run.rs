@@ -11,6 +11,7 @@ use super::provenance::Provenance;
 use super::settings::{SEED_KEY, Settings, flatten};
 use super::statistics::interpolate;
 use crate::error::{Error, Result};
+use crate::train::folder::DIVERGED;
 
 /// Quantities of a tick that a report can plot beside the scores.
 pub const QUANTITIES: [&str; 8] = [
@@ -41,15 +42,21 @@ pub struct Run {
     pub scores: BTreeMap<String, Scores>,
     /// What it is known by, if it was recorded.
     pub provenance: Option<Provenance>,
+    /// Why it ended before its time, if it diverged.
+    pub diverged: Option<String>,
+    /// How often it went back to an earlier state, all its later ticks and scores given up.
+    pub rollbacks: usize,
     images_per_step: f64,
 }
 
 /// What a line of `stats.jsonl` says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tick {
-    /// Thousands of real images shown.
+    /// Thousands of real images shown, as the network counts them.
     pub kimg: f64,
-    /// Seconds of training up to here, without scores, pictures and saving.
+    /// The same with those of stretches that a rollback gave up: they were paid for.
+    pub spent_kimg: f64,
+    /// Seconds of training up to here, without scores, pictures and saving; those given up included.
     pub train_secs: f64,
     /// Wall time up to here.
     pub wall_secs: f64,
@@ -95,7 +102,12 @@ impl Run {
         let text = std::fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
         let table: toml::Table =
             text.parse().map_err(|error: toml::de::Error| damaged(&config_path, error.message()))?;
-        let settings = flatten(&table);
+        let provenance = Provenance::read(path)?;
+        let mut settings = flatten(&table);
+        if provenance.as_ref().is_some_and(|record| !record.initial.is_empty()) {
+            // No seed of runs that began with random weights.
+            settings.insert("initial weights".into(), "of another run".into());
+        }
         let number = |key: &str| settings.get(key).and_then(|value| value.parse::<f64>().ok());
         let images_per_step = number("train.batch").unwrap_or(1.0) * number("train.d_steps").unwrap_or(1.0);
         if !(images_per_step.is_finite() && images_per_step > 0.0) {
@@ -104,10 +116,13 @@ impl Run {
         let seed = settings.get(SEED_KEY).and_then(|seed| seed.parse().ok()).unwrap_or(0);
         let absolute = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
         let name = absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let (ticks, rollbacks) = read_ticks(&path.join("stats.jsonl"))?;
         Ok(Self {
-            ticks: read_ticks(&path.join("stats.jsonl"))?,
+            ticks,
+            rollbacks,
             scores: read_scores(path)?,
-            provenance: Provenance::read(path)?,
+            provenance,
+            diverged: why_diverged(path)?,
             path: path.to_path_buf(),
             name,
             settings,
@@ -118,11 +133,13 @@ impl Run {
 
     /// How far along `axis` the run was at `kimg`; `None` if that was not recorded.
     pub fn position(&self, axis: Axis, kimg: f64) -> Option<f64> {
+        let kimg_of_network = kimg;
+        let kimg = if self.rollbacks == 0 { kimg } else { self.at(kimg, |tick| tick.spent_kimg)? };
         let steps = kimg * 1e3 / self.images_per_step;
         match axis {
             Axis::Kimg => Some(kimg),
             Axis::Steps => Some(steps),
-            Axis::Seconds => self.seconds_at(kimg),
+            Axis::Seconds => self.at(kimg_of_network, |tick| tick.train_secs),
             Axis::Flops => {
                 let flops = self.provenance.as_ref()?.flops_per_step;
                 (flops > 0.0).then_some(steps * flops)
@@ -134,15 +151,15 @@ impl Run {
         }
     }
 
-    /// Seconds of training up to `kimg`; between ticks the speed is that of the tick.
-    fn seconds_at(&self, kimg: f64) -> Option<f64> {
+    /// What `quantity` was at `kimg`; between ticks it rises evenly.
+    fn at(&self, kimg: f64, quantity: impl Fn(&Tick) -> f64) -> Option<f64> {
         let after = self.ticks.partition_point(|tick| tick.kimg < kimg);
         let start = Tick::default();
         let before = after.checked_sub(1).and_then(|i| self.ticks.get(i)).unwrap_or(&start);
-        let point = |tick: &Tick| (tick.kimg, tick.train_secs);
+        let point = |tick: &Tick| (tick.kimg, quantity(tick));
         match self.ticks.get(after) {
             Some(tick) => interpolate(&[point(before), point(tick)], kimg),
-            None => self.ticks.last().map(|last| last.train_secs),
+            None => self.ticks.last().map(quantity),
         }
     }
 
@@ -163,7 +180,17 @@ impl Run {
     /// Real images a second while training.
     pub fn images_per_sec(&self) -> Option<f64> {
         let last = self.ticks.last()?;
-        (last.train_secs > 0.0).then(|| last.kimg * 1e3 / last.train_secs)
+        (last.train_secs > 0.0).then(|| last.spent_kimg * 1e3 / last.train_secs)
+    }
+}
+
+/// What the note of a run that diverged says; `None` without one.
+fn why_diverged(run: &Path) -> Result<Option<String>> {
+    let path = run.join(DIVERGED);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &path)(error)),
     }
 }
 
@@ -204,7 +231,8 @@ struct Line {
 }
 
 impl Line {
-    fn tick(&self, before: Tick) -> Option<Tick> {
+    /// The tick, after `before` on the way that was kept; `spent` has everything that was paid for until then.
+    fn tick(&self, before: Tick, spent: Tick) -> Option<Tick> {
         let value = |mean: &Option<Mean>| mean.as_ref().and_then(|mean| mean.mean);
         let memory = value(&self.gpu_memory).or(value(&self.cpu_memory)).unwrap_or(0.0);
         let plotted = [
@@ -217,28 +245,35 @@ impl Line {
             &self.loss_test,
             &self.sec_per_kimg,
         ];
+        let kimg = self.kimg.mean?;
         Some(Tick {
-            kimg: self.kimg.mean?,
-            train_secs: before.train_secs + value(&self.tick_secs).unwrap_or(0.0),
-            wall_secs: value(&self.wall_secs).unwrap_or(before.wall_secs),
-            peak_memory_gib: before.peak_memory_gib.max(memory),
+            kimg,
+            spent_kimg: spent.spent_kimg + kimg - before.kimg,
+            train_secs: spent.train_secs + value(&self.tick_secs).unwrap_or(0.0),
+            wall_secs: value(&self.wall_secs).unwrap_or(spent.wall_secs),
+            peak_memory_gib: spent.peak_memory_gib.max(memory),
             quantities: plotted.map(|mean| value(mean).unwrap_or(f64::NAN)),
         })
     }
 }
 
-fn read_ticks(path: &Path) -> Result<Vec<Tick>> {
+/// The ticks that were kept, and how often the run went back: a resumed run's file has no line of what comes again, so a
+/// stretch that is there twice was given up by a rollback.
+fn read_ticks(path: &Path) -> Result<(Vec<Tick>, usize)> {
     let mut ticks: Vec<Tick> = Vec::new();
+    let (mut spent, mut rollbacks) = (Tick::default(), 0);
     for_each_line(path, |line: Line| {
-        // A run that was killed and resumed may hold a stretch twice: the later one counts.
         let Some(kimg) = line.kimg.mean else { return Err("Progress/kimg is not a number".into()) };
-        while ticks.last().is_some_and(|tick| tick.kimg >= kimg) {
-            ticks.pop();
+        let kept = ticks.partition_point(|tick| tick.kimg < kimg);
+        rollbacks += usize::from(kept < ticks.len());
+        ticks.truncate(kept);
+        if let Some(tick) = line.tick(ticks.last().copied().unwrap_or_default(), spent) {
+            spent = tick;
+            ticks.push(tick);
         }
-        ticks.extend(line.tick(ticks.last().copied().unwrap_or_default()));
         Ok(())
     })?;
-    Ok(ticks)
+    Ok((ticks, rollbacks))
 }
 
 #[derive(Deserialize)]

@@ -15,9 +15,13 @@ pub struct Estimate {
     pub count: usize,
     /// Their mean.
     pub mean: f64,
-    /// Half of the width of the interval for the mean.
+    /// Half of the width of the interval for the mean; `None` of one value, and of equal ones, whose deviation says nothing of
+    /// what others would be.
     pub half_width: Option<f64>,
 }
+
+/// Deviations below this share of the mean are rounding.
+const ROUNDING: f64 = 1e-12;
 
 impl Estimate {
     /// Of some values; `None` of none.
@@ -27,17 +31,19 @@ impl Estimate {
             return None;
         }
         let (mean, deviation) = moments(values);
-        let half_width = quantile(count).map(|t| t * deviation / (count as f64).sqrt());
+        let half_width =
+            quantile(count).filter(|_| deviation > 0.0).map(|t| t * deviation / (count as f64).sqrt());
         Some(Self { count, mean, half_width })
     }
 }
 
-/// The mean and the standard deviation with n - 1 (0 for one value).
+/// The mean and the standard deviation with n - 1 (0 for one value, and for values that differ by rounding).
 fn moments(values: &[f64]) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
-    (mean, if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 })
+    let deviation = if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 };
+    (mean, if deviation > ROUNDING * mean.abs() { deviation } else { 0.0 })
 }
 
 /// Student's t that bounds [`CONFIDENCE`] for the mean of `count` values.
@@ -54,7 +60,8 @@ fn student(count: usize) -> Option<StudentsT> {
 pub struct PairedTest {
     /// First minus second, over pairs.
     pub difference: Estimate,
-    /// Two-sided p; `None` with fewer than two pairs.
+    /// Two-sided p; `None` with fewer than two pairs, and where all differ by the same amount: scores that come in steps do so
+    /// by chance.
     pub p: Option<f64>,
 }
 
@@ -64,10 +71,10 @@ pub fn paired_test(pairs: &[(f64, f64)]) -> Option<PairedTest> {
     let difference = Estimate::of(&differences)?;
     let (mean, deviation) = moments(&differences);
     let error = deviation / (differences.len() as f64).sqrt();
-    let p = student(differences.len()).map(|student| match (mean == 0.0, error == 0.0) {
-        (true, _) => 1.0,
-        (false, true) => 0.0,
-        (false, false) => 2.0 * student.sf((mean / error).abs()),
+    let p = student(differences.len()).and_then(|student| match (mean == 0.0, error == 0.0) {
+        (true, _) => Some(1.0),
+        (false, true) => None,
+        (false, false) => Some(2.0 * student.sf((mean / error).abs())),
     });
     Some(PairedTest { difference, p })
 }
@@ -95,14 +102,31 @@ pub fn mean_between(points: &[(f64, f64)], from: f64, to: f64) -> Option<f64> {
     Some(area / (to - from))
 }
 
+/// Where a curve came down to a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Reached {
+    /// The place.
+    pub at: f64,
+    /// It was there at its first point already, and so at `at` or before.
+    pub or_before: bool,
+}
+
 /// Where the line through `points` first comes down to `threshold`; `None` if it never does.
-pub fn first_at_or_below(points: &[(f64, f64)], threshold: f64) -> Option<f64> {
-    let at = points.iter().position(|point| point.1 <= threshold)?;
-    let (x1, y1) = *points.get(at)?;
-    match at.checked_sub(1).and_then(|before| points.get(before)) {
-        Some(&(x0, y0)) => Some(x0 + (x1 - x0) * (y0 - threshold) / (y0 - y1)),
-        None => Some(x1),
-    }
+pub fn first_at_or_below(points: &[(f64, f64)], threshold: f64) -> Option<Reached> {
+    let index = points.iter().position(|point| point.1 <= threshold)?;
+    let (x1, y1) = *points.get(index)?;
+    Some(match index.checked_sub(1).and_then(|before| points.get(before)) {
+        Some(&(x0, y0)) => Reached { at: x0 + (x1 - x0) * (y0 - threshold) / (y0 - y1), or_before: false },
+        None => Reached { at: x1, or_before: true },
+    })
+}
+
+/// The part of the line through `points` that ends at `to`.
+pub fn up_to(points: &[(f64, f64)], to: f64) -> Vec<(f64, f64)> {
+    let mut part: Vec<(f64, f64)> = points.iter().copied().filter(|point| point.0 <= to).collect();
+    let last = interpolate(points, to).map(|value| (to, value));
+    part.extend(last.filter(|last| part.last().is_none_or(|point| point.0 < last.0)));
+    part
 }
 
 #[cfg(test)]
@@ -132,6 +156,9 @@ mod tests {
         assert_eq!(paired_test(&[(1.0, 0.0)]).unwrap().p, None);
         assert_eq!(paired_test(&[(1.0, 1.0), (2.0, 2.0)]).unwrap().p, Some(1.0));
         assert_eq!(paired_test(&[]), None);
+        // Equal differences, but for rounding, are no proof.
+        let equal = paired_test(&[(60.0, 60.5), (61.0, 61.5), (60.1, 60.6)]).unwrap();
+        assert_eq!((equal.p, equal.difference.half_width), (None, None));
     }
 
     #[test]
@@ -143,9 +170,12 @@ mod tests {
         assert_eq!(interpolate(&points, 9.0), Some(2.0));
         assert_eq!(mean_between(&points, 1.0, 3.0), Some(8.0));
         assert_eq!(mean_between(&points, 2.0, 5.0), Some((7.0 + 12.0) / 3.0));
-        assert_eq!(first_at_or_below(&points, 8.0), Some(2.0));
-        assert_eq!(first_at_or_below(&points, 10.0), Some(1.0));
-        assert_eq!(first_at_or_below(&points, 4.0), Some(5.5));
-        assert_eq!(first_at_or_below(&points, 1.0), None);
+        let reached = |threshold| first_at_or_below(&points, threshold).map(|r| (r.at, r.or_before));
+        assert_eq!(reached(8.0), Some((2.0, false)));
+        assert_eq!(reached(10.0), Some((1.0, true)));
+        assert_eq!(reached(4.0), Some((5.5, false)));
+        assert_eq!(reached(1.0), None);
+        assert_eq!(up_to(&points, 2.0), [(1.0, 10.0), (2.0, 8.0)]);
+        assert_eq!(up_to(&points, 3.0), [(1.0, 10.0), (3.0, 6.0)]);
     }
 }

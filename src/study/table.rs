@@ -1,9 +1,11 @@
 //! A comparison as text: aligned for a terminal, as Markdown, and every score as CSV.
 
+use super::arms::{Arm, differences};
 use super::axis::Axis;
-use super::comparison::{Arm, ArmResult, Comparison, differences};
+use super::comparison::{ArmResult, Comparison};
 use super::headline::headline;
-use super::numbers::{digits, short, with_interval};
+use super::numbers::{digits, p_value, short, with_interval};
+use super::protocol;
 use super::run::Run;
 use super::statistics::{Estimate, PairedTest};
 
@@ -75,7 +77,8 @@ fn summary_row(arm: &ArmResult, networks: usize) -> Vec<String> {
     let reached = or_unknown(arm.to_threshold.as_ref(), |reached| {
         let all =
             if reached.count < seeds { format!(" ({} of {seeds})", reached.count) } else { String::new() };
-        estimate(reached) + &all
+        let place = if arm.or_before { format!("≤ {}", short(reached.mean)) } else { estimate(reached) };
+        place + &all
     });
     let parameters = [arm.parameters.map(|p| p.0), arm.parameters.map(|p| p.1)];
     let parameters = parameters.into_iter().take(networks).map(|p| or_unknown(p, |p| short(p as f64)));
@@ -112,11 +115,9 @@ pub fn tests(comparison: &Comparison) -> Table {
 
 fn test_cells(test: Option<&PairedTest>) -> [String; 3] {
     match test {
-        Some(test) => [
-            test.difference.count.to_string(),
-            estimate(&test.difference),
-            or_unknown(test.p, |p| if p < 1e-4 { "< 0.0001".into() } else { format!("{p:.4}") }),
-        ],
+        Some(test) => {
+            [test.difference.count.to_string(), estimate(&test.difference), or_unknown(test.p, p_value)]
+        }
         None => ["0".into(), UNKNOWN.into(), UNKNOWN.into()],
     }
 }
@@ -151,6 +152,23 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
             comparison.axis.name()
         ),
     ];
+    let limit = protocol::BIASED_BELOW;
+    if protocol::is_biased(&comparison.metric, &comparison.protocol) {
+        remarks.push(format!(
+            "a Fréchet distance of fewer than {limit} images is mostly bias, which differs between generators: KID has none"
+        ));
+    }
+    if comparison.arms.iter().any(|arm| arm.or_before) {
+        remarks
+            .push("≤: already there at the first score of a run; such seeds are not tested for speed".into());
+    }
+    let tested = 3 * comparison.tests.len();
+    if comparison.tests.iter().any(|test| test.last.is_some_and(|test| test.p.is_some())) {
+        remarks.push(format!(
+            "p is that of each test by itself: of {tested} where nothing differs, one in twenty is below 0.05 by luck; and of seeds \
+             added until it is small, more"
+        ));
+    }
     if comparison.arms.iter().any(|arm| arm.runs.len() < 3) {
         remarks.push("fewer than 3 seeds in an arm: too few to tell a difference from luck".into());
     }

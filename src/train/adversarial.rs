@@ -153,7 +153,7 @@ impl<'a> Training<'a> {
             None => training.networks.generator_ema.params().copy_from(training.networks.generator.params())?,
         }
         training.clock.before_secs = training.position.elapsed_secs;
-        training.clock.tick_start_secs = training.position.elapsed_secs;
+        training.clock.tick_start_secs = training.position.elapsed_secs - training.position.tick_secs;
         training.clock.session_start = Instant::now();
         Ok(training)
     }

@@ -56,13 +56,14 @@ impl Evaluator {
         // `FD-random-v1` of 2000 images is `fd2000-random-v1`, its KID `kid2000-random-v1`; plain `FID` has no tail.
         let (kind, tail) =
             name.split_once('-').map_or((name.as_str(), String::new()), |(a, b)| (a, format!("-{b}")));
+        let resize = self.extractor.resize(Resize::default()).map_or("its own", Resize::name);
         let score = |kind: &str, value: f64, standard_error: f64| Score {
             metric: format!("{}{}{tail}", kind.to_lowercase(), self.images),
             value,
             standard_error: Some(standard_error),
             num_real: real.len(),
             num_fake: fake.len(),
-            features: format!("{name}, resize {}, sha256 {}", Resize::default(), self.extractor.sha256()),
+            features: format!("{name}, resize {resize}, sha256 {}", self.extractor.sha256()),
         };
         let scores = vec![
             score("kid", kid.value, kid.standard_error),

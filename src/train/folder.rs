@@ -13,6 +13,9 @@ use super::grid::Picture;
 use super::{state, stats};
 use crate::error::{Error, Result};
 
+/// Holds the reason in the folder of a run that diverged: `compare` must not take it for a short one.
+pub const DIVERGED: &str = "diverged.txt";
+
 /// An open run folder; nobody else can train in it while it is open.
 pub struct RunFolder {
     path: PathBuf,
@@ -51,6 +54,13 @@ impl RunFolder {
             hint: Some("wait for it, stop it, or start a run of your own without --resume".into()),
         })?;
         sweep(path)?;
+        let note = path.join(DIVERGED);
+        match fs::remove_file(&note) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", note)(error));
+            }
+            _ => {}
+        }
         Ok(Self { path: path.to_path_buf(), _lock: Some(lock) })
     }
 
@@ -79,6 +89,11 @@ impl RunFolder {
         let png = picture.png().map_err(Error::io("write", self.file(name)))?;
         self.write(name, &png)?;
         Ok(png)
+    }
+
+    /// Notes that the run ended before its time; going on in the folder takes the note away.
+    pub fn mark_diverged(&self, why: &str) -> Result<()> {
+        self.write(DIVERGED, format!("{why}\n").as_bytes())
     }
 
     /// Appends a line to `log.txt`.

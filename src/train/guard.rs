@@ -3,7 +3,7 @@
 //! - numbers that are not finite (looked at every step)
 //! - collapse: a batch from fixed z whose images hardly differ from one another
 //! - a discriminator that is always right by a wide margin: the generator learns nothing any more
-//! - a score that has become much worse than its best
+//! - a score that has become much worse than its best, by more than its error
 //!
 //! What is dangerous by how much differs between data sets, so the limits are settings.
 
@@ -36,7 +36,7 @@ pub struct GuardConfig {
     pub min_diversity: f64,
     /// Saturation: the gap between mean real and mean fake logits above this, in units of the loss's margin.
     pub max_logit_gap: f64,
-    /// Worsening: a score above this multiple of its best, above 1.
+    /// Worsening: a score above this multiple of its best, above 1, and above it by four of its standard errors.
     pub max_score_ratio: f64,
     /// Ticks (or evaluations) in a row that must look bad.
     pub patience: u32,
@@ -127,6 +127,21 @@ pub struct Guard {
     pub rollbacks: u32,
 }
 
+/// Standard errors by which a score must be above its best: the best has an error as well, so these are about three of their
+/// difference. A KID near 0, which may be below it, is a multiple of its best by chance alone.
+const ERRORS: f64 = 4.0;
+
+/// A score beside the best one so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judged {
+    /// The score.
+    pub score: f64,
+    /// The best one, this one included.
+    pub best: f64,
+    /// The standard error of the score.
+    pub standard_error: f64,
+}
+
 /// What the guard looks at after a tick.
 #[derive(Clone, Copy, Debug)]
 pub struct Signs {
@@ -136,8 +151,8 @@ pub struct Signs {
     pub diversity: Option<f64>,
     /// Mean real logit less mean fake logit over the tick.
     pub logit_gap: f64,
-    /// The score of this tick and the best one before it, when one was taken.
-    pub score: Option<(f64, f64)>,
+    /// The score of this tick, when one was taken.
+    pub score: Option<Judged>,
 }
 
 impl Guard {
@@ -151,10 +166,11 @@ impl Guard {
             *counter >= config.patience
         };
         let mut trouble = None;
-        if let Some((score, best)) = signs.score
-            && count(&mut self.worse, score > best * config.max_score_ratio)
-        {
-            trouble = Some(Trouble::Worsening { score, best });
+        if let Some(Judged { score, best, standard_error }) = signs.score {
+            let bound = (best.max(0.0) * config.max_score_ratio).max(best + ERRORS * standard_error);
+            if count(&mut self.worse, score > bound) {
+                trouble = Some(Trouble::Worsening { score, best });
+            }
         }
         if count(&mut self.saturated, signs.logit_gap > config.max_logit_gap) {
             trouble = Some(Trouble::Saturation { logit_gap: signs.logit_gap });
@@ -172,7 +188,12 @@ impl Guard {
 mod tests {
     use super::*;
 
-    const FINE: Signs = Signs { kimg: 100.0, diversity: Some(0.8), logit_gap: 1.0, score: Some((1.0, 1.0)) };
+    const FINE: Signs = Signs {
+        kimg: 100.0,
+        diversity: Some(0.8),
+        logit_gap: 1.0,
+        score: Some(Judged { score: 1.0, best: 1.0, standard_error: 0.1 }),
+    };
 
     #[test]
     fn trouble_must_last_to_count() {
@@ -195,7 +216,13 @@ mod tests {
         let wide = Signs { logit_gap: 50.0, ..FINE };
         assert_eq!(judge(wide), Some(Trouble::Saturation { logit_gap: 50.0 }));
         assert_eq!(judge(Signs { kimg: 1.0, ..wide }), None);
-        let worse = Signs { score: Some((3.0, 1.0)), ..FINE };
-        assert_eq!(judge(worse), Some(Trouble::Worsening { score: 3.0, best: 1.0 }));
+        let scored =
+            |score, best, standard_error| Signs { score: Some(Judged { score, best, standard_error }), ..FINE };
+        assert_eq!(judge(scored(3.0, 1.0, 0.1)), Some(Trouble::Worsening { score: 3.0, best: 1.0 }));
+        assert_eq!(judge(scored(3.0, 1.0, 1.0)), None);
+        // An unbiased score near 0: better than all before, and noise around it.
+        assert_eq!(judge(scored(-0.001, -0.001, 0.001)), None);
+        assert_eq!(judge(scored(0.002, -0.001, 0.001)), None);
+        assert_eq!(judge(scored(0.1, -0.001, 0.001)), Some(Trouble::Worsening { score: 0.1, best: -0.001 }));
     }
 }

@@ -41,6 +41,9 @@ pub struct Position {
     pub total_nimg: u64,
     /// Seconds of training so far, over all sessions.
     pub elapsed_secs: f64,
+    /// Seconds of the unfinished tick.
+    #[serde(default)]
+    pub tick_secs: f64,
     /// Times that the guard has rolled the run back; later random numbers and learning rates depend on it.
     pub rollbacks: u32,
     /// Augmentation.

@@ -9,7 +9,7 @@ use super::adversarial::Training;
 use super::event::{Event, Outcome};
 use super::fakes::{generate, seed_latent};
 use super::grid::{Picture, diversity};
-use super::guard::{OnDivergence, Signs, Trouble};
+use super::guard::{Judged, OnDivergence, Signs, Trouble};
 use super::held_out::Opinions;
 use super::schedule::Length;
 use super::score::Score;
@@ -205,8 +205,8 @@ impl Training<'_> {
         self.say(text)
     }
 
-    /// Scores the averaged generator when its time has come; the first score and the best one before it.
-    fn evaluate_if_due(&mut self, over: bool) -> Result<Option<(f64, f64)>> {
+    /// Scores the averaged generator when its time has come; the first score beside the best one so far.
+    fn evaluate_if_due(&mut self, over: bool) -> Result<Option<Judged>> {
         let Some((evaluate, every_kimg)) = &mut self.session.evaluate else { return Ok(None) };
         let every_nimg = (*every_kimg * 1e3).max(1.0);
         let count = |nimg: u64| (nimg as f64 / every_nimg).floor();
@@ -228,7 +228,11 @@ impl Training<'_> {
         } else {
             self.position.best = before.map(|best| Best { of, ..best });
         }
-        Ok(Some((first.value, best_score.min(first.value))))
+        Ok(Some(Judged {
+            score: first.value,
+            best: best_score.min(first.value),
+            standard_error: first.standard_error.unwrap_or(0.0),
+        }))
     }
 
     fn write_score(&mut self, score: &Score) -> Result<()> {
@@ -260,6 +264,9 @@ impl Training<'_> {
         }
         let snapshot = self.write_snapshot(&name)?;
         self.position.elapsed_secs = self.clock.elapsed_secs();
+        let in_a_tick = self.position.cur_nimg > self.position.tick_start_nimg;
+        self.position.tick_secs =
+            if in_a_tick { self.position.elapsed_secs - self.clock.tick_start_secs } else { 0.0 };
         let networks = &self.networks;
         let tensors = StateTensors::from([
             ("generator", networks.generator.params().tensors()),
@@ -335,6 +342,9 @@ impl Training<'_> {
             (_, None) => "stopped; no state had been saved yet".into(),
         };
         self.tell_trouble(&trouble, action)?;
+        if self.session.ranks.is_first() {
+            self.session.folder.mark_diverged(&trouble.to_string())?;
+        }
         Ok(Some(Outcome::Diverged { trouble, last_good }))
     }
 

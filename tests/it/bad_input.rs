@@ -208,6 +208,11 @@ fn samples_depend_on_seed_alone_and_runs_repeat() {
     let image = draw(&snapshot(&first), "one", "1");
     assert_eq!(image, draw(&snapshot(&first), "two", "2"), "the batch changed an image");
     assert_eq!(image, draw(&snapshot(&second), "again", "1"), "the same seed trained another network");
+    // Of a run, the newest numbered snapshot counts, not the one that happened to score best.
+    fs::write(snapshot(&first).with_file_name("network-snapshot-best.safetensors"), "not the newest").unwrap();
+    let (runs, newest) = (text(&first), dir.path().join("newest"));
+    assert!(nestgen(&["sample", "--seeds", "9", "--runs", runs, "--outdir", text(&newest)]).status.success());
+    assert_eq!(image, fs::read(newest.join("seed000009.png")).unwrap());
 }
 
 /// The calling thread is one of the pool's: with a pool of one, nothing that it waits for may need the pool.

@@ -22,3 +22,4 @@ mod score_space;
 mod study;
 mod train;
 mod unsafe_code;
+mod verdicts;

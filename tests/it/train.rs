@@ -104,6 +104,12 @@ fn resumed_equals_uninterrupted_to_the_bit() {
         // In the middle of a tick, and again at its end.
         let (run, outcome) = train(&config, dir.path(), None, Some(3)).unwrap();
         assert!(matches!(outcome, Outcome::Interrupted { .. }), "{outcome:?}");
+        // The seconds of the begun tick are not lost.
+        let state = &resume_point(dir.path(), "latest").unwrap().states[0];
+        let position: toml::Table =
+            std::fs::read_to_string(state.join("position.toml")).unwrap().parse().unwrap();
+        let secs = |key: &str| position[key].as_float().unwrap();
+        assert!(secs("tick_secs") > 0.0 && secs("tick_secs") <= secs("elapsed_secs"), "{position}");
         let (_, outcome) = train(&config, dir.path(), run.to_str(), Some(2)).unwrap();
         assert!(matches!(outcome, Outcome::Interrupted { .. }), "{outcome:?}");
         let (resumed, outcome) = train(&config, dir.path(), Some("latest"), None).unwrap();
@@ -142,6 +148,8 @@ fn a_damaged_state_is_passed_over_and_a_full_set_of_them_is_named() {
     assert_eq!(states.len(), 2, "{states:?}");
     std::fs::write(states[0].join("generator.safetensors"), b"short").unwrap();
     train(&config, dir.path(), Some("latest"), None).unwrap();
+    let log = std::fs::read_to_string(run.join("log.txt")).unwrap();
+    assert!(log.contains("generator.safetensors") && log.contains("an older state is taken"), "{log}");
     for state in resume_point(dir.path(), run.to_str().unwrap()).unwrap().states {
         std::fs::write(state.join("generator.safetensors"), b"short").unwrap();
     }

@@ -133,7 +133,7 @@ fn dry_run(config: &ClassifyRunConfig) -> anyhow::Result<ExitCode> {
     let classifier = Classifier::build(&config.model, &Builder::blank(DType::F32, &Device::Cpu))?;
     ui::result_line(&config.to_toml())?;
     ui::result_line(&format!(
-        "classifier: {:.2} M parameters, {:.2} GFLOP an image forward",
+        "# classifier: {:.2} M parameters, {:.2} GFLOP an image forward",
         classifier.params().count() as f64 / 1e6,
         classifier.flops() as f64 / 1e9
     ))?;

@@ -71,7 +71,7 @@ pub(in crate::cli) struct Convergence {
     /// What `sagan` has as much of as `nest`
     #[arg(long = "match", value_name = "WHAT", default_value = "params", value_parser = ["params", "flops"])]
     budget: String,
-    /// What the page opens on: kimg, steps, seconds or flops
+    /// What the page opens on: kimg, steps, seconds, flops or epochs
     #[arg(long, default_value = "kimg", value_name = "AXIS")]
     x: Axis,
     /// Go on although arms differ in more than their generators, or their generators in size; the page says so
@@ -192,6 +192,8 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
         Some(res) => train::at_resolution(res, plain.model.resolution(), fixed)?,
         None => Vec::new(),
     };
+    // A run that ends because its score is bad has no score at the end: its arm would gain by losing it.
+    overrides.push(Override::new("train.guard.on_divergence", "warn"));
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use nestgen::error::Error;
 use nestgen::study::axis::Axis;
-use nestgen::study::comparison::{self, Question};
+use nestgen::study::comparison::{Question, compare};
 use nestgen::study::convergence::{Ended, Plan, Status};
-use nestgen::study::{data_efficiency, protocol, report, table};
+use nestgen::study::{arms, data_efficiency, protocol, report, table};
 
 use super::compare::{read_runs, write};
 use super::ui;
@@ -46,37 +46,38 @@ fn describe(status: &Status) -> String {
 
 /// Compares the runs that have ended and writes the page; says what is still missing.
 fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
-    let (mut folders, mut notes) = (Vec::new(), Vec::new());
+    let (mut folders, mut endings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     notes.extend(plan.allowed_unfair.iter().map(|reason| format!("unfair, and allowed: {reason}")));
     let mut missing = 0;
     for task in plan.tasks(outdir) {
-        let name = &plan.arms[task.arm].name;
         match task.status()? {
-            Status::Ended(Ended { diverged: Some(why), .. }) => {
-                notes.push(format!(
-                    "{name}, seed {}, diverged and is left out of every number: {why}",
-                    task.seed
-                ));
+            Status::Ended(Ended { run, diverged }) => {
+                folders.push(task.outdir.join(run));
+                endings.push(diverged);
             }
-            Status::Ended(Ended { run, .. }) => folders.push(task.outdir.join(run)),
             Status::New | Status::Interrupted(_) => missing += 1,
         }
     }
     if missing > 0 {
         notes.push(format!("{missing} runs of the study are still to be trained"));
     }
-    let runs = read_runs(&folders)?;
+    let mut runs = read_runs(&folders)?;
+    // Runs of before a run folder said so itself.
+    runs.iter_mut().zip(endings).for_each(|(run, ending)| run.diverged = run.diverged.take().or(ending));
+    let (runs, lost, left_out) = arms::without_diverged(runs)?;
+    notes.extend(left_out);
     if runs.is_empty() {
+        notes.iter().for_each(|note| ui::warn(note));
         return Ok(());
     }
-    let arms = comparison::arms(&runs)?;
+    let arms = arms::group(&runs)?;
     if runs.iter().all(|run| run.scores.is_empty()) {
         ui::warn("no run has scores: there is nothing to compare");
         return Ok(());
     }
     let metric = protocol::usual_metric(&runs)?;
-    let question = Question { metric: &metric, axis, threshold: None, notes: &notes };
-    let compared = comparison::compare(&runs, &arms, &question)?;
+    let question = Question { metric: &metric, axis, threshold: None, notes: &notes, lost: &lost };
+    let compared = compare(&runs, &arms, &question)?;
     ui::result_line(table::terminal(&compared, &arms).trim_end())?;
     let file = |name: &str| outdir.join(name);
     write(Some(&file("scores.csv")), || Ok(table::csv(&runs, &arms, &metric)))?;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{DType, Device};
 
 use super::{ClassData, ClassifyRunConfig};
-use crate::config::launch::{enter, read_state};
+use crate::config::launch::{enter, name_passed_over, read_state};
 use crate::data::LabelledImages;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
@@ -57,25 +57,29 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let share = share_out_pairs(config.train.batch, ranks)?;
     let config_text = config.to_toml();
     let averaged = config.train.ema.halflife_kimg > 0.0;
-    let (folder, state) = match launch.resume {
-        None => (enter(ranks, || RunFolder::create(launch.outdir, &config.data.name(), launch.name))?, None),
+    let (folder, state, damaged) = match launch.resume {
+        None => {
+            let folder = enter(ranks, || RunFolder::create(launch.outdir, &config.data.name(), launch.name))?;
+            (folder, None, Vec::new())
+        }
         Some(point) => {
             let folder = enter(ranks, || RunFolder::open(&point.run))?;
             let load = |path: &Path| {
                 let averaged = path.join("classifier-ema.safetensors").is_file();
                 load_as::<Position>(path, if averaged { &TENSOR_FILES_EMA } else { &TENSOR_FILES })
             };
-            let (path, state) = read_state(ranks, &point.states, load)?;
+            let (path, state, damaged) = read_state(ranks, &point.states, load)?;
             refuse_changes(&path, &state.config, &config_text).map_err(|error| match error {
                 Error::Usage { message, .. } => {
                     Error::Usage { message, hint: Some("leave them as they were, or start a new run".into()) }
                 }
                 other => other,
             })?;
-            (folder, Some(state))
+            (folder, Some(state), damaged)
         }
     };
     (launch.on_start)(folder.path());
+    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
     let rng = Rng::new(config.train.seed).split("init").split("classifier");
     let build = || Classifier::new(&config.model, &rng, DType::F32, &Device::Cpu);
     let classifier = build()?;
@@ -100,8 +104,13 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         stop: launch.stop,
         on_event: launch.on_event,
     };
-    let outcome = Training::new(session, classifier, ema, state)?.run()?;
-    Ok((folder.path().to_path_buf(), outcome))
+    let outcome = Training::new(session, classifier, ema, state)?.run();
+    if let Err(error @ Error::NonFinite { .. }) = &outcome
+        && ranks.is_first()
+    {
+        folder.mark_diverged(&error.to_string())?;
+    }
+    Ok((folder.path().to_path_buf(), outcome?))
 }
 
 /// Refuses a network of other classes and a batch larger than an epoch.

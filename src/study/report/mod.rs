@@ -10,8 +10,9 @@ mod pictures;
 use serde::Serialize;
 
 use self::pictures::Embedded;
+use super::arms::{Arm, differences};
 use super::axis::Axis;
-use super::comparison::{Arm, Comparison, Question, compare, differences};
+use super::comparison::{Comparison, Question, compare};
 use super::headline::headline;
 use super::provenance::Provenance;
 use super::run::{QUANTITIES, Run};

@@ -1,0 +1,161 @@
+//! What `nestgen compare` may say of runs that do not line up: it must never name an arm that its own numbers do not carry.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cli::nestgen;
+use crate::compare::Recorded;
+
+/// Writes runs, one folder each.
+fn write(dir: &Path, runs: &[Recorded]) -> Vec<PathBuf> {
+    runs.iter().enumerate().map(|(number, run)| run.write(dir, number)).collect()
+}
+
+/// What the program says; it must succeed.
+fn said(runs: &[PathBuf], more: &[&str]) -> String {
+    let mut args = vec!["compare"];
+    args.extend(runs.iter().map(|run| run.to_str().unwrap()));
+    args.extend(more);
+    let output = nestgen(&args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn refused(runs: &[PathBuf]) -> String {
+    let output =
+        nestgen(&[&["compare"], &*runs.iter().map(|run| run.to_str().unwrap()).collect::<Vec<_>>()].concat());
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn headline(text: &str) -> &str {
+    text.lines().next().unwrap()
+}
+
+fn append(path: &Path, text: &str) {
+    fs::write(path, fs::read_to_string(path).unwrap() + text).unwrap();
+}
+
+#[test]
+fn an_arm_that_lost_runs_wins_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded: Vec<Recorded> =
+        (0..3).flat_map(|seed| [Recorded::nest(seed), Recorded::sagan(seed)]).collect();
+    let runs = write(dir.path(), &recorded);
+    for run in [&runs[0], &runs[2]] {
+        fs::write(run.join("diverged.txt"), "the generator's loss is not a finite number\n").unwrap();
+    }
+    let text = said(&runs, &[]);
+    assert!(headline(&text).contains("2 of 3 runs of transposed_nest diverged"), "{text}");
+    assert!(!headline(&text).contains("has the lowest"), "{text}");
+    assert!(
+        text.contains("transposed_nest, seed 1, diverged and is left out of every number: the generator's"),
+        "{text}"
+    );
+    // Nothing is left.
+    let error = refused(&[runs[0].clone(), runs[2].clone()]);
+    assert!(error.contains("seed 0, diverged") && error.contains("hint: "), "{error}");
+}
+
+#[test]
+fn arms_are_ranked_on_the_seeds_they_are_tested_on() {
+    let dir = tempfile::tempdir().unwrap();
+    // Seeds 3 and 4, which the other arm does not have, are much better.
+    let good = |seed| Recorded { floor: 0.001, ..Recorded::nest(seed) };
+    let nest = |seed| Recorded { floor: 0.2, ..Recorded::nest(seed) };
+    let mut recorded: Vec<Recorded> = (0..3).flat_map(|seed| [nest(seed), Recorded::sagan(seed)]).collect();
+    recorded.extend([good(3), good(4)]);
+    let text = said(&write(dir.path(), &recorded), &[]);
+    assert!(headline(&text).starts_with("sagan has the lowest"), "{text}");
+    assert!(headline(&text).contains("over the 3 seeds that all arms have"), "{text}");
+}
+
+#[test]
+fn the_best_two_of_three_arms_are_tested() {
+    let dir = tempfile::tempdir().unwrap();
+    // Arm by arm, the first is the worst: of the other two, each has one test, against the first.
+    let arm = |kind, floor, seed| Recorded { kind, floor, decay_kimg: 20.0, ..Recorded::nest(seed) };
+    let mut recorded: Vec<Recorded> = (0..3).map(|seed| arm("a", 0.3, seed)).collect();
+    recorded.extend((0..3).map(|seed| arm("b", 0.1, seed)));
+    recorded.extend((0..3).map(|seed| arm("c", 0.2, seed)));
+    let text = said(&write(dir.path(), &recorded), &[]);
+    assert!(headline(&text).starts_with("b has the lowest"), "{text}");
+    assert!(
+        headline(&text).contains("p = 0.0") && headline(&text).contains("corrected for 3 pairs of arms"),
+        "{text}"
+    );
+    assert!(text.contains("of 6 where nothing differs"), "{text}");
+}
+
+#[test]
+fn a_longer_run_gains_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded: Vec<Recorded> = (0..3)
+        .flat_map(|seed| {
+            [
+                Recorded { decay_kimg: 60.0, ..Recorded::nest(seed) },
+                Recorded { ticks: 20, ..Recorded::sagan(seed) },
+            ]
+        })
+        .collect();
+    // Only the longer runs come down to 0.12, after the end of the others.
+    let text = said(&write(dir.path(), &recorded), &["--threshold", "0.12"]);
+    assert!(
+        headline(&text).contains("at 80.00 kimg") && headline(&text).ends_with("No run reached 0.1200."),
+        "{text}"
+    );
+    let row = text.lines().find(|line| line.starts_with("transposed_nest  ")).unwrap();
+    let columns: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    // Final score and best of run are the same of falling curves.
+    assert_eq!(columns[2], columns[3], "{row}");
+}
+
+#[test]
+fn other_images_and_other_beginnings_do_not_mix() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0), Recorded::nest(1)]);
+    for (run, side) in [(&runs[0], 64), (&runs[1], 32)] {
+        append(&run.join("config.toml"), &format!("[discriminator]\nresolution = {side}\n"));
+    }
+    let error = refused(&runs[..2]);
+    assert!(error.contains("resolution is 64 here and 32 there"), "{error}");
+    append(&runs[2].join("config.toml"), "[discriminator]\nresolution = 64\n");
+    let provenance = runs[2].join("provenance.json");
+    let text = fs::read_to_string(&provenance).unwrap();
+    fs::write(&provenance, text.replacen('{', r#"{"initial":"runs/00000/training-state-000100","#, 1)).unwrap();
+    // The same settings but for the seed, yet no second seed of the first arm.
+    let text = said(&[runs[0].clone(), runs[2].clone()], &[]);
+    assert!(text.contains("initial weights") && text.contains("of another run"), "{text}");
+}
+
+#[test]
+fn frechet_distances_of_few_images_stand_behind_kid() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
+    for run in &runs {
+        let kid = fs::read_to_string(run.join("metric-kid2k-random-v1.jsonl")).unwrap();
+        fs::write(run.join("metric-fid2k.jsonl"), kid.replace("kid2k-random-v1", "fid2k")).unwrap();
+    }
+    assert!(headline(&said(&runs, &[])).contains("kid2k-random-v1"));
+    let text = said(&runs, &["--metric", "fid2k"]);
+    assert!(text.contains("fewer than 2048 images is mostly bias"), "{text}");
+}
+
+#[test]
+fn what_a_rollback_gave_up_was_paid_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0)]);
+    // Back from 160 kimg to 80, and to 160 again.
+    for name in ["stats.jsonl", "metric-kid2k-random-v1.jsonl"] {
+        let path = runs[0].join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        let half = text.lines().count() / 2;
+        append(&path, &text.lines().skip(half).map(|line| format!("{line}\n")).collect::<String>());
+    }
+    // 160 kimg in 320 seconds, and 80 in 160 more.
+    for (axis, end) in [("kimg", "240.0 kimg"), ("seconds", "480.0 seconds"), ("steps", "15.0k steps")] {
+        let text = said(&runs, &["--x", axis]);
+        assert!(headline(&text).contains(end), "{axis}: {text}");
+        assert!(text.contains("seed 0, was rolled back 1 time"), "{text}");
+    }
+}
