@@ -14,6 +14,8 @@ use crate::train::tensors::{self, Metadata, NamedTensors};
 
 /// The format tag of snapshots.
 const FORMAT: &str = "nestgen generator 1";
+/// The least share of normal numbers that a truncation may keep: each latent value is drawn until one is kept.
+const LEAST_KEPT: f64 = 1e-4;
 
 /// A snapshot as read from its file: weights without a network yet.
 pub struct Snapshot {
@@ -42,22 +44,31 @@ pub fn read_snapshot(path: &Path) -> Result<Snapshot> {
     Ok(Snapshot { config, metadata, tensors })
 }
 
+/// How far from 0 latent values may be under a truncation: `2 * truncation`.
+///
+/// # Errors
+/// When next to no value would be kept, and drawing again would take for ever.
+pub fn truncation_limit(truncation: Option<f64>) -> Result<Option<f32>> {
+    let Some(psi) = truncation else { return Ok(None) };
+    let limit = 2.0 * psi;
+    // The normal density at 0 times the width of ±limit: the share within where that is narrow, and never less than it.
+    let kept = limit * std::f64::consts::FRAC_2_PI.sqrt();
+    if kept >= LEAST_KEPT {
+        return Ok(Some(limit as f32));
+    }
+    Err(Error::Usage {
+        message: format!("--trunc {psi:?} keeps less than one in {} of the latent values", 1.0 / LEAST_KEPT),
+        hint: Some("values from 0.2 (few kinds) to 1 (nearly all) make sense".into()),
+    })
+}
+
 /// The latents `[N, z_dim]` of seeds. With `truncation` below 1, values beyond `2 * truncation` are drawn again:
 /// fewer rare images, less variety (Brock et al., arXiv 1809.11096, section 3.1).
 ///
 /// # Errors
-/// When `truncation` is not above 0.
+/// Those of [`truncation_limit`].
 pub fn seed_latents(seeds: &[u64], z_dim: usize, truncation: Option<f64>) -> Result<Tensor> {
-    let limit = match truncation {
-        Some(psi) if psi > 0.0 => Some((2.0 * psi) as f32),
-        None => None,
-        Some(psi) => {
-            return Err(Error::Usage {
-                message: format!("--trunc {psi} leaves nothing to draw from"),
-                hint: Some("values from 0.2 (few kinds) to 1 (nearly all) make sense".into()),
-            });
-        }
-    };
+    let limit = truncation_limit(truncation)?;
     let row = |&seed: &u64| {
         let mut row = seed_latent(seed, z_dim);
         if let Some(limit) = limit {
@@ -77,7 +88,7 @@ pub fn seed_latents(seeds: &[u64], z_dim: usize, truncation: Option<f64>) -> Res
 /// Calls `f(seeds, images [n, H, W, 3])` batch by batch, `batch` seeds at a time, until `f` returns `false`.
 ///
 /// # Errors
-/// Those of `f`, of the network, and a truncation that is not above 0.
+/// Those of `f`, of the network, and of [`truncation_limit`].
 pub fn for_each_batch(
     generator: &Generator,
     seeds: &[u64],
@@ -144,6 +155,11 @@ mod tests {
             seed_latents(&[1, 2], 64, Some(0.5)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(cut.iter().all(|z| z.abs() <= 1.0) && free.iter().any(|z| z.abs() > 1.0));
         assert!(free.iter().zip(&cut).all(|(f, c)| f.abs() > 1.0 || f == c));
-        assert!(seed_latents(&[1], 4, Some(0.0)).is_err());
+        let narrow =
+            seed_latents(&[1], 4, Some(1e-4)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(narrow.iter().all(|z| z.abs() <= 2e-4));
+        for endless in [0.0, -1.0, f64::NAN, 1e-300, 5e-5] {
+            assert!(seed_latents(&[1], 4, Some(endless)).is_err(), "{endless}");
+        }
     }
 }

@@ -17,10 +17,9 @@ fn run(arguments: &[String]) -> Result<(), Error> {
         given => Extractor::inception(&weights::find(given.map(Path::new))?)?,
     };
     let resize = options.get(1).map_or(Ok(Default::default()), |text| text.parse())?;
-    // Statistics carry no images: the Frechet distance is all there is.
+    // Statistics carry no images: the Frechet distance is all there is, and what is computed unless asked otherwise.
     let statistics = [real, fake].into_iter().any(|path| path.ends_with(".npz"));
-    let metrics =
-        if statistics { vec![Metric::Fid] } else { vec![Metric::Fid, Metric::Kid, Metric::Is, Metric::Prdc] };
+    let metrics = (!statistics).then(|| vec![Metric::Fid, Metric::Kid, Metric::Is, Metric::Prdc]);
     let config = ScoreConfig { metrics, resize, ..ScoreConfig::default() };
     let open = |path: &String| Input::open(path.as_ref(), &Default::default());
     let progress = |side: &str, done: usize, total: usize| eprint!("\r{side}: {done} of {total} images ");

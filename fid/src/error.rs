@@ -75,10 +75,10 @@ pub enum Error {
     #[error("{0}")]
     Mismatch(String),
     /// A metric was asked of an input that does not carry what it needs.
-    #[error("{metric} needs the images of both sides, but {side} is given as statistics only")]
+    #[error("{what} needs the images, but {side} is given as statistics only")]
     NeedsImages {
         /// The metric.
-        metric: &'static str,
+        what: &'static str,
         /// The side given as statistics.
         side: String,
     },
@@ -114,19 +114,23 @@ pub enum Error {
     Caller(String),
 }
 
+/// How the verbs of `nestgen` score without a file of weights.
+const OTHER_SPACE: &str =
+    "which is not FID: --features random-v1 of `nestgen fid`, --set eval.features=random-v1 in training";
+
 impl Error {
     /// One sentence that says what to do, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::NoWeights { .. } => format!(
-                "give the published file with --weights FILE or NESTGEN_INCEPTION; its authors publish {} \
-                 (SHA-256 {}) as a release asset of mseitzer/pytorch-fid (tag fid_weights); or score in another \
-                 feature space with --features random-v1, which is not FID",
+                "name the published file in NESTGEN_INCEPTION, or for `nestgen fid` with --weights FILE; its authors publish \
+                 {} (SHA-256 {}) as a release asset of mseitzer/pytorch-fid (tag fid_weights); or score in another \
+                 feature space, {OTHER_SPACE}",
                 crate::weights::PUBLISHED_NAME,
                 crate::weights::PUBLISHED_SHA256
             ),
             Error::Weights { .. } => format!(
-                "the expected file is {}, {} bytes; download it again, or pass --features random-v1 (not FID)",
+                "the expected file is {}, {} bytes; download it again, or score in another feature space, {OTHER_SPACE}",
                 crate::weights::PUBLISHED_NAME,
                 crate::weights::PUBLISHED_BYTES
             ),

@@ -72,7 +72,8 @@ impl<'a> Spectrum<'a> {
 pub struct Frechet {
     /// The distance; never negative.
     pub value: f64,
-    /// First-order standard error over the images that were given (0 for two files of statistics).
+    /// First-order standard error over the images that were given: of one side alone if the other is given as statistics,
+    /// NaN (in JSON null) if both are, since nothing tells how far they would move.
     pub standard_error: f64,
     /// The part that comes from the means alone.
     pub mean_term: f64,
@@ -96,7 +97,7 @@ pub fn frechet_distance(a: &Spectrum, b: &Spectrum) -> Result<Frechet> {
     let mean_term: f64 = difference.iter().map(|d| d * d).sum();
     let cross = Cross::new(a, b)?;
     let value = mean_term + a.trace + b.trace - 2.0 * cross.values.iter().sum::<f64>();
-    let mut error = 0.0;
+    let mut error = if a.samples.is_none() && b.samples.is_none() { f64::NAN } else { 0.0 };
     for (side, other, vectors, other_vectors, sign) in
         [(a, b, &cross.left, &cross.right, 1.0), (b, a, &cross.right, &cross.left, -1.0)]
     {

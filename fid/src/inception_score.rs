@@ -4,7 +4,8 @@
 //! Source: Salimans et al., "Improved Techniques for Training GANs" (arXiv 1606.03498). The logits are the classifier's
 //! weights times the features, without the bias, over all 1008 outputs, as the TensorFlow original has it.
 //! The standard error is first-order: the divergence of each image is its influence (what an image moves in the
-//! mean probabilities cancels).
+//! mean probabilities cancels). It is too small by up to a third where the score is a fourth of the number of images or more
+//! (measured: 0.89 of the spread at a score of 3.4 on 1000 images, 0.73 at 119 on 200).
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat};

@@ -17,6 +17,8 @@
 
 mod batches;
 pub mod cache;
+mod compute;
+pub mod config;
 pub mod error;
 pub mod extractor;
 pub mod features;
@@ -36,6 +38,7 @@ pub mod score;
 pub mod statistics;
 pub mod weights;
 
+pub use config::{Metric, ScoreConfig};
 pub use error::{Error, Result};
 pub use extractor::Extractor;
 pub use features::Features;
@@ -43,4 +46,4 @@ pub use inception::{Inception, Tap};
 pub use precision_recall::Ball;
 pub use preprocess::Resize;
 pub use report::{Report, Scores, Warning};
-pub use score::{Input, Metric, ScoreConfig, score};
+pub use score::{Input, score};

@@ -42,18 +42,25 @@ pub(crate) fn distances(from: &Features, to: &Features, mut visit: impl FnMut(us
     }
 }
 
-/// For each image, the distance to its k-th nearest other image of the same set.
-pub(crate) fn ball_radii(set: &Features, k: usize) -> Vec<f64> {
-    let mut nearest: Vec<Vec<f64>> = vec![Vec::with_capacity(2 * k + BLOCK); set.len()];
+/// For each image, the `count` other images of the same set that are nearest to it (all, if there are fewer): distance
+/// and index, nearest first.
+pub(crate) fn nearest_others(set: &Features, count: usize) -> Vec<Vec<(f64, usize)>> {
+    let order = |a: &(f64, usize), b: &(f64, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+    let mut nearest: Vec<Vec<(f64, usize)>> = vec![Vec::new(); set.len()];
+    let mut candidates = Vec::with_capacity(count + BLOCK);
     distances(set, set, |i, first, row| {
-        let own = &mut nearest[i];
-        own.extend(row.iter().enumerate().filter(|(j, _)| first + j != i).map(|(_, &d)| d));
-        if own.len() > k {
-            own.select_nth_unstable_by(k - 1, f64::total_cmp);
-            own.truncate(k);
+        candidates.clear();
+        candidates.append(&mut nearest[i]);
+        let others = row.iter().enumerate().filter(|(j, _)| first + j != i);
+        candidates.extend(others.map(|(j, &distance)| (distance, first + j)));
+        if candidates.len() > count {
+            candidates.select_nth_unstable_by(count - 1, order);
+            candidates.truncate(count);
         }
+        nearest[i].extend_from_slice(&candidates);
     });
-    nearest.into_iter().map(|own| own.into_iter().fold(0.0, f64::max)).collect()
+    nearest.iter_mut().for_each(|own| own.sort_unstable_by(order));
+    nearest
 }
 
 /// For each image of `from`, its nearest image of `to`: distance and index.

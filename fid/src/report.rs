@@ -48,6 +48,13 @@ pub enum Warning {
         /// The name that the distance carries instead of FID.
         name: String,
     },
+    /// A metric that is computed unless something else is asked for was not: a side has no images.
+    LeftOut {
+        /// The metric.
+        what: &'static str,
+        /// `real` or `fake`.
+        side: &'static str,
+    },
     /// Images were left out.
     Skipped {
         /// `real` or `fake`.
@@ -77,6 +84,9 @@ impl fmt::Display for Warning {
             Warning::OtherWeights { name } => {
                 write!(f, "these are not the published Inception weights: the score is {name}, not FID")
             }
+            Warning::LeftOut { what, side } => {
+                write!(f, "{what} was left out: it needs the images, and {side} is given as statistics only")
+            }
             Warning::Skipped { side, count } => {
                 write!(f, "{count} {side} images could not be read and were left out")
             }
@@ -90,7 +100,7 @@ impl fmt::Display for Warning {
 pub struct Scores {
     /// The Frechet distance.
     pub frechet: Option<Frechet>,
-    /// The Frechet distance between two halves of the real images: what a perfect generator would score at half of
+    /// The Frechet distance between two random halves of the real images: what a perfect generator would score at half of
     /// their number.
     pub floor: Option<Frechet>,
     /// Kernel inception distance on all images.
@@ -137,15 +147,21 @@ pub struct Report {
 }
 
 impl Report {
-    /// The numbers in order: name, value, standard error, remark.
-    fn rows(&self) -> Vec<(String, f64, Option<f64>, String)> {
+    /// The numbers in order: name, value, standard error (NaN: none), remark.
+    fn rows(&self) -> Vec<(String, f64, f64, String)> {
         let mut rows = Vec::new();
         let scores = &self.scores;
         let mut row = |name: &str, value: f64, error: f64, remark: String| {
-            rows.push((name.to_owned(), value, Some(error), remark));
+            rows.push((name.to_owned(), value, error, remark));
+        };
+        let of_one_side = match (self.real.num_images, self.fake.num_images) {
+            (None, Some(_)) => "; ± of the fakes alone",
+            (Some(_), None) => "; ± of the reals alone",
+            _ => "",
         };
         if let Some(f) = &scores.frechet {
-            row(&self.name, f.value, f.standard_error, format!("of which means {:.4}", f.mean_term));
+            let remark = format!("of which means {:.4}{of_one_side}", f.mean_term);
+            row(&self.name, f.value, f.standard_error, remark);
         }
         if let Some(f) = &scores.floor {
             let half = self.real.num_images.unwrap_or(0) / 2;
@@ -156,7 +172,7 @@ impl Report {
                 &format!("{} infinity", self.name),
                 f.value,
                 f.standard_error,
-                format!("residual {:.4}", f.residual),
+                format!("residual {:.4}{of_one_side}", f.residual),
             );
         }
         if let Some(k) = &scores.kid {
@@ -165,11 +181,8 @@ impl Report {
         if let Some(k) = &scores.kid_subsets {
             let remark =
                 format!("sd {:.6} over {} subsets of {}", k.standard_deviation, k.subsets, k.subset_size);
-            rows.push(("KID subsets".into(), k.mean, None, remark));
+            row("KID subsets", k.mean, f64::NAN, remark);
         }
-        let mut row = |name: &str, value: f64, error: f64, remark: String| {
-            rows.push((name.to_owned(), value, Some(error), remark));
-        };
         if let Some(s) = &scores.inception_score {
             let remark = format!("sd {:.4} over {} splits", s.splits_standard_deviation, s.splits);
             row("IS", s.value, s.standard_error, if s.splits > 1 { remark } else { String::new() });
@@ -199,8 +212,8 @@ impl fmt::Display for Report {
         let rows = self.rows();
         let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         for (name, value, error, remark) in &rows {
-            let error = error.map_or_else(|| " ".repeat(13), |e| format!("± {e:<11.6}"));
-            let line = format!("{name:<width$}  {value:>12.6} {error} {remark}");
+            let error = if error.is_nan() { String::new() } else { format!("± {error:<11.6}") };
+            let line = format!("{name:<width$}  {value:>12.6} {error:<13} {remark}");
             writeln!(f, "{}", line.trim_end())?;
         }
         for (label, side) in [("real", &self.real), ("fake", &self.fake)] {

@@ -6,19 +6,14 @@ use std::time::Instant;
 use nestgen_images::{ImageSet, OpenOptions, RgbImage8};
 
 use crate::cache::{self, Key};
+use crate::compute::{Images, Side, compute, plan};
+use crate::config::{Metric, ScoreConfig};
 use crate::error::{Error, Result};
 use crate::extractor::Extractor;
 use crate::features::{Extracted, Features, Progress};
-use crate::fid_infinity::fid_infinity;
-use crate::frechet::{Spectrum, frechet_distance};
-use crate::inception::{FEATURES, Tap};
-use crate::inception_score::{inception_score, logits};
-use crate::kid::{kid, kid_subsets};
-use crate::memorization::memorization;
+use crate::inception::FEATURES;
 use crate::npz;
-use crate::precision_recall::{Ball, precision_recall};
-use crate::preprocess::Resize;
-use crate::report::{Report, Scores, SideReport, Warning};
+use crate::report::{Report, SideReport, Warning};
 use crate::statistics::Moments;
 
 /// Images below which a Frechet distance at 2048 features is mostly bias.
@@ -83,104 +78,23 @@ impl Input<'_> {
             Input::Generator { name, .. } | Input::Features { name, .. } => name.clone(),
         }
     }
-}
 
-/// What to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    /// The Frechet distance.
-    Fid,
-    /// Kernel inception distance.
-    Kid,
-    /// Inception score.
-    Is,
-    /// Precision, recall, density, coverage.
-    Prdc,
-    /// The extrapolated Frechet distance.
-    FidInfinity,
-}
-
-impl std::str::FromStr for Metric {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self> {
-        Ok(match text {
-            "fid" => Metric::Fid,
-            "kid" => Metric::Kid,
-            "is" => Metric::Is,
-            "prdc" => Metric::Prdc,
-            "fid-infinity" => Metric::FidInfinity,
-            _ => {
-                let reason = "one of fid, kid, is, prdc, fid-infinity".into();
-                return Err(Error::Setting { setting: "metrics", value: text.into(), reason });
-            }
-        })
-    }
-}
-
-/// Settings of a scoring.
-#[derive(Clone, Debug)]
-pub struct ScoreConfig {
-    /// What to compute.
-    pub metrics: Vec<Metric>,
-    /// How images become network inputs.
-    pub resize: Resize,
-    /// Which features.
-    pub tap: Tap,
-    /// Subsets of KID: number and size. `None`: all images only.
-    pub kid_subsets: Option<(usize, usize)>,
-    /// Splits of the Inception score.
-    pub is_splits: usize,
-    /// The neighbour that sets the balls of precision and recall.
-    pub k: usize,
-    /// Whether the balls include their border.
-    pub ball: Ball,
-    /// Also compare two halves of the real images.
-    pub floor: bool,
-    /// Leave out images that cannot be read, and list them, instead of stopping.
-    pub skip_bad: bool,
-    /// A folder in which features are kept.
-    pub cache: Option<PathBuf>,
-    /// Where to write the real side's statistics.
-    pub save_stats: Option<PathBuf>,
-    /// Seed of all random subsets.
-    pub seed: u64,
-}
-
-impl Default for ScoreConfig {
-    fn default() -> Self {
-        Self {
-            metrics: vec![Metric::Fid, Metric::Kid],
-            resize: Resize::default(),
-            tap: Tap::D2048,
-            kid_subsets: None,
-            is_splits: 1,
-            k: 3,
-            ball: Ball::default(),
-            floor: false,
-            skip_bad: false,
-            cache: None,
-            save_stats: None,
-            seed: 0,
-        }
+    /// Whether there are images, or will be, and not only their statistics.
+    fn has_images(&self) -> bool {
+        !matches!(self, Input::Statistics(_))
     }
 }
 
 /// Told the side (`real`, `fake`, `held-out`), the images done, and of how many.
 pub type SideProgress<'a> = dyn Fn(&'static str, usize, usize) + Sync + 'a;
 
-/// The features of a side, or its statistics.
-enum Side {
-    Features(Features),
-    Statistics(Moments),
-}
-
 /// Scores `fake` against `real`; with `held_out` (images of the real kind that no generator saw) also looks for
 /// copies.
 ///
 /// # Errors
-/// Sources that cannot be read; sides too small or made of one image; metrics that need images where statistics are
-/// given; features of different sizes.
+/// Before features are made: metrics, a floor or a check for copies that need images where statistics are given, or
+/// another network. Then: sources that cannot be read; sides too small or made of one image; features of different
+/// sizes.
 pub fn score(
     real: &Input,
     fake: &Input,
@@ -191,15 +105,18 @@ pub fn score(
 ) -> Result<Report> {
     let started = Instant::now();
     let mut warnings = Vec::new();
-    let (real_side, real_report) = load(real, "real", extractor, config, progress, &mut warnings)?;
-    let (fake_side, fake_report) = load(fake, "fake", extractor, config, progress, &mut warnings)?;
-    let held_out = match held_out {
-        Some(input) => Some(load(input, "held-out", extractor, config, progress, &mut warnings)?.0),
-        None => None,
-    };
+    let held_out_images = held_out.map(Input::has_images);
+    let given = Images { real: real.has_images(), fake: fake.has_images(), held_out: held_out_images };
+    let metrics = plan(given, extractor, config, &mut warnings)?;
+    let mut load = |input, side| load(input, side, extractor, config, progress, &mut warnings);
+    // Statistics come first: a file that does not fit is found before the features of the other side are made.
+    let fake_statistics = if given.fake { None } else { Some(load(fake, "fake")?) };
+    let (real_side, real_report) = load(real, "real")?;
+    let (fake_side, fake_report) = fake_statistics.map_or_else(|| load(fake, "fake"), Ok)?;
+    let held_out = held_out.map(|input| load(input, "held-out")).transpose()?.map(|(side, _)| side);
     let features_secs = started.elapsed().as_secs_f64();
-    warn(&real_report, &fake_report, extractor, config, &mut warnings);
-    let scores = compute(&real_side, &fake_side, held_out.as_ref(), extractor, config)?;
+    warn(&real_report, &fake_report, &metrics, extractor, config, &mut warnings);
+    let scores = compute(&real_side, &fake_side, held_out.as_ref(), &metrics, extractor, config)?;
     if let Some(path) = &config.save_stats {
         match &real_side {
             Side::Features(features) => npz::write(path, &Moments::new(features, "real")?)?,
@@ -346,6 +263,7 @@ fn check(features: &Features, side: &'static str) -> Result<()> {
 fn warn(
     real: &SideReport,
     fake: &SideReport,
+    metrics: &[Metric],
     extractor: &Extractor,
     config: &ScoreConfig,
     warnings: &mut Vec<Warning>,
@@ -355,7 +273,7 @@ fn warn(
     {
         warnings.push(Warning::OtherWeights { name: name.clone() });
     }
-    if !config.metrics.contains(&Metric::Fid) {
+    if !metrics.contains(&Metric::Fid) {
         return;
     }
     let wanted = FEW_IMAGES.min(extractor.dims(config.tap));
@@ -370,80 +288,5 @@ fn warn(
         && real != fake
     {
         warnings.push(Warning::UnequalCounts { real, fake });
-    }
-}
-
-/// All metrics from the features of both sides.
-fn compute(
-    real: &Side,
-    fake: &Side,
-    held_out: Option<&Side>,
-    extractor: &Extractor,
-    config: &ScoreConfig,
-) -> Result<Scores> {
-    let needs = |metric: &'static str, side: &'static str| Error::NeedsImages { metric, side: side.to_owned() };
-    let both = |metric| match (real, fake) {
-        (Side::Features(real), Side::Features(fake)) => Ok((real, fake)),
-        (Side::Statistics(_), _) => Err(needs(metric, "real")),
-        (_, Side::Statistics(_)) => Err(needs(metric, "fake")),
-    };
-    let fake_images = |metric| match fake {
-        Side::Features(features) => Ok(features),
-        Side::Statistics(_) => Err(needs(metric, "fake")),
-    };
-    let mut scores = Scores::default();
-    let wanted = |metric| config.metrics.contains(&metric);
-    if wanted(Metric::Fid) || wanted(Metric::FidInfinity) {
-        let real_spectrum = spectrum(real, "real")?;
-        if wanted(Metric::Fid) {
-            scores.frechet = Some(frechet_distance(&real_spectrum, &spectrum(fake, "fake")?)?);
-        }
-        if wanted(Metric::FidInfinity) {
-            scores.fid_infinity =
-                Some(fid_infinity(&real_spectrum, fake_images("FID-infinity")?, config.seed)?);
-        }
-    }
-    if config.floor {
-        let Side::Features(real) = real else { return Err(needs("the real/real floor", "real")) };
-        let (first, second) = real.split_at(real.len() / 2);
-        let second = second.select(&(0..first.len()).collect::<Vec<_>>());
-        scores.floor =
-            Some(frechet_distance(&Spectrum::new(&first, "real")?, &Spectrum::new(&second, "real")?)?);
-    }
-    if wanted(Metric::Kid) {
-        let (real, fake) = both("KID")?;
-        scores.kid = Some(kid(real, fake)?);
-        if let Some((subsets, size)) = config.kid_subsets {
-            scores.kid_subsets = Some(kid_subsets(real, fake, subsets, size, config.seed)?);
-        }
-    }
-    if wanted(Metric::Is) {
-        let Extractor::Inception { network, .. } = extractor else {
-            return Err(Error::Mismatch("the Inception score needs the Inception network".into()));
-        };
-        if config.tap != Tap::D2048 {
-            return Err(Error::Mismatch("the Inception score needs the 2048 last features".into()));
-        }
-        let logits = logits(fake_images("the Inception score")?, network.classifier().0, None);
-        scores.inception_score = Some(inception_score(&logits, config.is_splits)?);
-    }
-    if wanted(Metric::Prdc) {
-        let (real, fake) = both("precision and recall")?;
-        scores.precision_recall = Some(precision_recall(real, fake, config.k, config.ball)?);
-    }
-    if let Some(held_out) = held_out {
-        let (real, fake) = both("the memorisation check")?;
-        let Side::Features(held_out) = held_out else {
-            return Err(needs("the memorisation check", "held-out"));
-        };
-        scores.memorization = Some(memorization(real, held_out, fake, config.seed)?);
-    }
-    Ok(scores)
-}
-
-fn spectrum<'a>(side: &'a Side, name: &str) -> Result<Spectrum<'a>> {
-    match side {
-        Side::Features(features) => Spectrum::new(features, name),
-        Side::Statistics(moments) => Ok(Spectrum::from_moments(moments)),
     }
 }

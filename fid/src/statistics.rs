@@ -101,7 +101,7 @@ pub(crate) fn variance(values: &[f64]) -> f64 {
 pub struct Estimate {
     /// The value.
     pub value: f64,
-    /// Its standard error: how far the value would move with other images of the same kind.
+    /// Its standard error: how far the value would move with other images of the same kind. NaN (in JSON null): unknown.
     pub standard_error: f64,
 }
 

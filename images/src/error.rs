@@ -135,7 +135,8 @@ impl Error {
             Error::Archive { .. } => "copy or download the archive again and compare its checksum",
             Error::ArchiveTooLarge { .. } => "unpack it yourself and give the folder, if it is trusted",
             Error::BadImage { .. } => {
-                "remove or replace the file; `nestgen data check` lists every bad file of the set"
+                "remove or replace the file; `nestgen data check` lists every bad file of the set, and `nestgen data pack \
+                 --skip-bad` packs the others"
             }
             Error::Pack { .. } => "write the pack again with `nestgen data pack`",
             Error::MixedSizes { .. } => {

@@ -2,7 +2,8 @@
 //!
 //! 1. Folders common to all images are stripped (`cifar10/` in `cifar10/train/cat/1.jpg`).
 //! 2. If every first-level folder is then a split by name (train, val, test, ...), one split is taken: the one asked for,
-//!    else `train`, else all. `all` keeps every image. Any other first-level folder can be asked for by name too.
+//!    else `train`, else `training`, else all. `all` keeps every image. Any other first-level folder can be asked for by
+//!    name too. Names count in any case (`Train`), the exact one before others.
 //! 3. Common folders are stripped again. If now every image lies in a first-level folder, these folders, in byte order,
 //!    are the classes. Folders that are splits by name are never classes.
 
@@ -24,6 +25,8 @@ pub(crate) struct Layout {
 }
 
 const SPLIT_NAMES: [&str; 8] = ["train", "training", "val", "valid", "validation", "test", "testing", "eval"];
+/// What training images are called: the first that is there is the default.
+const TRAINING_NAMES: [&str; 2] = ["train", "training"];
 const EVERYTHING: &str = "all";
 
 /// Lays out `names` (sorted by bytes, `/`-separated). `Err` holds the first-level folders when `split` is not among them.
@@ -36,21 +39,22 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
     match split {
         Some(EVERYTHING) => {}
         Some(wanted) => {
-            chosen = Some(wanted.to_owned());
-            let inside = |&i: &usize| first_folder(names[i], outer) == Some(wanted.as_bytes());
-            if kept.iter().any(inside) {
-                kept.retain(inside);
-            } else if last_folder(names, outer) != Some(wanted.as_bytes()) {
-                return Err(folders.unwrap_or_default().iter().map(|f| text(f)).collect());
+            let inside = kept.iter().filter_map(|&i| first_folder(names[i], outer));
+            if let Some(folder) = named(inside, wanted) {
+                chosen = Some(folder);
+                kept.retain(|&i| first_folder(names[i], outer) == chosen);
+            } else {
+                chosen = named(last_folder(names, outer).into_iter(), wanted);
+                if chosen.is_none() {
+                    return Err(folders.unwrap_or_default().iter().map(|f| text(f)).collect());
+                }
             }
         }
         None => {
-            if folders.is_some_and(|folders| folders.iter().all(is_split)) {
-                let inside = |&i: &usize| first_folder(names[i], outer) == Some(b"train");
-                if kept.iter().any(inside) {
-                    chosen = Some("train".to_owned());
-                    kept.retain(inside);
-                }
+            let splits = folders.filter(|folders| folders.iter().all(is_split)).unwrap_or_default();
+            chosen = TRAINING_NAMES.iter().find_map(|name| named(splits.iter().copied(), name));
+            if chosen.is_some() {
+                kept.retain(|&i| first_folder(names[i], outer) == chosen);
             }
         }
     }
@@ -68,11 +72,17 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
             .collect()
     });
     let class_names = classes.iter().map(|c| text(c)).collect();
-    Ok(Layout { kept, stripped, labels, class_names, split: chosen })
+    Ok(Layout { kept, stripped, labels, class_names, split: chosen.map(text) })
 }
 
 fn is_split(folder: &&[u8]) -> bool {
-    SPLIT_NAMES.iter().any(|name| name.as_bytes() == *folder)
+    SPLIT_NAMES.iter().any(|name| folder.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// The folder called `name`: exactly so, or else in another case.
+fn named<'a>(folders: impl Iterator<Item = &'a [u8]> + Clone, name: &str) -> Option<&'a [u8]> {
+    let exact = folders.clone().find(|folder| *folder == name.as_bytes());
+    exact.or_else(|| folders.into_iter().find(|folder| folder.eq_ignore_ascii_case(name.as_bytes())))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -142,6 +152,23 @@ mod tests {
         assert_eq!(lay(&names, Some("test")).unwrap().kept, [0, 1]);
         assert_eq!(lay(&names, Some("all")).unwrap().kept.len(), 4);
         assert_eq!(lay(&names, Some("vla")).unwrap_err(), ["test", "train"]);
+    }
+
+    #[test]
+    fn splits_are_known_in_any_case() {
+        let names = ["c/Testing/a/1.png", "c/Testing/b/1.png", "c/Training/a/2.png", "c/Training/b/3.png"];
+        let train = lay(&names, None).unwrap();
+        assert_eq!((train.kept, train.class_names), (vec![2, 3], vec!["a".into(), "b".into()]));
+        assert_eq!(train.split.as_deref(), Some("Training"));
+        let test = lay(&names, Some("testing")).unwrap();
+        assert_eq!((test.kept, test.split.as_deref()), (vec![0, 1], Some("Testing")));
+        let upper = lay(&["TEST/a/1.png", "Train/a/1.png", "VAL/a/1.png"], None).unwrap();
+        assert_eq!((upper.kept, upper.split.as_deref()), (vec![1], Some("Train")));
+        // The exact name comes before others, and no split becomes a class.
+        let both = lay(&["Train/1.png", "train/2.png", "training/3.png"], None).unwrap();
+        assert_eq!((both.kept, both.split.as_deref()), (vec![1], Some("train")));
+        assert_eq!(lay(&["Test/1.png", "Val/2.png"], None).unwrap().labels, None);
+        assert_eq!(lay(&["c/Train/a/2.png", "c/Train/b/3.png"], Some("train")).unwrap().kept.len(), 2);
     }
 
     #[test]

@@ -24,3 +24,4 @@ pub use error::{Error, Result};
 pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions};
+pub use source::is_image_name;

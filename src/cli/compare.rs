@@ -25,7 +25,7 @@ pub(crate) struct Compare {
     /// What to measure convergence against: kimg, steps, seconds (of training), flops (counted) or epochs
     #[arg(long, default_value = "kimg", value_name = "AXIS")]
     x: Axis,
-    /// The score to compare by; lower is better, but for accuracies (top1, top5) [default: one that all runs have, FID first]
+    /// The score to compare by; lower is better, but for accuracies (top1, top5) [default: one that all runs have: FID if it has 2048 images, else KID]
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
     /// The score that "time to" waits for [default: the best one that every run reached]
@@ -61,11 +61,12 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
     let question =
         Question { metric: &metric, axis: args.x, threshold: args.threshold, notes: &notes, lost: &lost };
     let compared = compare(&runs, &arms, &question)?;
-    ui::result_line(table::terminal(&compared, &arms).trim_end())?;
+    // Files first: whoever reads the table may close the pipe after its first line.
     write(args.csv.as_deref(), || Ok(table::csv(&runs, &arms, &metric)))?;
     write(args.markdown.as_deref(), || Ok(table::markdown(&compared, &arms)))?;
     write(args.figure.as_deref(), || Ok(report::figure::svg(&compared)))?;
     write(args.report.as_deref(), || report::html(&runs, &arms, &question))?;
+    ui::result_line(table::terminal(&compared, &arms).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use nestgen::data::synthetic;
 use nestgen::error::Error;
+use nestgen::train::files::behind_links;
 use nestgen_images::{CheckReport, ImageSet, OpenOptions, PackOptions, check, write_pack};
 
 use super::{interrupt, ui};
@@ -89,14 +90,7 @@ pub(super) fn run(verb: &DataVerb) -> anyhow::Result<ExitCode> {
 }
 
 fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
-    if args.target.exists() && !args.force {
-        let message = format!("`{}` exists", args.target.display());
-        return Err(Error::Usage {
-            message,
-            hint: Some("name another file, or replace it with --force".into()),
-        }
-        .into());
-    }
+    let target = place_for_pack(&args.target, args.force)?;
     let start = Instant::now();
     let set = open(&args.source, args.split.as_deref())?;
     let options = PackOptions {
@@ -105,10 +99,11 @@ fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
         skip_bad: args.skip_bad,
         min_side: args.min_side,
     };
-    let (bar, stop) = (ui::progress_bar("packing", set.len() as u64), interrupt::flag()?);
-    let result = write_pack(&set, &args.target, &options, &|done, total| advance(&bar, &stop, done, total));
+    let stop = interrupt::flag_saying("stopping; no pack is written")?;
+    let bar = ui::progress_bar("packing", set.len() as u64);
+    let result = write_pack(&set, &target, &options, &|done, total| advance(&bar, &stop, done, total));
     bar.finish_and_clear();
-    let summary = result?;
+    let summary = result.map_err(why_not_packed)?;
     for skipped in &summary.skipped {
         ui::warn(&format!("left out: {skipped}"));
     }
@@ -128,9 +123,41 @@ fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The file to write. A pack is renamed to it: links have to be followed first, and devices spared.
+fn place_for_pack(target: &Path, force: bool) -> Result<PathBuf, Error> {
+    let refuse = |what: &str, hint: &str| {
+        Err(Error::Usage { message: format!("`{}` {what}", target.display()), hint: Some(hint.into()) })
+    };
+    match std::fs::metadata(target) {
+        Ok(there) if !there.is_file() => refuse("is not a regular file", "name a file for the pack"),
+        Ok(_) if !force => refuse("exists", "name another file, or replace it with --force"),
+        _ => behind_links(target),
+    }
+}
+
+/// What is no error of the set, only of this use of it, in words of its own: `data check` finds nothing wrong there.
+fn why_not_packed(error: nestgen_images::Error) -> Error {
+    use nestgen_images::Error as E;
+    let (message, hint) = match &error {
+        E::BadImage { .. } => (
+            error.to_string(),
+            "replace the file, or leave out all such images with --skip-bad; `nestgen data check` lists the unreadable \
+             ones, --min-side says which are too small"
+                .to_owned(),
+        ),
+        E::MixedSizes { path, first, first_size: (width, height), .. } if width != height => (
+            format!("`{}`: `{first}` is not square ({width}x{height} px)", path.display()),
+            "give a resolution with --res, to which each image is cropped and resized".to_owned(),
+        ),
+        _ => return error.into(),
+    };
+    Error::Usage { message, hint: Some(hint) }
+}
+
 fn run_check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let set = open(&args.source, args.split.as_deref())?;
-    let (bar, stop) = (ui::progress_bar("reading", set.len() as u64), interrupt::flag()?);
+    let stop = interrupt::flag_saying("stopping; what was read so far is reported")?;
+    let bar = ui::progress_bar("reading", set.len() as u64);
     let report = check(&set, &|done, total| advance(&bar, &stop, done, total));
     bar.finish_and_clear();
     print_report(&set, &report)?;
@@ -192,7 +219,8 @@ fn run_synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
         }
         .into());
     }
-    let (bar, stop) = (ui::progress_bar("rendering", args.n), interrupt::flag()?);
+    let stop = interrupt::flag_saying("stopping; scenes written so far stay")?;
+    let bar = ui::progress_bar("rendering", args.n);
     let (count, res) = (usize::try_from(args.n)?, usize::try_from(args.res)?);
     let progress = |done, total| advance(&bar, &stop, done, total);
     let render = |seed, index, res| match planted {

@@ -23,13 +23,14 @@ use super::ui;
 )]
 #[derive(Args)]
 pub(super) struct FidArgs {
-    /// Real images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive, or .npz statistics (mu, sigma)
+    /// Real images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive, or .npz statistics (mu, sigma), whose own error
+    /// is then not in the ±
     real: PathBuf,
     /// Generated images, in any of the same forms
     fake: PathBuf,
-    /// What to compute: fid, kid, is, prdc, fid-infinity
-    #[arg(long, value_delimiter = ',', default_value = "fid,kid")]
-    metrics: Vec<Metric>,
+    /// What to compute: fid, kid, is, prdc, fid-infinity [default: fid,kid; with .npz statistics fid]
+    #[arg(long, value_delimiter = ',')]
+    metrics: Option<Vec<Metric>>,
     /// The published Inception weights [default: $NESTGEN_INCEPTION, then torch's cache]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
@@ -61,7 +62,7 @@ pub(super) struct FidArgs {
     /// Balls without their border, as in the prdc package (with it, as in the paper's code, otherwise)
     #[arg(long)]
     open_balls: bool,
-    /// Also the distance between two halves of REAL: what a perfect generator would get at that size
+    /// Also the distance between two random halves of REAL: what a perfect generator would get at that size
     #[arg(long)]
     floor: bool,
     /// Real images that no generator was trained on: also look for copies of training images

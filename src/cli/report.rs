@@ -1,5 +1,6 @@
 //! How an error reaches the user: one line that says what and where, one that says what to do.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,14 +16,9 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    let line = one_line(error);
-    #[expect(clippy::print_stderr, reason = "the one place where errors are shown")]
-    {
-        eprintln!("error: {line}");
-        if let Some(hint) = hint(error) {
-            eprintln!("hint: {hint}");
-        }
-    }
+    let hint = hint(error).map_or_else(String::new, |hint| format!("hint: {hint}\n"));
+    // Where stderr is closed there is nobody to tell, and the exit code still has to be right.
+    let _ = write!(std::io::stderr(), "error: {}\n{hint}", one_line(error));
     ExitCode::from(if is_defect(error) { 2 } else { 1 })
 }
 
@@ -75,9 +71,10 @@ fn is_defect(error: &anyhow::Error) -> bool {
     })
 }
 
-/// `nestgen ... | head` ends early, and that is fine.
+/// `nestgen ... | head` ends early, and that is fine. A pipe that was named as an output is not: what was asked for is lost.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
+    let broken = error.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    })
+    });
+    broken && !error.chain().any(|cause| cause.is::<nestgen::error::Error>())
 }

@@ -1,5 +1,6 @@
 //! `nestgen sample` and `nestgen interpolate`: pictures from a run's averaged generator.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,10 +14,12 @@ use nestgen::error::Error;
 use nestgen::models::Generator;
 use nestgen::nn::Builder;
 use nestgen::ranks::Ranks;
-use nestgen::sample::{Snapshot, for_each_batch, interpolate, read_snapshot};
+use nestgen::sample::{Snapshot, for_each_batch, interpolate, read_snapshot, truncation_limit};
 use nestgen::train::fakes::generate;
 use nestgen::train::files::{Pending, write_atomic};
+use nestgen::train::folder::numbered;
 use nestgen::train::grid::Picture;
+use nestgen_images::is_image_name;
 use rayon::prelude::*;
 
 use super::device::DeviceArgs;
@@ -24,6 +27,8 @@ use super::ui;
 
 /// How long finished images may wait for the sync that gives them their names.
 const SYNC_EVERY: Duration = Duration::from_secs(10);
+/// Most seeds of one range: more are a slip of the hand.
+const MOST_SEEDS: u64 = 10_000_000;
 
 /// Which trained generator to use.
 #[derive(Args)]
@@ -47,9 +52,9 @@ pub(super) struct SampleArgs {
     #[command(flatten)]
     network: Network,
     /// How many images: seeds 0 to n-1
-    #[arg(short, long, value_name = "N", conflicts_with = "seeds")]
+    #[arg(short, long, value_name = "N", conflicts_with = "seeds", value_parser = clap::value_parser!(u64).range(1..=MOST_SEEDS))]
     n: Option<u64>,
-    /// Which images, by seed: `0,5-9`
+    /// Which images, by seed, each once: `0,5-9`
     #[arg(long, value_name = "LIST")]
     seeds: Option<String>,
     /// Draw latents within ±2·PSI only: fewer odd images, less variety
@@ -58,13 +63,13 @@ pub(super) struct SampleArgs {
     /// Also write `<outdir>-grid.png`, beside the folder, with COLUMNSxROWS of the images
     #[arg(long, value_name = "CxR")]
     grid: Option<String>,
-    /// Write the grid only
+    /// Write the grid only, whose seeds may repeat
     #[arg(long, requires = "grid")]
     grid_only: bool,
     /// Images drawn at a time; changes speed and memory, not images
     #[arg(long, default_value_t = 16)]
     batch: usize,
-    /// Where the PNG files go
+    /// Where the PNG files go: a folder that holds no others
     #[arg(long, value_name = "DIR", default_value = "samples-out")]
     outdir: PathBuf,
 }
@@ -87,30 +92,98 @@ pub(super) struct InterpolateArgs {
 
 pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     let grid = args.grid.as_deref().map(parse_grid).transpose()?;
-    let seeds = match (&args.seeds, args.n, grid) {
-        (Some(list), _, _) => parse_seeds(list)?,
-        (None, Some(n), _) => (0..n).collect(),
-        (None, None, Some((columns, rows))) => (0..(columns * rows) as u64).collect(),
-        (None, None, None) => {
-            anyhow::bail!(usage("say how many images: -n 64, --seeds 0-63 or --grid 8x8", ""))
-        }
-    };
-    let (generator, path) = load(&args.network)?;
+    let in_grid = grid.map_or(0, |(columns, rows)| columns * rows);
+    let seeds = wanted_seeds(args, in_grid)?;
+    truncation_limit(args.trunc)?;
+    if !args.grid_only {
+        refuse_other_files(&args.outdir, &distinct(&seeds)?)?;
+    }
+    let (generator, network) = load(&args.network)?;
     let folder = if args.grid_only { args.outdir.parent() } else { Some(args.outdir.as_path()) };
     if let Some(folder) = folder {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     }
-    let in_grid = grid.map_or(0, |(columns, rows)| columns * rows);
     let drawn = draw(&generator, &seeds, args, in_grid)?;
-    if let (Some((columns, _)), Some(first)) = (grid, drawn.for_grid) {
-        // Beside the folder, so that the folder holds samples only and can be scored as it is.
-        let name = args.outdir.file_name().unwrap_or_default().to_string_lossy();
-        let path = args.outdir.with_file_name(format!("{name}-grid.png"));
-        write_picture(&path, &Picture::grid(&first, columns)?)?;
+    if !args.grid_only {
+        let of = if drawn.count < seeds.len() { format!(" of {}", seeds.len()) } else { String::new() };
+        let (count, outdir) = (drawn.count, args.outdir.display());
+        ui::result_line(&format!("wrote {count}{of} images of {} to {outdir}", network.display()))?;
     }
-    let what = if args.grid_only { "a grid".to_owned() } else { format!("{} images", drawn.count) };
-    ui::result_line(&format!("wrote {what} of {} to {}", path.display(), args.outdir.display()))?;
+    if let (Some((columns, _)), Some(first)) = (grid, drawn.for_grid) {
+        let path = grid_file(&args.outdir);
+        write_picture(&path, &Picture::grid(&first, columns)?)?;
+        ui::result_line(&format!("wrote a grid of {} to {}", network.display(), path.display()))?;
+    }
     Ok(if drawn.count == seeds.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The seeds asked for; those of the grid where nothing else is written.
+fn wanted_seeds(args: &SampleArgs, in_grid: usize) -> Result<Vec<u64>, Error> {
+    let mut seeds: Vec<u64> = match (&args.seeds, args.n, in_grid) {
+        (Some(list), _, _) => parse_seeds(list)?,
+        (None, Some(n), _) => (0..n).collect(),
+        (None, None, 0) => {
+            return Err(usage("say how many images", "-n 64, --seeds 0-63 or --grid 8x8"));
+        }
+        (None, None, in_grid) => (0..in_grid as u64).collect(),
+    };
+    if args.grid_only {
+        seeds.truncate(in_grid);
+    }
+    Ok(seeds)
+}
+
+/// The seeds as a set: a seed is one image in one file, so that asking for two of it is a mistake.
+fn distinct(seeds: &[u64]) -> Result<HashSet<u64>, Error> {
+    let mut set = HashSet::with_capacity(seeds.len());
+    match seeds.iter().find(|&&seed| !set.insert(seed)) {
+        Some(twice) => Err(usage(
+            &format!("--seeds names seed {twice} twice, and a seed is one image"),
+            "name each seed once; in a picture of --grid with --grid-only they may repeat",
+        )),
+        None => Ok(set),
+    }
+}
+
+/// Refuses a folder with files that drawing `seeds` does not write: a score of the folder would count them as samples of
+/// this network.
+fn refuse_other_files(outdir: &Path, seeds: &HashSet<u64>) -> Result<(), Error> {
+    let entries = match fs::read_dir(outdir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::io("read", outdir))?,
+    };
+    let is_ours = |name: &str| {
+        let seed = name.strip_prefix("seed").and_then(|rest| rest.strip_suffix(".png")?.parse().ok());
+        seed.is_some_and(|seed| seeds.contains(&seed) && file_name(seed) == name)
+    };
+    let mut others = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("read", outdir))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Hidden files, such as those that a killed process leaves, and what is no image count nowhere.
+        let counts = entry.path().is_dir() && !name.starts_with('.') || is_image_name(name.as_bytes());
+        if counts && !is_ours(&name) {
+            others.push(name);
+        }
+    }
+    let Some(first) = others.iter().min() else { return Ok(()) };
+    let (files, place) = (if others.len() == 1 { "file" } else { "files" }, outdir.display());
+    Err(usage(
+        &format!(
+            "`{place}` holds {} other {files} (`{first}`), which would count as samples of this network",
+            others.len()
+        ),
+        "give another --outdir, or remove them",
+    ))
+}
+
+/// Where the grid goes: beside the folder, so that the folder holds samples only and can be scored as it is.
+fn grid_file(outdir: &Path) -> PathBuf {
+    // `.` and `..` have no name of their own.
+    let named = if outdir.file_name().is_none() { fs::canonicalize(outdir).ok() } else { None };
+    let outdir = named.as_deref().unwrap_or(outdir);
+    let name = outdir.file_name().unwrap_or_default().to_string_lossy();
+    outdir.with_file_name(format!("{name}-grid.png"))
 }
 
 /// What came of drawing.
@@ -126,7 +199,7 @@ type Files = Vec<(String, Vec<u8>)>;
 
 /// Draws the images and, unless only the grid is wanted, writes each to its file while the next are drawn.
 fn draw(generator: &Generator, seeds: &[u64], args: &SampleArgs, in_grid: usize) -> anyhow::Result<Drawn> {
-    let stop = super::interrupt::flag()?;
+    let stop = super::interrupt::flag_saying("stopping after this batch; what was drawn is kept")?;
     let bar = ui::progress_bar("sampling", seeds.len() as u64);
     let (mut count, mut for_grid) = (0, Vec::new());
     let pending = Pending::new(&args.outdir);
@@ -152,11 +225,15 @@ fn draw(generator: &Generator, seeds: &[u64], args: &SampleArgs, in_grid: usize)
     Ok(Drawn { count, for_grid })
 }
 
-/// The PNG of every image, `seed<number>.png`, made on all threads. This thread is one of the pool's, so it encodes
+fn file_name(seed: u64) -> String {
+    format!("seed{seed:06}.png")
+}
+
+/// The PNG of every image, made on all threads. This thread is one of the pool's, so it encodes
 /// itself: while it waited for a thread that waits for the pool, neither would go on.
 fn encode(seeds: &[u64], images: &Tensor) -> nestgen::error::Result<Files> {
     let one = |(i, seed): (usize, &u64)| {
-        let name = format!("seed{seed:06}.png");
+        let name = file_name(*seed);
         let png = Picture::grid(&images.narrow(0, i, 1)?, 1)?.png().map_err(Error::io("encode", &name))?;
         Ok((name, png))
     };
@@ -227,14 +304,17 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
 /// The newest numbered `network-snapshot-*` of a run, or of the newest run that has one. Not `-best`: the best of many scores
 /// flatters, so it is taken where it is named.
 fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
-    let folders = if run == "latest" { sorted(runs)? } else { vec![PathBuf::from(run)] };
+    let folders = match run {
+        "latest" => numbered(runs)?.into_iter().map(|(_, folder)| folder).collect(),
+        run => vec![PathBuf::from(run)],
+    };
     for folder in folders.iter().rev().filter(|folder| folder.is_dir()) {
-        let is_snapshot = |path: &PathBuf| {
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let number = name.strip_prefix("network-snapshot-").and_then(|n| n.strip_suffix(".safetensors"));
-            number.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-        };
-        if let Some(snapshot) = sorted(folder)?.into_iter().rfind(is_snapshot) {
+        let mut newest = None;
+        for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+            let path = entry.map_err(Error::io("read", folder))?.path();
+            newest = newest.max(snapshot_number(&path).map(|number| (number, path)));
+        }
+        if let Some((_, snapshot)) = newest {
             return Ok(snapshot);
         }
     }
@@ -245,15 +325,14 @@ fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
     ))
 }
 
-fn sorted(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
-    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
-    paths.sort();
-    Ok(paths)
+/// The kimg in the name of a numbered snapshot.
+fn snapshot_number(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("network-snapshot-")?.strip_suffix(".safetensors")?.parse().ok()
 }
 
 fn usage(message: &str, hint: &str) -> Error {
-    Error::Usage { message: message.into(), hint: (!hint.is_empty()).then(|| hint.into()) }
+    Error::Usage { message: message.into(), hint: Some(hint.into()) }
 }
 
 /// `8x4`: columns and rows.
@@ -273,7 +352,7 @@ fn parse_seeds(text: &str) -> Result<Vec<u64>, Error> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (u64, u64) =
             (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
-        if last < first || last - first >= 10_000_000 {
+        if last < first || last - first >= MOST_SEEDS {
             return Err(wrong());
         }
         seeds.extend(first..=last);

@@ -134,9 +134,13 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
             args.preset.is_some() || file.is_some(),
         )?);
     }
-    for text in &args.set {
-        overrides.push(Override::parse(text)?);
+    let set = args.set.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let sets = |key: &str| set.iter().any(|setting| setting.key() == key);
+    // A length in images replaces the preset's length in minutes, here as with --kimg.
+    if sets("train.kimg") && !sets("train.minutes") {
+        overrides.push(Override::new("train.minutes", 0.0));
     }
+    overrides.extend(set);
     overrides.extend(flags(args));
     Ok((load(source, &overrides)?, name))
 }

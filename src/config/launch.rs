@@ -16,7 +16,7 @@ use crate::rng::Rng;
 use crate::score_space;
 use crate::study::provenance::{self, Network, Provenance, flops_per_step};
 use crate::train::adversarial::{Networks, Session, Training};
-use crate::train::changes::refuse_changes;
+use crate::train::changes::{changes, refuse_changes};
 use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
 use crate::train::folder::{ResumePoint, RunFolder};
@@ -71,30 +71,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let ranks = launch.ranks;
     let share = share_out(&config.train, &networks, ranks)?;
     share_batches(&mut networks, ranks);
-    let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
-    let mut initial = String::new();
-    let (folder, state, damaged) = match launch.start {
-        Start::New => (enter(ranks, create)?, None, Vec::new()),
-        Start::Resume(point) => {
-            let folder = enter(ranks, || RunFolder::open(&point.run))?;
-            let (path, state, damaged) = read_state(ranks, &point.states, state::load)?;
-            refuse_changes(&path, &state.config, &config_text)?;
-            initial = Provenance::read(folder.path())?.map_or_else(String::new, |record| record.initial);
-            (folder, Some(state), damaged)
-        }
-        Start::Transfer(point) => {
-            let (path, state, damaged) = read_state(ranks, &point.states, state::load)?;
-            take_weights(&networks, &path, &state)?;
-            let folder = enter(ranks, create)?;
-            if ranks.is_first() {
-                folder.log(&format!("weights of {}", path.display()))?;
-            }
-            initial = path.display().to_string();
-            (folder, None, damaged)
-        }
-    };
-    (launch.on_start)(folder.path());
-    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
+    let whole = launch.data.source_digest().to_owned();
     let (data, held_out) = match config.data.held_out {
         0 => (launch.data, None),
         count => {
@@ -102,29 +79,45 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
             (Arc::new(rest), Some(HeldOut::new(held_out)))
         }
     };
-    if ranks.is_first() {
-        let record = Provenance { initial, ..provenance(config, &networks, &data, launch.device) };
-        folder.write(provenance::FILE, record.to_json().as_bytes())?;
-    }
+    // Before the folder: what cannot be had leaves none behind.
+    let every_kimg = config.eval.every_kimg;
+    let evaluate = if every_kimg > 0.0 && ranks.is_first() {
+        let extractor = score_space::extractor(&config.eval.features, None, launch.device)?;
+        Some((Evaluator::new(data.clone(), config.eval.images, extractor), every_kimg))
+    } else {
+        None
+    };
+    let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
+    let record = provenance(config, &networks, &data, launch.device);
+    let Begun { folder, state, damaged, record } = match launch.start {
+        Start::New => Begun { folder: enter(ranks, create)?, state: None, damaged: Vec::new(), record },
+        Start::Resume(point) => {
+            let begun = resume(ranks, &point, record, &whole)?;
+            if let Some(state) = &begun.state {
+                refuse_changes(&state.path, &state.saved.config, &config_text)?;
+                refuse_the_past(config, &config_text, state)?;
+            }
+            begun
+        }
+        Start::Transfer(point) => {
+            let (path, saved, damaged) = read_state(ranks, &point.states, state::load)?;
+            take_weights(&networks, &path, &saved)?;
+            let folder = enter(ranks, create)?;
+            if ranks.is_first() {
+                folder.log(&format!("weights of {}", path.display()))?;
+            }
+            let record = Provenance { initial: path.display().to_string(), ..record };
+            Begun { folder, state: None, damaged, record }
+        }
+    };
+    (launch.on_start)(folder.path());
+    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
     let train = &config.train;
     let loader = LoaderConfig {
         mirror: config.data.mirror,
         workers: config.data.workers,
         share,
         ..LoaderConfig::new(train.batch / ranks.size(), train.seed)
-    };
-    let every_kimg = config.eval.every_kimg;
-    let evaluate = if every_kimg > 0.0 && ranks.is_first() {
-        Some((
-            Evaluator::new(
-                data.clone(),
-                config.eval.images,
-                score_space::extractor(&config.eval.features, None, launch.device)?,
-            ),
-            every_kimg,
-        ))
-    } else {
-        None
     };
     let session = Session {
         config: train,
@@ -138,8 +131,70 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         stop: launch.stop,
         on_event: launch.on_event,
     };
-    let outcome = Training::new(session, networks, state)?.run()?;
+    let training = Training::new(session, networks, state.map(|state| state.saved))?;
+    // Only now: what cannot go on changes nothing.
+    if ranks.is_first() {
+        folder.forget_divergence()?;
+        folder.write(provenance::FILE, record.to_json().as_bytes())?;
+    }
+    let outcome = training.run()?;
     Ok((folder.path().to_path_buf(), outcome))
+}
+
+/// A run that can be trained.
+struct Begun {
+    folder: RunFolder,
+    /// What it goes on from.
+    state: Option<FoundState>,
+    /// What is wrong with newer states.
+    damaged: Vec<Error>,
+    /// What it will be known by.
+    record: Provenance,
+}
+
+/// A state and where it lies.
+struct FoundState {
+    path: PathBuf,
+    saved: SavedState,
+}
+
+/// Opens a run to go on with it: on the images it began with, which `record` names now; runs of before went by the `whole`
+/// source, whatever part of it they used.
+fn resume(ranks: &Ranks, point: &ResumePoint, record: Provenance, whole: &str) -> Result<Begun> {
+    let folder = enter(ranks, || RunFolder::open(&point.run))?;
+    let (path, saved, damaged) = read_state(ranks, &point.states, state::load)?;
+    let record = match Provenance::read(folder.path())? {
+        Some(before) => {
+            before.refuse_other_images(folder.path(), &[&record.data_digest, whole])?;
+            record.after(before)
+        }
+        None => record,
+    };
+    Ok(Begun { folder, state: Some(FoundState { path, saved }), damaged, record })
+}
+
+/// Refuses a new length that lies behind the run. Its own length never does, also where it went beyond it: by a part of a step,
+/// or, if timed, by what its last score and save took.
+fn refuse_the_past(config: &RunConfig, config_text: &str, state: &FoundState) -> Result<()> {
+    let (train, position) = (&config.train, &state.saved.position);
+    let changed = changes(&state.saved.config, config_text).unwrap_or_default();
+    if !changed.iter().any(|change| ["train.kimg", "train.minutes"].contains(&change.key.as_str())) {
+        return Ok(());
+    }
+    let (done_minutes, done_kimg) = (position.elapsed_secs / 60.0, position.kimg());
+    let behind = if train.minutes > 0.0 {
+        (train.minutes <= done_minutes)
+            .then(|| (format!("{} minutes", train.minutes), format!("{done_minutes:.1}")))
+    } else {
+        (train.kimg <= done_kimg).then(|| (format!("{} kimg", train.kimg), format!("{done_kimg:.3}")))
+    };
+    match behind {
+        None => Ok(()),
+        Some((wanted, done)) => Err(Error::Usage {
+            message: format!("a length of {wanted}, but `{}` is at {done} already", state.path.display()),
+            hint: Some("give a longer --kimg or --minutes, or leave it out".into()),
+        }),
+    }
 }
 
 /// The run folder: opened by the first rank, known to all.

@@ -10,6 +10,9 @@ use crate::error::Result;
 use crate::models::{DiscriminatorConfig, GeneratorConfig};
 use crate::train::settings::TrainConfig;
 
+/// Images below which a score says nothing.
+const FEWEST_IMAGES: usize = 100;
+
 /// A configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,11 +76,22 @@ impl DataConfig {
 
     /// A short name for run folders.
     pub fn name(&self) -> String {
-        if self.path.is_empty() {
-            return "scenes".into();
-        }
-        let name = Path::new(&self.path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.split('.').next().unwrap_or_default().to_owned()
+        name_of_images(&self.path)
+    }
+}
+
+/// What the images at `path` are called in the names of run folders: the name of the file or folder up to its first dot.
+pub(super) fn name_of_images(path: &str) -> String {
+    if path.is_empty() {
+        return "scenes".into();
+    }
+    let path = Path::new(path);
+    // `.` and `..` name nothing: what they stand for does.
+    let real = if path.file_name().is_none() { path.canonicalize().ok() } else { None };
+    let name = real.as_deref().unwrap_or(path).file_name().unwrap_or_default().to_string_lossy();
+    match name.trim_start_matches('.').split('.').next() {
+        None | Some("") => "images".into(),
+        Some(name) => name.to_owned(),
     }
 }
 
@@ -120,10 +134,15 @@ impl RunConfig {
             return bad("data.scenes", "there must be at least one".into());
         }
         if !(self.eval.every_kimg >= 0.0 && self.eval.every_kimg.is_finite()) {
-            return bad("eval.every_kimg", format!("{} is negative", self.eval.every_kimg));
+            return bad(
+                "eval.every_kimg",
+                format!("{} is not a finite number, 0 or more", self.eval.every_kimg),
+            );
         }
-        if self.eval.images < 100 {
-            return bad("eval.images", format!("{} images are too few for a score", self.eval.images));
+        if self.eval.images < FEWEST_IMAGES {
+            let reason =
+                format!("{} images are too few for a score, which needs {FEWEST_IMAGES}", self.eval.images);
+            return bad("eval.images", reason);
         }
         self.train.validate().map_err(|(key, reason)| (format!("train.{key}"), reason))
     }

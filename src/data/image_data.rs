@@ -44,6 +44,8 @@ pub struct ImageData {
     split: Option<String>,
     description: String,
     digest: String,
+    /// Of the whole source, of which this may be a part.
+    source_digest: String,
 }
 
 enum Storage {
@@ -72,7 +74,8 @@ impl ImageData {
         let description =
             format!("{}{}", path.display(), set.split().map_or(String::new(), |s| format!(" ({s})")));
         let whole = set.digest()?;
-        let digest = if count < set.len() { digest_of_part(&whole, "the first", count) } else { whole };
+        let part = count < set.len();
+        let digest = if part { digest_of_part(&whole, "the first", count) } else { whole.clone() };
         let split = set.split().map(str::to_owned);
         let storage = if needed <= options.memory_budget_bytes {
             Arc::new(Storage::Memory(decode_all(&set, count, options.res, progress)?))
@@ -89,7 +92,18 @@ impl ImageData {
                 hint: Some("write a pack with `nestgen data pack` and train from it".into()),
             });
         };
-        Ok(ImageData { res, count, storage, part: None, labels, class_names, split, description, digest })
+        Ok(ImageData {
+            res,
+            count,
+            storage,
+            part: None,
+            labels,
+            class_names,
+            split,
+            description,
+            digest,
+            source_digest: whole,
+        })
     }
 
     /// From pixels in memory: `pixels` is `[N, res, res, 3]`, at least one image; `labels`, if any, one a picture.
@@ -118,7 +132,18 @@ impl ImageData {
         }
         let count = pixels.len() / image_bytes;
         let storage = Arc::new(Storage::Memory(pixels));
-        Ok(ImageData { res, count, storage, part: None, labels, class_names, split: None, description, digest })
+        Ok(ImageData {
+            res,
+            count,
+            storage,
+            part: None,
+            labels,
+            class_names,
+            split: None,
+            description,
+            source_digest: digest.clone(),
+            digest,
+        })
     }
 
     /// Two parts of the set, which share its pixels: all but `count` images, and those, chosen at random but always the
@@ -153,6 +178,7 @@ impl ImageData {
             split: self.split.clone(),
             description: format!("{}, {which}", self.description),
             digest: digest_of_part(&self.digest, which, images.len()),
+            source_digest: self.source_digest.clone(),
             part: Some(images.into_iter().map(|i| self.part.as_ref().map_or(i, |part| part[i])).collect()),
         }
     }
@@ -201,6 +227,11 @@ impl ImageData {
     /// SHA-256 (hex) of the source's content; of a part of it, of that and which part it is.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// SHA-256 (hex) of the whole source.
+    pub fn source_digest(&self) -> &str {
+        &self.source_digest
     }
 
     /// How images were brought to `res`.

@@ -148,7 +148,7 @@ pub fn test_split(path: &Path) -> Result<Option<&'static str>> {
     match ImageSet::open(path, &options) {
         Ok(_) => Ok(Some(usual)),
         Err(nestgen_images::Error::NoSuchSplit { found, .. }) => {
-            Ok(TEST_SPLITS.into_iter().find(|name| found.iter().any(|other| other == name)))
+            Ok(TEST_SPLITS.into_iter().find(|name| found.iter().any(|other| other.eq_ignore_ascii_case(name))))
         }
         Err(error) => Err(error.into()),
     }

@@ -170,8 +170,8 @@ impl BatchNorm {
         Ok(Self {
             weight: b.get(&[channels], Init::Ones, "weight")?,
             bias: b.get(&[channels], Init::Zeros, "bias")?,
-            running_mean: b.buffer(&[channels], Init::Zeros, "running_mean")?,
-            running_var: b.buffer(&[channels], Init::Ones, "running_var")?,
+            running_mean: b.statistic(&[channels], Init::Zeros, "running_mean")?,
+            running_var: b.statistic(&[channels], Init::Ones, "running_var")?,
             parts: None,
         })
     }

@@ -22,6 +22,7 @@ use crate::rng::Rng;
 #[derive(Clone, Default)]
 pub struct ParamSet {
     params: Vec<Param>,
+    statistics: Vec<Param>,
     buffers: Vec<Param>,
 }
 
@@ -31,7 +32,13 @@ impl ParamSet {
         &self.params
     }
 
-    /// State that training changes but no gradient does: spectral-norm vectors, batch-norm statistics.
+    /// What batch norms remember of their inputs: it belongs to the weights it was measured with, and an average of weights
+    /// has the same average of it.
+    pub fn statistics(&self) -> &[Param] {
+        &self.statistics
+    }
+
+    /// Other state that training changes but no gradient does: spectral norm's vectors.
     pub fn buffers(&self) -> &[Param] {
         &self.buffers
     }
@@ -79,8 +86,9 @@ impl ParamSet {
         Ok(Var::constant(upload(input.value(), &device)?))
     }
 
-    fn all(&self) -> impl Iterator<Item = &Param> {
-        self.params.iter().chain(&self.buffers)
+    /// Parameters, statistics and buffers.
+    pub fn all(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().chain(&self.statistics).chain(&self.buffers)
     }
 
     /// Every parameter and buffer by name. The tensors share memory with the model: an optimizer step
@@ -309,6 +317,17 @@ impl Builder {
         buffer.set_trainable(false);
         self.set.borrow_mut().buffers.push(buffer.clone());
         Ok(buffer)
+    }
+
+    /// A new tensor of [`ParamSet::statistics`].
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn statistic(&self, shape: &[usize], init: Init, name: &str) -> Result<Param> {
+        let statistic = self.make(shape, init, name)?;
+        statistic.set_trainable(false);
+        self.set.borrow_mut().statistics.push(statistic.clone());
+        Ok(statistic)
     }
 
     /// What has been made so far.

@@ -59,7 +59,7 @@ pub fn open(path: &Path, device: &Device) -> Result<Extractor<'static>> {
         reason,
         hint: Some(
             "give a classifier of ours (`nestgen classify train`) or DINOv2's weights, both as .safetensors; or \
-             --features random-v1"
+             `random-v1`"
                 .into(),
         ),
     }
@@ -160,7 +160,7 @@ impl Space {
     /// Features `[images, dims]`, row-major.
     fn features(&self, images: &[RgbImage8]) -> Result<Vec<f32>> {
         let network = blank(&self.config)?;
-        for param in network.params().params().iter().chain(network.params().buffers()) {
+        for param in network.params().all() {
             if let Some(tensor) = self.tensors.get(param.name()) {
                 param.set(tensor.clone())?;
             }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Difference, Settings, differences, flatten};
+use super::settings::{Difference, Settings, differences, flatten, of_arm};
 use crate::error::{Error, Result};
 use crate::train::files::write_atomic;
 use crate::train::folder::{ResumePoint, resume_point};
@@ -73,11 +73,33 @@ impl Plan {
         };
         let (parameters, flops) = (ratio(|arm| arm.parameters), ratio(|arm| arm.flops));
         if parameters > CAPACITY_RATIO && flops > CAPACITY_RATIO {
+            // Only what trains a generator has a discriminator.
+            let is_generator = |arm: &Settings| arm.keys().any(|key| key.starts_with("discriminator."));
+            let networks = if settings.iter().any(is_generator) { "generators" } else { "classifiers" };
             reasons.push(format!(
-                "the generators match neither in parameters ({parameters:.2} times apart) nor in FLOPs ({flops:.2} times)"
+                "the {networks} match neither in parameters ({parameters:.2} times apart) nor in FLOPs ({flops:.2} times)"
             ));
         }
         Ok(reasons)
+    }
+
+    /// Refuses two arms that are one experiment: their runs could not be compared when all are trained.
+    ///
+    /// # Errors
+    /// When there are such arms; when a configuration is not TOML.
+    pub fn refuse_twins(&self) -> Result<()> {
+        let settings = self.arms.iter().map(|arm| Ok(of_arm(&arm.settings()?)));
+        let settings: Vec<Settings> = settings.collect::<Result<_>>()?;
+        for (number, own) in settings.iter().enumerate() {
+            if let Some(first) = settings[..number].iter().position(|other| other == own) {
+                let [a, b] = [first, number].map(|arm| &self.arms[arm].name);
+                return Err(Error::Usage {
+                    message: format!("the arms {a} and {b} are the same experiment"),
+                    hint: Some("leave one of them out; --seeds N trains an arm several times".into()),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The setting's values, each with the arms that have it; of three arms and more, most arms are "the others".
@@ -131,7 +153,9 @@ impl Plan {
         for (arm, was) in self.arms.iter().zip(&before.arms) {
             let (settings, old) = (arm.settings()?, was.settings()?);
             let changed = differences(&[&settings, &old]);
-            if let Some(change) = changed.iter().find(|change| change.key != "data.workers") {
+            // What may change when a run is resumed: a study of before stopped where one of now warns.
+            let free = |key: &str| key == "data.workers" || key.starts_with("train.guard.");
+            if let Some(change) = changed.iter().find(|change| !free(&change.key)) {
                 let was = change.values.last().cloned().flatten().unwrap_or_else(|| "not set".into());
                 return Ok(Some(format!("there, {} is {was} for {}", change.key, arm.name)));
             }
@@ -243,6 +267,22 @@ mod tests {
         assert!(capacity[0].contains("2.00 times") && capacity[0].contains("3.00 times"), "{capacity:?}");
         let batch = plan([NEST, &SAGAN.replace('8', "16")], [1, 1], [1, 1]).unfair().unwrap();
         assert_eq!(batch, ["train.batch is 8 for a and 16 for b"]);
+    }
+
+    #[test]
+    fn networks_of_another_size_are_called_what_they_are() {
+        let said = |config: &str| plan([config, config], [100, 200], [100, 300]).unfair().unwrap().remove(0);
+        assert!(said(NEST).starts_with("the classifiers match neither"), "{}", said(NEST));
+        let generator = format!("{NEST}[discriminator]\nresolution = 32\n");
+        assert!(said(&generator).starts_with("the generators match neither"), "{}", said(&generator));
+    }
+
+    #[test]
+    fn an_arm_under_two_names_is_refused() {
+        assert!(plan([NEST, SAGAN], [1, 1], [1, 1]).refuse_twins().is_ok());
+        let same = NEST.to_owned() + "seed = 3\n[data]\nworkers = 4\n";
+        let error = plan([NEST, &same], [1, 1], [1, 1]).refuse_twins().unwrap_err().to_string();
+        assert_eq!(error, "the arms a and b are the same experiment");
     }
 
     #[test]

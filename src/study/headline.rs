@@ -31,6 +31,7 @@ pub fn headline(comparison: &Comparison) -> String {
             let unequal = comparison.arms.iter().any(|arm| arm.runs.len() != seeds.len());
             let over = match (seeds.len(), unequal) {
                 (0, _) => "; no seed is common to all arms".into(),
+                (1, true) => " on the one seed that all arms have".into(),
                 (count, true) => format!(" over the {count} seeds that all arms have"),
                 (_, false) => String::new(),
             };
@@ -81,7 +82,7 @@ fn losses(comparison: &Comparison) -> String {
     if each.is_empty() {
         return String::new();
     }
-    format!("{} and are in no number, so that no arm is called the better one. ", each.join(", "))
+    format!("{}; without them no arm is called the better one. ", each.join(", "))
 }
 
 /// What a paired test says about the best two arms, on the seeds that ranked them. They were chosen among all pairs of arms

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// What a line of scores may hold that is not part of how they were taken.
 const NOT_PROTOCOL: [&str; 6] = ["snapshot", "timestamp", "total_time", "total_time_str", "tick", "value"];
 
-/// Images below which a Fréchet distance is mostly bias: as many as pool3 has features.
+/// Images below which a Frechet distance is mostly bias: as many as pool3 has features.
 pub(super) const BIASED_BELOW: u64 = 2048;
 
 /// Every circumstance of a score, by name.
@@ -68,7 +68,9 @@ pub fn common(runs: &[Run], metric: &str) -> Result<Protocol> {
                     run.path.display()
                 ),
                 hint: Some(
-                    "score their snapshots again in the same way (`nestgen fid`), or compare fewer runs".into(),
+                    "compare only runs that were scored alike; others have to be trained again, on the same images and \
+                     with the same [eval] settings"
+                        .into(),
                 ),
             });
         }
@@ -81,12 +83,15 @@ pub fn higher_is_better(metric: &str) -> bool {
     metric.starts_with("top")
 }
 
-/// Whether a score is a Fréchet distance of so few images that it is mostly bias.
+/// Whether a score is a Frechet distance, in the features of an Inception network, of so few images that it is mostly bias.
 pub(super) fn is_biased(metric: &str, protocol: &Protocol) -> bool {
     let name = metric.to_lowercase();
     let count = |key: &str| protocol.0.get(key).and_then(|count| count.parse::<u64>().ok());
     let fewest = [count("num_real"), count("num_fake")].into_iter().flatten().min();
-    (name.starts_with("fid") || name.starts_with("fd")) && fewest.is_some_and(|count| count < BIASED_BELOW)
+    // Other networks have fewer features, for which as many images are enough.
+    let pool3 = name.starts_with("fid")
+        || (name.starts_with("fd") && ["random-v1", "inception"].iter().any(|n| name.contains(n)));
+    pool3 && fewest.is_some_and(|count| count < BIASED_BELOW)
 }
 
 /// The metric to compare by when none was named: one that all runs have, FID before KID before others; of so few images
@@ -102,13 +107,24 @@ pub fn usual_metric(runs: &[Run]) -> Result<String> {
         (is_biased(name, protocol), kind.unwrap_or(usize::MAX), name.len())
     };
     let best = shared.min_by_key(|(name, scores)| rank(name, &scores.protocol));
-    best.map(|(name, _)| name.clone()).ok_or_else(|| {
-        let listed = runs.iter().take(4).map(|run| format!("{}: {}", run.name, names(run)));
-        Error::Usage {
-            message: "the runs share no score".into(),
-            hint: Some(format!("train with --eval KIMG; {}", listed.collect::<Vec<_>>().join("; "))),
-        }
+    best.map(|(name, _)| name.clone()).ok_or_else(|| Error::Usage {
+        message: format!("the runs share no score: {}", odd_ones_first(runs)),
+        hint: Some("compare fewer runs, or train with --eval KIMG".into()),
     })
+}
+
+/// Runs with the names of their scores; first those whose scores the fewest others have, since they are in the way.
+fn odd_ones_first(runs: &[Run]) -> String {
+    const LISTED: usize = 4;
+    let having = |name: &String| runs.iter().filter(|run| run.scores.contains_key(name)).count();
+    let mut sorted: Vec<&Run> = runs.iter().collect();
+    sorted.sort_by_key(|run| run.scores.keys().map(having).max().unwrap_or(0));
+    let listed = sorted.iter().take(LISTED).map(|run| format!("`{}` has {}", run.path.display(), names(run)));
+    let mut listed: Vec<String> = listed.collect();
+    if runs.len() > LISTED {
+        listed.push(format!("and {} more", runs.len() - LISTED));
+    }
+    listed.join("; ")
 }
 
 fn names(run: &Run) -> String {

@@ -30,6 +30,8 @@ pub struct Provenance {
     pub data_images: u64,
     /// The state whose weights the run began with; empty where they were random.
     pub initial: String,
+    /// The command lines that went on with it later, each with the commit of its program.
+    pub resumed: Vec<String>,
     /// The generator.
     pub generator: Network,
     /// The discriminator.
@@ -62,6 +64,46 @@ impl Provenance {
             device: describe(device),
             ..Self::default()
         }
+    }
+
+    /// This process's record for a run that it goes on with: the command, commit and version are those that began it.
+    pub fn after(self, before: Self) -> Self {
+        let mut resumed = before.resumed;
+        resumed.push(format!("{} ({})", self.command, self.commit));
+        Self {
+            command: before.command,
+            version: before.version,
+            commit: before.commit,
+            initial: before.initial,
+            // The same images, by the name they were recorded under: runs are compared by it.
+            data_digest: if before.data_digest.is_empty() { self.data_digest } else { before.data_digest },
+            resumed,
+            ..self
+        }
+    }
+
+    /// Refuses to go on with the run of this record on images that go by none of `digests`.
+    ///
+    /// # Errors
+    /// When there is a digest in the record, and it is another.
+    pub fn refuse_other_images(&self, run: &Path, digests: &[&str]) -> Result<()> {
+        if self.data_digest.is_empty() || digests.contains(&self.data_digest.as_str()) {
+            return Ok(());
+        }
+        let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
+        Err(Error::Usage {
+            message: format!(
+                "`{}` began with other images: their SHA-256 was {}…, now it is {}…",
+                run.display(),
+                short(&self.data_digest),
+                digests.first().map_or(String::new(), |digest| short(digest))
+            ),
+            hint: Some(
+                "name the images of then with --data, wherever they lie now, or begin a new run from its weights with \
+                 --transfer"
+                    .into(),
+            ),
+        })
     }
 
     /// The text of the file.
@@ -119,6 +161,25 @@ mod tests {
         train.penalty.r1_gamma = 1.0;
         train.penalty.interval = 16;
         assert_eq!(flops_per_step(&train, 0, 16), 4.0 * (2.0 * (96.0 + 3.0) + 32.0));
+    }
+
+    #[test]
+    fn a_run_that_goes_on_keeps_its_beginning_and_its_images() {
+        let began = Provenance {
+            command: "first".into(),
+            commit: "abc".into(),
+            data_digest: "feedfeedfeedfeed".into(),
+            initial: "another".into(),
+            ..Provenance::default()
+        };
+        let now = Provenance { command: "second".into(), commit: "def".into(), ..began.clone() };
+        let record = now.clone().after(began.clone());
+        assert_eq!((&*record.command, &*record.commit, &*record.initial), ("first", "abc", "another"));
+        assert_eq!(now.after(record).resumed, ["second (def)", "second (def)"]);
+        let refused = |digests: &[&str]| began.refuse_other_images(Path::new("run"), digests).err();
+        assert!(refused(&["else", "feedfeedfeedfeed"]).is_none());
+        let error = refused(&["f00df00df00df00d"]).unwrap().to_string();
+        assert!(error.contains("was feedfeedfeed…, now it is f00df00df00d…"), "{error}");
     }
 
     #[test]

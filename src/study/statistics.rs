@@ -60,8 +60,8 @@ fn student(count: usize) -> Option<StudentsT> {
 pub struct PairedTest {
     /// First minus second, over pairs.
     pub difference: Estimate,
-    /// Two-sided p; `None` with fewer than two pairs, and where all differ by the same amount: scores that come in steps do so
-    /// by chance.
+    /// Two-sided p; `None` with fewer than two pairs, and where all differ by the same amount, other than 0: scores that come in
+    /// steps do so by chance.
     pub p: Option<f64>,
 }
 

@@ -155,7 +155,7 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
     let limit = protocol::BIASED_BELOW;
     if protocol::is_biased(&comparison.metric, &comparison.protocol) {
         remarks.push(format!(
-            "a Fréchet distance of fewer than {limit} images is mostly bias, which differs between generators: KID has none"
+            "a Frechet distance of fewer than {limit} images is mostly bias, which differs between generators: KID has none"
         ));
     }
     if comparison.arms.iter().any(|arm| arm.or_before) {
@@ -165,8 +165,8 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
     let tested = 3 * comparison.tests.len();
     if comparison.tests.iter().any(|test| test.last.is_some_and(|test| test.p.is_some())) {
         remarks.push(format!(
-            "p is that of each test by itself: of {tested} where nothing differs, one in twenty is below 0.05 by luck; and of seeds \
-             added until it is small, more"
+            "p is that of each test by itself: where nothing differs, each of the {tested} is below 0.05 with a chance of one in \
+             twenty, and of more if seeds were added until it was"
         ));
     }
     if comparison.arms.iter().any(|arm| arm.runs.len() < 3) {

@@ -3,7 +3,8 @@
 //! A discriminator step shows D a batch of real images and one of fakes made without gradients; a generator step
 //! draws fresh fakes and sends D's opinion back through them, D's weights frozen. Progress is counted in thousands
 //! of real images (kimg). Every random number is a function of the seed and of the number of the image it is for,
-//! so a run is the same in one piece, resumed, or with its batch worked through in parts.
+//! so a run is the same in one piece or resumed. With its batch worked through in parts it is the same to rounding, but for
+//! what looks at a whole batch and then sees a part: batch norm, minibatch stddev, spectral norm's turns, LeCam's averages.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -32,6 +33,7 @@ use super::tensorboard::EventFile;
 use crate::data::Share;
 use crate::error::Result;
 use crate::models::{Discriminator, Generator};
+use crate::nn::ParamSet;
 use crate::ranks::Ranks;
 use crate::rng::Rng;
 
@@ -117,7 +119,7 @@ impl Clock {
     }
 }
 
-fn adam(params: &crate::nn::ParamSet, settings: &AdamSettings) -> Result<Adam> {
+fn adam(params: &ParamSet, settings: &AdamSettings) -> Result<Adam> {
     let AdamSettings { lr, beta1, beta2, eps, weight_decay } = *settings;
     Ok(Adam::new(params.params(), AdamConfig { lr, beta1, beta2, eps, weight_decay })?)
 }
@@ -274,7 +276,7 @@ impl<'a> Training<'a> {
             let fake_logits = discriminator.forward(&fake_images, true)?;
             // Penalties of this part may follow averages of the one before.
             if let Some(readings) = unread.take() {
-                readings.settle(position, ranks, share, &mut sums)?;
+                readings.settle(position, ranks, share, config.loss.pairs(), &mut sums)?;
             }
             let mut loss = config.loss.discriminator(&real_logits, &fake_logits)?;
             let mut readings = Readings::default();
@@ -310,7 +312,7 @@ impl<'a> Training<'a> {
         // All of the step is queued: the first read that waits for it.
         let position = &mut self.position;
         if let Some(readings) = unread {
-            readings.settle(position, ranks, share, &mut sums)?;
+            readings.settle(position, ranks, share, config.loss.pairs(), &mut sums)?;
         }
         ranks.sum(&mut sums);
         config.augment.adapt(&mut position.augment, sums[1], config.batch);
@@ -372,9 +374,12 @@ impl<'a> Training<'a> {
         let step_nimg = (self.session.config.batch * self.session.config.d_steps) as u64;
         let beta = self.session.config.ema.beta(step_nimg, self.position.cur_nimg);
         let (ema, source) = (self.networks.generator_ema.params(), self.networks.generator.params());
-        let pairs: Vec<_> = ema.params().iter().cloned().zip(source.params().iter().cloned()).collect();
+        // Statistics with the weights, as BigGAN averages them: those of the last steps' weights do not fit an average over
+        // thousands, and with them averaged SAGANs scored worse than their raw weights.
+        let averaged = |set: &ParamSet| [set.params(), set.statistics()].concat();
+        let pairs: Vec<_> = averaged(ema).into_iter().zip(averaged(source)).collect();
         ema_update(&pairs, beta)?;
-        // What has no gradient (statistics of normalisation) has no use for an average either.
+        // Spectral norm's vectors are directions, which an average over turns would shorten.
         for (ema, source) in ema.buffers().iter().zip(source.buffers()) {
             ema.set(source.value().copy()?)?;
         }

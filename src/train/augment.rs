@@ -7,7 +7,8 @@
 //!
 //! Differs from the references: brightness, saturation and contrast are drawn as in DiffAugment, but each of the
 //! three kinds has its own coin, as in the second paper; the adaptive pipeline has these kinds and a mirror, not
-//! its rotations and filters.
+//! its rotations and filters. With a loss on pairs, whose logits have no level of their own, "positive" is above the fake
+//! partner's logit. R1 and R2 are taken at the augmented images (StyleGAN2-ADA and R3GAN: at the images before).
 
 use candle_core::{Result, bail};
 use nestgen_kernels::{ImageChange, Var, change_images};
@@ -24,7 +25,7 @@ pub enum AugmentKind {
     None,
     /// Always `probability`.
     Fixed,
-    /// Starts at 0 and follows the sign of D(real).
+    /// Starts at 0 and follows the sign of D(real), of a loss on pairs that of D(real) - D(fake).
     Adaptive,
 }
 
@@ -42,7 +43,7 @@ pub struct AugmentConfig {
     pub translation: bool,
     /// A square hole of half the side.
     pub cutout: bool,
-    /// The mean sign of D(real) to hold, -1 to 1 (adaptive).
+    /// The mean sign to hold, -1 to 1 (adaptive).
     pub target: f64,
     /// Thousands of images over which the probability can go from 0 to 1 (adaptive).
     pub adjust_kimg: f64,

@@ -7,8 +7,9 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 
-/// Settings that a resumed run may change: how long it is, what it writes when, and how it is watched.
-const FREE: [&str; 10] = [
+/// Settings that a resumed run may change: how long it is, what it writes when, how it is watched, and where its images lie
+/// (which they are is held by their digest).
+const FREE: [&str; 11] = [
     "train.kimg",
     "train.minutes",
     "train.tick_kimg",
@@ -18,6 +19,7 @@ const FREE: [&str; 10] = [
     "train.grid",
     "train.guard",
     "data.workers",
+    "data.path",
     "eval",
 ];
 

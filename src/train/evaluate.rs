@@ -1,8 +1,7 @@
 //! Scores while training: KID and the Frechet distance of the averaged generator to the real images, by a protocol
 //! that stays the same over the run.
 //!
-//! The real side is the first images of the run's order, the fake side seeds counted from a number of their own,
-//! both as bytes. The names of the scores say which features they are taken in.
+//! The real side is drawn at random from the set, the same images in every run; the fake side has seeds of its own; both as bytes. The names of the scores say which features they are taken in.
 
 use std::sync::Arc;
 
@@ -81,10 +80,9 @@ impl Evaluator {
     fn real_pixels(&self) -> Result<Vec<u8>> {
         let size = self.data.res() * self.data.res() * 3;
         let mut pixels = vec![0; self.images * size];
-        // Spread over the set, which may be sorted by class.
-        let step = self.data.len() as f64 / self.images as f64;
-        for (i, image) in pixels.chunks_exact_mut(size).enumerate() {
-            self.data.read((i as f64 * step) as usize, image)?;
+        let order = chosen(self.data.len(), self.images);
+        for (&index, image) in order.iter().zip(pixels.chunks_exact_mut(size)) {
+            self.data.read(index, image)?;
         }
         Ok(pixels)
     }
@@ -100,5 +98,41 @@ impl Evaluator {
             pixels.extend(images.flatten_all()?.to_vec1::<f32>()?.into_iter().map(to_byte));
         }
         Ok(pixels)
+    }
+}
+
+/// Which of `len` images the real side is, rising, so that a streamed pack is read forwards.
+///
+/// At random: the set may be sorted by class, or, as the built-in one, go round them, where every second image is one of half of
+/// the classes.
+fn chosen(len: usize, images: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    Rng::new(0).split("score-reals").shuffle(&mut order);
+    order.truncate(images);
+    order.sort_unstable();
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_images_are_of_all_classes_however_the_set_is_ordered() {
+        const CLASSES: usize = 12;
+        for (len, images) in [(10_000, 5000), (10_000, 2500), (24_000, 2000)] {
+            let order = chosen(len, images);
+            assert_eq!(order.len(), images);
+            for class in [|i: usize, _: usize| i % CLASSES, |i: usize, len: usize| i * CLASSES / len] {
+                let mut counts = [0; CLASSES];
+                order.iter().for_each(|&i| counts[class(i, len)] += 1);
+                let fair = images / CLASSES;
+                assert!(
+                    counts.iter().all(|&n| n > fair * 3 / 4 && n < fair * 5 / 4),
+                    "{len}, {images}: {counts:?}"
+                );
+            }
+        }
+        assert_eq!(chosen(5, 9), [0, 1, 2, 3, 4]);
     }
 }

@@ -26,11 +26,54 @@ fn replaced(path: &Path) -> PathBuf {
     path.with_file_name(format!("{REPLACED}{name}"))
 }
 
-/// Replaces the file at `path` by what `write` writes, wholly or not at all.
+/// Replaces the file at `path`, or at the end of the links there, by what `write` writes, wholly or not at all.
+///
+/// What is there and is not a regular file, a device or a pipe, is written to: a rename would put a file in its place.
 pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let temporary = unfinished(path);
-    let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, path));
-    finish(path, &temporary, written, |temporary| fs::remove_file(temporary))
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => Err(Error::Usage {
+            message: format!("cannot write `{}`: it is a folder", path.display()),
+            hint: Some("name a file".into()),
+        }),
+        // `/dev/stdout` may end at a regular file, to which others write as well.
+        Ok(there) if !there.is_file() || path.starts_with("/dev") => {
+            write_through(path, write).map_err(Error::io("write", path))
+        }
+        _ => {
+            let place = behind_links(path)?;
+            let temporary = unfinished(&place);
+            let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, &place));
+            finish(&place, &temporary, written, |temporary| fs::remove_file(temporary))
+        }
+    }
+}
+
+/// Writes into what is there, which is neither created nor cut nor synced: pipes can do none of it.
+fn write_through(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    // At its end, if it has one: what others have written stays.
+    let mut file = BufWriter::new(File::options().append(true).open(path)?);
+    write(&mut file)?;
+    file.flush()
+}
+
+/// Where a file written to `path` would be: `path` itself, or where the symbolic links from there end, whether or not
+/// something is there yet.
+///
+/// # Errors
+/// When links go round in a circle.
+pub fn behind_links(path: &Path) -> Result<PathBuf> {
+    // As many as Linux follows.
+    const MOST_LINKS: usize = 40;
+    let mut place = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = fs::read_link(&place) else { return Ok(place) };
+        place.pop();
+        place.push(target);
+    }
+    Err(Error::Usage {
+        message: format!("cannot write `{}`: its symbolic links go round in a circle", path.display()),
+        hint: Some("name another file, or remove the link".into()),
+    })
 }
 
 /// Replaces the folder at `path` by one that `fill` fills, wholly or not at all.
@@ -116,6 +159,9 @@ impl Pending {
     /// When the disk fails. Files that have no name yet are removed on drop.
     pub fn commit(&self) -> Result<()> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_empty() {
+            return Ok(());
+        }
         sync_files(&self.folder, &written).map_err(Error::io("write", &self.folder))?;
         while let Some(path) = written.last() {
             fs::rename(unfinished(path), path).map_err(Error::io("write", path))?;
@@ -210,6 +256,40 @@ mod tests {
         assert!(failed.unwrap_err().hint().unwrap().contains("free some space"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn links_are_followed_and_stay() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("far")).unwrap();
+        fs::write(at("far/file"), b"old").unwrap();
+        for (link, target) in [("a", "b"), ("b", "far/file"), ("new", "far/new"), ("circle", "circle")] {
+            symlink(target, at(link)).unwrap();
+        }
+        write_atomic(&at("a"), |file| file.write_all(b"one")).unwrap();
+        write_atomic(&at("new"), |file| file.write_all(b"two")).unwrap();
+        assert!(write_atomic(&at("circle"), |file| file.write_all(b"three")).is_err());
+        assert_eq!(
+            (fs::read(at("far/file")).unwrap(), fs::read(at("far/new")).unwrap()),
+            (b"one".into(), b"two".into())
+        );
+        assert!(["a", "b", "new", "circle"].iter().all(|name| at(name).is_symlink()));
+        assert_eq!((names(dir.path()).len(), names(&at("far"))), (5, vec!["file".into(), "new".into()]));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_device_is_written_to_and_a_folder_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("full");
+        std::os::unix::fs::symlink("/dev/full", &link).unwrap();
+        let error = write_atomic(&link, |file| file.write_all(b"x")).unwrap_err();
+        assert!(error.to_string().contains("No space left") && link.is_symlink(), "{error}");
+        let error = write_atomic(dir.path(), |file| file.write_all(b"x")).unwrap_err();
+        assert!(error.to_string().contains("it is a folder") && error.hint().is_some(), "{error}");
     }
 
     #[test]

@@ -54,13 +54,6 @@ impl RunFolder {
             hint: Some("wait for it, stop it, or start a run of your own without --resume".into()),
         })?;
         sweep(path)?;
-        let note = path.join(DIVERGED);
-        match fs::remove_file(&note) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", note)(error));
-            }
-            _ => {}
-        }
         Ok(Self { path: path.to_path_buf(), _lock: Some(lock) })
     }
 
@@ -91,9 +84,18 @@ impl RunFolder {
         Ok(png)
     }
 
-    /// Notes that the run ended before its time; going on in the folder takes the note away.
+    /// Notes that the run ended before its time.
     pub fn mark_diverged(&self, why: &str) -> Result<()> {
         self.write(DIVERGED, format!("{why}\n").as_bytes())
+    }
+
+    /// Takes the note of [`RunFolder::mark_diverged`] away: the run goes on.
+    pub fn forget_divergence(&self) -> Result<()> {
+        let note = self.file(DIVERGED);
+        match fs::remove_file(&note) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", note)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Appends a line to `log.txt`.
@@ -103,7 +105,7 @@ impl RunFolder {
 }
 
 /// The folders in `outdir` whose names begin with a number, in its order.
-fn numbered(outdir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+pub fn numbered(outdir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(outdir).map_err(Error::io("read", outdir))? {
         let path = entry.map_err(Error::io("read", outdir))?.path();

@@ -156,6 +156,11 @@ pub struct Signs {
 }
 
 impl Guard {
+    /// Scores from here on are not those of before.
+    pub(super) fn forget_scores(&mut self) {
+        self.worse = 0;
+    }
+
     /// Judges a tick.
     pub fn judge(&mut self, config: &GuardConfig, signs: &Signs) -> Option<Trouble> {
         if signs.kimg < config.start_kimg {
@@ -206,6 +211,18 @@ mod tests {
         assert_eq!(guard.judge(&config, &flat), None);
         assert_eq!(guard.judge(&config, &flat), None);
         assert_eq!(guard.judge(&config, &flat), Some(Trouble::Collapse { diversity: 0.01 }));
+    }
+
+    #[test]
+    fn scores_of_another_kind_do_not_count_on() {
+        let config = GuardConfig::default();
+        let mut guard = Guard::default();
+        let worse = Signs { score: Some(Judged { score: 9.0, best: 1.0, standard_error: 0.1 }), ..FINE };
+        for _ in 0..2 {
+            assert_eq!(guard.judge(&config, &worse), None);
+        }
+        guard.forget_scores();
+        assert_eq!(guard.judge(&config, &worse), None);
     }
 
     #[test]

@@ -180,7 +180,7 @@ pub(super) fn check_same(ranks: &Ranks, what: &str, params: &ParamSet) -> Result
 /// FNV-1a over the bits of every number, buffers included.
 fn digest(params: &ParamSet) -> Result<u64> {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for param in params.params().iter().chain(params.buffers()) {
+    for param in params.all() {
         with_downloaded::<f32, _>(&param.value(), |numbers| {
             for number in numbers {
                 hash = (hash ^ u64::from(number.to_bits())).wrapping_mul(0x0100_0000_01b3);

@@ -44,22 +44,29 @@ impl Readings {
     }
 
     /// Reads what one part of a discriminator step measured, `share` of the step; tells it to the averages that the next
-    /// part may need. Adds to `sums` the loss and the signs of real logits.
+    /// part may need. Adds to `sums` the loss and the signs of real logits, of a loss on pairs those of a real logit less its
+    /// fake partner's: such a loss leaves the level of logits free, and it drifts.
     pub(super) fn settle(
         self,
         position: &mut Position,
         ranks: &Ranks,
         share: f64,
+        pairs: bool,
         sums: &mut [f64; 2],
     ) -> Result<()> {
-        let mut measured = Vec::new();
+        let (mut measured, mut real) = (Vec::new(), Vec::new());
         for (name, values) in self.read()? {
             match name {
                 Self::WHOLE => sums[0] += mean(&values) * share,
                 name => measured.push((name, mean(&values))),
             }
-            if name == Self::REAL {
-                sums[1] += values.iter().map(|&logit| sign(logit)).sum::<f64>();
+            match name {
+                Self::REAL if pairs => real = values,
+                Self::REAL => sums[1] += values.iter().map(|&logit| sign(logit)).sum::<f64>(),
+                Self::FAKE => {
+                    sums[1] += real.iter().zip(&values).map(|(real, fake)| sign(real - fake)).sum::<f64>()
+                }
+                _ => {}
             }
         }
         ranks.mean_measured(&mut measured);
@@ -105,11 +112,24 @@ mod tests {
         readings.add(Readings::FAKE, &var(&[-1.0, -2.0, -6.0])).unwrap();
         readings.add(Readings::WHOLE, &var(&[5.0])).unwrap();
         let (mut position, mut sums) = (Position::default(), [1.0, 0.0]);
-        readings.settle(&mut position, &Ranks::alone(), 0.5, &mut sums).unwrap();
+        readings.settle(&mut position, &Ranks::alone(), 0.5, false, &mut sums).unwrap();
         assert_eq!(sums, [3.5, 1.0]);
         assert_eq!(position.collected.means(), [("Logits/fake", -3.0), ("Logits/real", 1.0), ("Loss/D", 2.0)]);
         let mut expected = super::super::penalties::LeCam::default();
         expected.update(1.0, -3.0);
         assert_eq!(position.lecam, expected);
+    }
+
+    #[test]
+    fn of_pairs_the_level_of_logits_does_not_count() {
+        for level in [-9.0, 0.0, 9.0] {
+            let mut readings = Readings::default();
+            let logits = |values: [f32; 3]| var(&values.map(|logit| logit + level));
+            readings.add(Readings::REAL, &logits([1.0, -2.0, 4.0])).unwrap();
+            readings.add(Readings::FAKE, &logits([-1.0, -3.0, 6.0])).unwrap();
+            let (mut position, mut sums) = (Position::default(), [0.0; 2]);
+            readings.settle(&mut position, &Ranks::alone(), 1.0, true, &mut sums).unwrap();
+            assert_eq!(sums[1], 1.0, "two of three pairs are told apart");
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What a line says of the choice of real images. Before it was said, they were every n-th of the set.
+pub(super) const REALS: &str = "at random";
+
 /// One score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
@@ -30,6 +33,7 @@ impl Score {
             "num_real": self.num_real,
             "num_fake": self.num_fake,
             "features": self.features,
+            "reals": REALS,
             "weights": "ema",
             "snapshot": snapshot,
             "timestamp": timestamp_secs,

@@ -20,7 +20,8 @@ pub struct TrainConfig {
     pub minutes: f64,
     /// Images in one step of either network, 2 and more.
     pub batch: usize,
-    /// A batch is worked through in this many equal parts, to save memory; 1 and more.
+    /// A batch is worked through in this many equal parts, to save memory; 1 and more. Batch norm, minibatch stddev, spectral
+    /// norm and LeCam see the parts, so with them it is another training.
     pub accumulate: usize,
     /// Steps of the discriminator for each step of the generator; 1 and more.
     pub d_steps: usize,
@@ -134,8 +135,11 @@ impl TrainConfig {
     /// # Errors
     /// The first setting that is out of its range.
     pub fn validate(&self) -> Result<(), BadSetting> {
-        let positive = |key, x: f64| must(key, x > 0.0 && x.is_finite(), || format!("{x} is not above 0"));
-        let not_negative = |key, x: f64| must(key, x >= 0.0 && x.is_finite(), || format!("{x} is negative"));
+        let positive =
+            |key, x: f64| must(key, x > 0.0 && x.is_finite(), || format!("{x} is not a finite number above 0"));
+        let not_negative = |key, x: f64| {
+            must(key, x >= 0.0 && x.is_finite(), || format!("{x} is not a finite number, 0 or more"))
+        };
         let share = |key, x: f64| must(key, (0.0..=1.0).contains(&x), || format!("{x} is not in 0..1"));
         positive("kimg", self.kimg)?;
         not_negative("minutes", self.minutes)?;

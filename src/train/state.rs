@@ -71,6 +71,9 @@ impl Position {
 pub struct Best {
     /// The score's name.
     pub metric: String,
+    /// The features it was taken in; those of a run may change when it is resumed. Empty in older states.
+    #[serde(default)]
+    pub features: String,
     /// The lowest value.
     pub score: f64,
     /// Where it was taken.
@@ -234,7 +237,8 @@ mod tests {
     fn position() -> Position {
         let mut position = Position { cur_nimg: 3456, elapsed_secs: 0.1 + 0.2, ..Position::default() };
         position.collected.report("Loss/G", 1.0 / 3.0);
-        position.best = Some(Best { metric: "kid".into(), score: 1e-17, kimg: 3.0, of: 2 });
+        position.best =
+            Some(Best { metric: "kid".into(), features: "f".into(), score: 1e-17, kimg: 3.0, of: 2 });
         position
     }
 

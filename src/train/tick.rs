@@ -1,6 +1,6 @@
 //! What happens between steps: statistics, pictures, scores, snapshots, states, and answers to trouble.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use candle_core::{Device, Tensor};
@@ -12,7 +12,7 @@ use super::grid::{Picture, diversity};
 use super::guard::{Judged, OnDivergence, Signs, Trouble};
 use super::held_out::Opinions;
 use super::schedule::Length;
-use super::score::Score;
+use super::score::{self, Score};
 use super::state::{self, Best, Position, SavedState, StateTensors};
 use super::stats::{append_line, memory_gib, rewind_lines};
 use super::tensorboard::EventFile;
@@ -65,8 +65,26 @@ impl Training<'_> {
             if path.extension().is_some_and(|extension| extension == "jsonl") {
                 rewind_lines(&path, self.position.kimg())?;
             }
+            self.put_aside_older_scores(&path)?;
         }
         Ok(())
+    }
+
+    /// Renames scores that were taken on other real images, as they were until scores said which: a curve has one protocol.
+    fn put_aside_older_scores(&self, path: &Path) -> Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if self.session.evaluate.is_none() || !(name.starts_with("metric-") && name.ends_with(".jsonl")) {
+            return Ok(());
+        }
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        if text.lines().all(|line| line.contains(score::REALS)) {
+            return Ok(());
+        }
+        let aside = path.with_file_name(format!("older-{name}"));
+        std::fs::rename(path, &aside).map_err(Error::io("rename", path))?;
+        let line =
+            format!("warning: scores of an older program are in {}: they cannot be compared", aside.display());
+        self.session.folder.log(&line)
     }
 
     /// Ends a tick; `over` at the end of the run, which has everything a tick can have.
@@ -218,11 +236,21 @@ impl Training<'_> {
         for score in &scores {
             self.write_score(score)?;
         }
-        let before = self.position.best.take();
+        // A run may be resumed with other scores: they have no best yet.
+        let same = |best: &Best| best.metric == first.metric && best.features == first.features;
+        let before = self.position.best.take().filter(same);
+        if before.is_none() {
+            self.position.guard.forget_scores();
+        }
         let (best_score, of) = before.as_ref().map_or((f64::INFINITY, 1), |best| (best.score, best.of + 1));
         if first.value < best_score {
-            let best =
-                Best { metric: first.metric.clone(), score: first.value, kimg: self.position.kimg(), of };
+            let best = Best {
+                metric: first.metric.clone(),
+                features: first.features.clone(),
+                score: first.value,
+                kimg: self.position.kimg(),
+                of,
+            };
             self.position.best = Some(best);
             self.write_snapshot("network-snapshot-best.safetensors")?;
         } else {
@@ -289,7 +317,7 @@ impl Training<'_> {
             ("kimg".into(), format!("{:.3}", self.position.kimg())),
             ("config".into(), self.session.config_text.to_owned()),
         ]);
-        if let Some(Best { metric, score, kimg, of }) = &self.position.best {
+        if let Some(Best { metric, score, kimg, of, .. }) = &self.position.best {
             let best = format!("{metric} {score:.6} at {kimg:.3} kimg, best of {of}");
             metadata.insert("best".into(), best);
         }

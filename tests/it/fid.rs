@@ -75,7 +75,20 @@ fn saved_statistics_score_as_their_images_do() {
     let from_images = fid(&real, &["--save-stats", text(&statistics)]);
     let from_statistics = fid(&statistics, &[]);
     assert!((from_images - from_statistics).abs() < 1e-6 * from_images, "{from_images}, {from_statistics}");
-    refused(&arguments(&statistics, &fake, &space), &["KID needs the images"]);
+    let default = nestgen(&arguments(&statistics, &fake, &space));
+    let table = String::from_utf8(default.stdout).unwrap();
+    assert!(default.status.success() && table.contains("KID was left out"), "{table}");
+    let kid = [&arguments(&statistics, &fake, &space)[..], &["--metrics", "fid,kid"]].concat();
+    refused(&kid, &["KID needs the images", "real is given as statistics"]);
+    // Asked of a folder that holds no image that can be read: refused before any is.
+    let unread = dir.path().join("unread");
+    fs::create_dir(&unread).unwrap();
+    fs::write(unread.join("0.png"), "a text file").unwrap();
+    refused(
+        &[&arguments(&unread, &statistics, &space)[..], &["--metrics", "prdc"]].concat(),
+        &["fake is given"],
+    );
+    refused(&[&arguments(&statistics, &unread, &space)[..], &["--floor"]].concat(), &["real is given"]);
     let other = ["fid", text(&statistics), text(&fake), "--metrics", "fid", "--features", "random-v1"];
     refused(&other, &["real.npz", "12 features, this score uses 2048"]);
 }

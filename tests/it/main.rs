@@ -17,9 +17,11 @@ mod models;
 mod mpi;
 #[cfg(target_os = "linux")]
 mod msrv;
+mod outputs;
 mod portable;
 mod score_space;
 mod study;
+mod stumbles;
 mod train;
 mod unsafe_code;
 mod verdicts;

@@ -69,8 +69,8 @@ impl Fixture {
             assert_close(param.name(), &got, &expected[param.name()], NOISE * largest)?;
         }
         let after = self.group("after.");
-        assert_eq!(after.len(), params.buffers().len());
-        for buffer in params.buffers() {
+        assert_eq!(after.len(), params.statistics().len() + params.buffers().len());
+        for buffer in params.statistics().iter().chain(params.buffers()) {
             assert_close(buffer.name(), &buffer.value(), &after[buffer.name()], 0.0)?;
         }
         assert_close("out.eval", forward(&x, false)?.value(), self.get("out.eval"), 0.0)

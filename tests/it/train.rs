@@ -119,6 +119,35 @@ fn resumed_equals_uninterrupted_to_the_bit() {
     }
 }
 
+/// An average of weights goes with the average of what their batch norms saw, not with that of the last few steps.
+#[test]
+fn statistics_are_averaged_with_the_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let sagan = "model={kind=\"sagan\",resolution=32,z_dim=8,width=8,attention=true}";
+    let means = |halflife: &str| {
+        train(&tiny(&[sagan, halflife, "train.ema.ramp=0"]), dir.path(), None, None).unwrap();
+        let state = &resume_point(dir.path(), "latest").unwrap().states[0];
+        ["generator", "generator-ema"].map(|network| {
+            let tensors = candle_core::safetensors::load(
+                state.join(format!("{network}.safetensors")),
+                &candle_core::Device::Cpu,
+            );
+            let tensors = tensors.unwrap();
+            // Of all layers, in the order of their names.
+            let means: std::collections::BTreeMap<_, _> =
+                tensors.iter().filter(|(name, _)| name.ends_with("running_mean")).collect();
+            means.values().flat_map(|mean| mean.to_vec1::<f32>().unwrap()).collect::<Vec<_>>()
+        })
+    };
+    let [last, average] = means("train.ema.halflife_kimg=0.1");
+    let norm = |values: &[f32]| values.iter().map(|x| x * x).sum::<f32>().sqrt();
+    // From 0, over less than the half-life.
+    assert!(norm(&average) < 0.5 * norm(&last), "{average:?} {last:?}");
+    let [last, average] = means("train.ema.halflife_kimg=0");
+    let apart: Vec<f32> = last.iter().zip(&average).map(|(last, average)| last - average).collect();
+    assert!(norm(&apart) < 1e-6 * norm(&last), "{average:?} {last:?}");
+}
+
 #[test]
 fn a_batch_in_parts_is_nearly_the_batch_in_one() {
     /// Sums of f32 in another order, through 16 steps of Adam.
@@ -137,6 +166,16 @@ fn a_changed_configuration_is_refused_and_a_longer_run_is_not() {
     let error = train(&tiny(&["train.generator.lr=1e-3"]), dir.path(), Some("latest"), None).unwrap_err();
     assert!(error.to_string().contains("train.generator.lr"), "{error}");
     train(&tiny(&["train.kimg=0.072"]), dir.path(), Some("latest"), None).unwrap();
+    // Nor other images, nor a length that is behind it; and a refusal leaves the note of a divergence alone.
+    let run = resume_point(dir.path(), "latest").unwrap().run;
+    std::fs::write(run.join("diverged.txt"), "why\n").unwrap();
+    let error = train(&tiny(&["data.scenes=31"]), dir.path(), Some("latest"), None).unwrap_err();
+    assert!(error.to_string().contains("began with other images"), "{error}");
+    let error = train(&tiny(&["train.kimg=0.032"]), dir.path(), Some("latest"), None).unwrap_err();
+    assert!(error.to_string().contains("is at 0.072 already"), "{error}");
+    assert!(run.join("diverged.txt").is_file());
+    train(&tiny(&["train.kimg=0.08"]), dir.path(), Some("latest"), None).unwrap();
+    assert!(!run.join("diverged.txt").is_file());
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn the_best_two_of_three_arms_are_tested() {
         headline(&text).contains("p = 0.0") && headline(&text).contains("corrected for 3 pairs of arms"),
         "{text}"
     );
-    assert!(text.contains("of 6 where nothing differs"), "{text}");
+    assert!(text.contains("where nothing differs, each of the 6"), "{text}");
 }
 
 #[test]

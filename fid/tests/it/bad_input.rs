@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nestgen_fid::{Error, Input, Metric, Report, ScoreConfig, Tap, score};
+use nestgen_fid::{Error, Extractor, Input, Metric, Report, ScoreConfig, Tap, score};
 
 use crate::images::{image, write_png};
 use crate::sources::{colour_space, quiet};
@@ -80,20 +80,66 @@ fn statistics_of_another_size_or_where_images_are_needed() {
         sigma: faer::Mat::identity(dims, dims),
     };
     nestgen_fid::npz::write(&path, &moments(4)).expect("written");
-    let fid = ScoreConfig { metrics: vec![Metric::Fid], ..ScoreConfig::default() };
+    let fid = ScoreConfig { metrics: Some(vec![Metric::Fid]), ..ScoreConfig::default() };
     bench.refused(&path, &fid, &["ref.npz", "4 features, this score uses 6"]);
     nestgen_fid::npz::write(&path, &moments(6)).expect("written");
     assert!(bench.score(&path, &fid).is_ok());
-    bench.refused(&path, &ScoreConfig::default(), &["KID needs the images", "real is given as statistics"]);
     std::fs::write(&path, "text").expect("written");
     bench.refused(&path, &fid, &["ref.npz", "not an .npz"]);
+}
+
+#[test]
+fn what_needs_images_is_refused_before_features_are_made() {
+    let bench = Bench::new();
+    let stats = bench.folder.path().join("ref.npz");
+    let moments = nestgen_fid::statistics::Moments {
+        num_images: None,
+        mu: vec![0.5; 6],
+        sigma: faer::Mat::identity(6, 6),
+    };
+    nestgen_fid::npz::write(&stats, &moments).expect("written");
+    let open = |path: &Path| Input::open(path, &Default::default()).expect("a source");
+    let (images, statistics) = (open(&bench.folder.path().join("good")), open(&stats));
+    let untouched = Extractor::Custom {
+        name: "untouched".into(),
+        sha256: "c0".into(),
+        dims: 6,
+        features: Box::new(|_| panic!("features were made")),
+    };
+    let refused = |real, fake, held_out, config: &ScoreConfig, words: [&str; 2]| {
+        let error = score(real, fake, held_out, &untouched, config, &quiet).expect_err("no images").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?} are not in: {error}");
+    };
+    let (of_real, of_fake) = ("real is given as statistics", "fake is given as statistics");
+    let with = |metric| ScoreConfig { metrics: Some(vec![Metric::Fid, metric]), ..ScoreConfig::default() };
+    for (metric, name) in [(Metric::Kid, "KID needs"), (Metric::Prdc, "precision and recall needs")] {
+        refused(&statistics, &images, None, &with(metric), [name, of_real]);
+        refused(&images, &statistics, None, &with(metric), [name, of_fake]);
+    }
+    refused(&images, &statistics, None, &with(Metric::FidInfinity), ["FID-infinity needs", of_fake]);
+    refused(&images, &statistics, None, &with(Metric::Is), ["Inception score needs", of_fake]);
+    refused(&images, &images, None, &with(Metric::Is), ["needs the Inception", "network"]);
+    let subsets = ScoreConfig { kid_subsets: Some((2, 3)), ..ScoreConfig::default() };
+    refused(&statistics, &images, None, &subsets, ["KID needs", of_real]);
+    let floor = ScoreConfig { floor: true, ..ScoreConfig::default() };
+    refused(&statistics, &images, None, &floor, ["floor needs", of_real]);
+    let default = ScoreConfig::default();
+    refused(&statistics, &images, Some(&images), &default, ["memorisation check needs", of_real]);
+    refused(&images, &images, Some(&statistics), &default, ["memorisation check needs", "held-out is given"]);
+    // Statistics that do not fit are found before the other side's features, too.
+    nestgen_fid::npz::write(
+        &stats,
+        &nestgen_fid::statistics::Moments { mu: vec![0.5; 4], sigma: faer::Mat::identity(4, 4), ..moments },
+    )
+    .expect("written");
+    refused(&images, &statistics, None, &default, ["ref.npz", "4 features, this score uses 6"]);
 }
 
 #[test]
 fn settings_and_metrics_that_do_not_fit() {
     let bench = Bench::new();
     write_png(&bench.bad(), (0..4).map(|i| image("real", 1, i)));
-    let with = |metric| ScoreConfig { metrics: vec![metric], ..ScoreConfig::default() };
+    let with = |metric| ScoreConfig { metrics: Some(vec![metric]), ..ScoreConfig::default() };
     bench.refused(
         &bench.bad(),
         &ScoreConfig { k: 5, ..with(Metric::Prdc) },

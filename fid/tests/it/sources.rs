@@ -1,5 +1,6 @@
 //! Sources of images end to end, with a small feature space that takes no time.
 
+use nestgen_fid::statistics::Moments;
 use nestgen_fid::{Extractor, Input, Metric, Resize, ScoreConfig, score};
 use nestgen_images::RgbImage8;
 
@@ -35,7 +36,7 @@ fn folders_statistics_and_a_generator_give_one_score() {
     let open = |path: &std::path::Path| Input::open(path, &Default::default()).expect("images");
     let stats = folder.path().join("ref.npz");
     let config = ScoreConfig {
-        metrics: vec![Metric::Fid, Metric::Kid, Metric::Prdc],
+        metrics: Some(vec![Metric::Fid, Metric::Kid, Metric::Prdc]),
         save_stats: Some(stats.clone()),
         floor: true,
         kid_subsets: Some((5, 10)),
@@ -52,7 +53,7 @@ fn folders_statistics_and_a_generator_give_one_score() {
     assert_eq!(report.name, "FD-colours");
     assert_eq!((report.real.num_images, report.fake.num_images), (Some(30), Some(20)));
 
-    let fid_only = ScoreConfig { metrics: vec![Metric::Fid], ..ScoreConfig::default() };
+    let fid_only = ScoreConfig { metrics: Some(vec![Metric::Fid]), ..ScoreConfig::default() };
     let against_stats =
         score(&open(&stats), &open(&fake), None, &colour_space(), &fid_only, &quiet).expect("scored");
     let again = against_stats.scores.frechet.expect("asked for");
@@ -70,6 +71,37 @@ fn folders_statistics_and_a_generator_give_one_score() {
     let json = serde_json::to_value(&report).expect("serialised");
     assert_eq!(json["scores"]["frechet"]["value"], frechet.value);
     assert_eq!(json["warnings"][0]["kind"], "unequal_counts");
+}
+
+#[test]
+fn statistics_get_the_frechet_distance_and_the_error_of_the_images_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (images, stats) = (folder.path().join("images"), folder.path().join("ref.npz"));
+    write_png(&images, (0..20).map(|i| image("fake", 2, i)));
+    let moments =
+        Moments { num_images: None, mu: vec![0.5; 6], sigma: 0.01 * faer::Mat::<f64>::identity(6, 6) };
+    nestgen_fid::npz::write(&stats, &moments).expect("written");
+    let run = |real: &std::path::Path, fake: &std::path::Path| {
+        let open = |path| Input::open(path, &Default::default()).expect("a source");
+        score(&open(real), &open(fake), None, &colour_space(), &ScoreConfig::default(), &quiet).expect("scored")
+    };
+    for (report, side, other) in
+        [(run(&stats, &images), "real", "fakes"), (run(&images, &stats), "fake", "reals")]
+    {
+        assert!(report.scores.frechet.is_some() && report.scores.kid.is_none());
+        let table = report.to_string();
+        assert!(table.contains(&format!("; ± of the {other} alone")), "{table}");
+        let note =
+            format!("warning: KID was left out: it needs the images, and {side} is given as statistics only");
+        assert!(table.lines().any(|line| line == note), "{table}");
+    }
+    let report = run(&stats, &stats);
+    assert_eq!(report.scores.frechet.expect("asked for").value, 0.0);
+    assert!(!report.to_string().contains('±'), "{report}");
+    let json = serde_json::to_value(&report).expect("serialised");
+    assert!(json["scores"]["frechet"]["standard_error"].is_null(), "{json}");
+    // Nothing is left out of two sides of images.
+    assert!(run(&images, &images).scores.kid.is_some());
 }
 
 #[test]
@@ -100,7 +132,7 @@ fn a_folder_against_itself_scores_zero_and_pixels_in_memory_give_its_features() 
     let extractor = Extractor::random_v1().expect("the formula fits the network");
     let open = || Input::open(folder.path(), &Default::default()).expect("images");
     let config =
-        ScoreConfig { metrics: vec![Metric::Fid], tap: nestgen_fid::Tap::D64, ..ScoreConfig::default() };
+        ScoreConfig { metrics: Some(vec![Metric::Fid]), tap: nestgen_fid::Tap::D64, ..ScoreConfig::default() };
     let report = score(&open(), &open(), None, &extractor, &config, &quiet).expect("scored");
     assert_eq!(report.scores.frechet.expect("asked for").value, 0.0);
     assert_eq!(report.name, "FD-random-v1-64");

@@ -196,7 +196,7 @@ fn is_wanted(name: &[u8]) -> bool {
 }
 
 /// True for the extensions that count as images; hidden files and macOS resource forks do not.
-pub(crate) fn is_image_name(name: &[u8]) -> bool {
+pub fn is_image_name(name: &[u8]) -> bool {
     const EXTENSIONS: [&[u8]; 8] = [b"png", b"jpg", b"jpeg", b"webp", b"bmp", b"gif", b"tif", b"tiff"];
     if is_hidden(name) {
         return false;

@@ -54,8 +54,10 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         .into());
     }
     if !trained.class_names.is_empty() && trained.class_names != names {
-        let differing = trained.class_names.iter().zip(names).find(|(a, b)| a != b);
-        ui::warn(&format!("classes are named differently from training: {differing:?}"));
+        let mut pairs = trained.class_names.iter().zip(names);
+        let first = pairs.find(|(before, now)| before != now);
+        let example = first.map_or(String::new(), |(before, now)| format!(": `{before}` is `{now}` here"));
+        ui::warn(&format!("classes are named differently from training{example}"));
     }
     let bar = ui::progress_bar("testing", test.len() as u64);
     let start = Instant::now();

@@ -11,7 +11,7 @@ use nestgen::explain::figure::{Shown, figure};
 use nestgen::explain::localise::{HotPart, center, chance, holds, hot_part, iou};
 use nestgen::explain::{Explanation, explain, likeliest, traceable};
 use nestgen::train::files::write_atomic;
-use nestgen_images::to_square;
+use nestgen_images::{RgbImage8, to_square};
 
 use super::Network;
 use super::sources::{Boxes, Image, images};
@@ -60,6 +60,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let wanted = wanted_classes(&args.classes, &trained.class_names)?;
     let boxes = args.boxes.as_deref().map(Boxes::read).transpose()?;
     let images = images(&args.images)?;
+    refuse_unusable(&images, &trained)?;
     std::fs::create_dir_all(&args.outdir).map_err(Error::io("create", &args.outdir))?;
     let bar = ui::progress_bar("explaining", images.len() as u64);
     let mut explained = Vec::with_capacity(images.len());
@@ -83,6 +84,34 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     ui::result_line(&format!("wrote {figures} figures and explanations.json to {}", args.outdir.display()))?;
     tally.print()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads every image before anything is written: one that is no use would end the work with half of the figures.
+fn refuse_unusable(images: &[Image], trained: &Trained) -> Result<()> {
+    let bar = ui::progress_bar("checking", images.len() as u64);
+    let checked = images.iter().try_for_each(|image| {
+        read(image, trained)?;
+        bar.inc(1);
+        Ok(())
+    });
+    bar.finish_and_clear();
+    checked
+}
+
+/// The pixels of an image, which must be a patch at least.
+fn read(image: &Image, trained: &Trained) -> Result<RgbImage8> {
+    let pixels = image.read()?;
+    let patch = traceable(&trained.classifier)?.config().patch_size as u32;
+    if pixels.width.min(pixels.height) < patch {
+        return Err(Error::Usage {
+            message: format!(
+                "`{}` is {}x{} px, smaller than a patch of {patch} px",
+                image.name, pixels.width, pixels.height
+            ),
+            hint: Some(format!("give images of about {} px", trained.config.model.resolution())),
+        });
+    }
+    Ok(pixels)
 }
 
 fn wanted_classes(names: &[String], known: &[String]) -> Result<Vec<usize>> {
@@ -115,17 +144,7 @@ impl<'a> One<'a> {
         boxes: Option<&Boxes>,
     ) -> Result<Self> {
         let res = trained.config.model.resolution();
-        let pixels = image.read()?;
-        let patch = traceable(&trained.classifier)?.config().patch_size as u32;
-        if pixels.width.min(pixels.height) < patch {
-            return Err(Error::Usage {
-                message: format!(
-                    "`{}` is {}x{} px, smaller than a patch of {patch} px",
-                    image.name, pixels.width, pixels.height
-                ),
-                hint: Some(format!("give images of about {res} px")),
-            });
-        }
+        let pixels = read(image, trained)?;
         let bytes = to_square(&pixels, res as u32);
         let mut values = Vec::with_capacity(bytes.len());
         trained.config.data.normalise().append(&bytes, &mut values);

@@ -20,7 +20,9 @@ impl Image {
         let bytes = std::fs::read(&self.path).map_err(Error::io("read", &self.path))?;
         decode::decode_rgb(&bytes, &limits).map_err(|reason| Error::Usage {
             message: format!("`{}` is no usable image: {reason}", self.path.display()),
-            hint: Some("PNG, JPEG, WebP, BMP, GIF and TIFF are read".into()),
+            hint: Some(
+                "PNG, JPEG, WebP, BMP, GIF and TIFF are read, and folders of them; unpack an archive".into(),
+            ),
         })
     }
 

@@ -112,6 +112,11 @@ fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
     overrides.push(Override::new("train.epochs", args.epochs as i64));
     overrides.extend(args.data.clone().map(|path| Override::new("data.path", path)));
 
+    for (number, share) in args.fraction.iter().enumerate() {
+        if args.fraction[..number].contains(share) {
+            return Err(usage(&format!("--fraction names {share} twice"), "name each share once").into());
+        }
+    }
     let scenes = nestgen::data::synthetic::class_names().len();
     let mut named: Vec<Arm> = Vec::new();
     for arm in &args.arms {
@@ -153,12 +158,14 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         Ok(PlannedArm { name: name.clone(), parameters, flops: classifier.flops(), config: config.to_toml() })
     };
     let planned: Vec<PlannedArm> = arms.iter().map(arm).collect::<Result<_>>()?;
+    let plan = Plan { seeds: (0..args.seeds).collect(), allowed_unfair: Vec::new(), arms: planned };
+    plan.refuse_twins()?;
     let mut unfair = Vec::new();
     let mut shares: Vec<f64> = arms.iter().map(|(_, config)| config.data.fraction).collect();
     shares.sort_by(f64::total_cmp);
     shares.dedup();
     for share in shares {
-        let alike = arms.iter().zip(&planned).filter(|((_, config), _)| config.data.fraction == share);
+        let alike = arms.iter().zip(&plan.arms).filter(|((_, config), _)| config.data.fraction == share);
         let arms = alike.map(|(_, planned)| planned.clone()).collect();
         unfair.extend(Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), arms }.unfair()?);
     }
@@ -167,7 +174,7 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         let message = format!("the arms cannot be compared fairly: {}", unfair.join("; "));
         return Err(usage(&message, "make them equal, or say --allow-unfair: the page will tell").into());
     }
-    Ok(Plan { seeds: (0..args.seeds).collect(), allowed_unfair: unfair, arms: planned })
+    Ok(Plan { allowed_unfair: unfair, ..plan })
 }
 
 /// Trains one run of the study, or goes on with it; `false` if it was interrupted.

@@ -121,9 +121,10 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     }
     let device = args.device.open(ranks)?;
     describe_ranks(ranks);
-    let tasks = open_and_deal(&plan, &args.outdir, ranks)?;
     let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;
+    // Before the plan is written: images that cannot be read are no study yet, and the next command may name others.
     let data = open_data(first)?;
+    let tasks = open_and_deal(&plan, &args.outdir, ranks)?;
     let stop = interrupt::flag()?;
     let study = Study { configs: &configs, data: &data, device: &device, stop: &stop };
     let trained = match args.parallel {
@@ -167,6 +168,10 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
             return Err(usage(&format!("two arms are named {name}"), "name files differently").into());
         }
         let config = load(source, &overrides(args, source, fixed)?)?;
+        if config.eval.every_kimg == 0.0 {
+            let hint = "leave --eval out for ten scores a run, or give thousands of images between scores";
+            return Err(usage("--eval 0: without scores there is nothing to compare", hint).into());
+        }
         arms.push((name, if arm == "sagan" { as_sagan(config, &args.budget)? } else { config }));
     }
     Ok(arms)
@@ -194,6 +199,10 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
     };
     // A run that ends because its score is bad has no score at the end: its arm would gain by losing it.
     overrides.push(Override::new("train.guard.on_divergence", "warn"));
+    if plain.eval.every_kimg == 0.0 {
+        let usual = args.kimg.map_or(2.0 * plain.train.tick_kimg, |kimg| kimg / SCORES_PER_RUN);
+        overrides.push(Override::new("eval.every_kimg", usual));
+    }
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }
@@ -203,12 +212,7 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
     add("train.kimg", args.kimg.map(Into::into));
     // A length in images replaces the preset's length in minutes.
     add("train.minutes", args.minutes.or(args.kimg.map(|_| 0.0)).map(Into::into));
-    let usual = match args.kimg {
-        Some(kimg) => kimg / SCORES_PER_RUN,
-        None => 2.0 * plain.train.tick_kimg,
-    };
-    let every_kimg = args.eval.or((plain.eval.every_kimg == 0.0).then_some(usual));
-    add("eval.every_kimg", every_kimg.map(Into::into));
+    add("eval.every_kimg", args.eval.map(Into::into));
     Ok(overrides)
 }
 
@@ -221,6 +225,7 @@ fn plan(args: &Convergence, configs: &[(String, RunConfig)]) -> anyhow::Result<P
     };
     let arms = configs.iter().map(arm).collect::<Result<_>>()?;
     let mut plan = Plan { seeds: (0..args.seeds).collect(), allowed_unfair: Vec::new(), arms };
+    plan.refuse_twins()?;
     let unfair = plan.unfair()?;
     if !unfair.is_empty() && !args.allow_unfair {
         let message = format!("the arms cannot be compared fairly: {}", unfair.join("; "));

@@ -78,7 +78,6 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
     let metric = protocol::usual_metric(&runs)?;
     let question = Question { metric: &metric, axis, threshold: None, notes: &notes, lost: &lost };
     let compared = compare(&runs, &arms, &question)?;
-    ui::result_line(table::terminal(&compared, &arms).trim_end())?;
     let file = |name: &str| outdir.join(name);
     write(Some(&file("scores.csv")), || Ok(table::csv(&runs, &arms, &metric)))?;
     write(Some(&file("tables.md")), || Ok(table::markdown(&compared, &arms)))?;
@@ -87,5 +86,7 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
         write(Some(&file("data-efficiency.md")), || Ok(rows))?;
     }
     write(Some(&file("curves.svg")), || Ok(report::figure::svg(&compared)))?;
-    write(Some(&file("report.html")), || report::html(&runs, &arms, &question))
+    write(Some(&file("report.html")), || report::html(&runs, &arms, &question))?;
+    // Last: who reads only the first lines of it has all of the files.
+    Ok(ui::result_line(table::terminal(&compared, &arms).trim_end())?)
 }

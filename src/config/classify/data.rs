@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nestgen_images::OpenOptions;
 use serde::{Deserialize, Serialize};
 
+use crate::config::run::name_of_images;
 use crate::data::{ImageData, LabelledImages, LoadOptions, test_split};
 use crate::error::{Error, Result};
 use crate::train::classify::augment::Normalise;
@@ -107,11 +108,7 @@ impl ClassDataConfig {
 
     /// A short name for run folders.
     pub fn name(&self) -> String {
-        if self.path.is_empty() {
-            return "scenes".into();
-        }
-        let name = Path::new(&self.path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.split('.').next().unwrap_or_default().to_owned()
+        name_of_images(&self.path)
     }
 
     /// Reads or renders everything at `res` px. `progress(done, total)` may return false to stop.
@@ -133,7 +130,15 @@ impl ClassDataConfig {
         };
         let all = read(None)?;
         refuse_empty_classes(path, all.data().class_names())?;
-        let split = if all.data().split() == Some("train") { test_split(path)? } else { None };
+        let split = if all
+            .data()
+            .split()
+            .is_some_and(|split| ["train", "training"].contains(&&*split.to_lowercase()))
+        {
+            test_split(path)?
+        } else {
+            None
+        };
         let Some(split) = split else {
             let (train, test) = all.hold_out(self.hold_out)?;
             return Ok(ClassData { train, test });

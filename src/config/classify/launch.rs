@@ -57,6 +57,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let share = share_out_pairs(config.train.batch, ranks)?;
     let config_text = config.to_toml();
     let averaged = config.train.ema.halflife_kimg > 0.0;
+    let mut began: Option<Provenance> = None;
     let (folder, state, damaged) = match launch.resume {
         None => {
             let folder = enter(ranks, || RunFolder::create(launch.outdir, &config.data.name(), launch.name))?;
@@ -75,6 +76,10 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
                 }
                 other => other,
             })?;
+            began = Provenance::read(folder.path())?;
+            if let Some(before) = &began {
+                before.refuse_other_images(folder.path(), &[train.data().digest()])?;
+            }
             (folder, Some(state), damaged)
         }
     };
@@ -87,10 +92,11 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     for network in [Some(&classifier), ema.as_ref()].into_iter().flatten() {
         network.params().move_to(launch.device)?;
     }
-    if ranks.is_first() {
-        let record = provenance(config, &classifier, &train, launch.device);
-        folder.write(provenance::FILE, record.to_json().as_bytes())?;
-    }
+    let now = provenance(config, &classifier, &train, launch.device);
+    let record = match began {
+        Some(before) => now.after(before),
+        None => now,
+    };
     let session = Session {
         config: &config.train,
         config_text: &config_text,
@@ -104,7 +110,13 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         stop: launch.stop,
         on_event: launch.on_event,
     };
-    let outcome = Training::new(session, classifier, ema, state)?.run();
+    let training = Training::new(session, classifier, ema, state)?;
+    // Only now: what cannot go on changes nothing.
+    if ranks.is_first() {
+        folder.forget_divergence()?;
+        folder.write(provenance::FILE, record.to_json().as_bytes())?;
+    }
+    let outcome = training.run();
     if let Err(error @ Error::NonFinite { .. }) = &outcome
         && ranks.is_first()
     {
@@ -132,7 +144,7 @@ fn refuse_misfits(config: &ClassifyRunConfig, train: &LabelledImages) -> Result<
     }
     if config.train.batch > train.len() {
         let reason = format!("{} is more than the {} images of an epoch", config.train.batch, train.len());
-        return Err(bad("train.batch", reason, "choose a smaller --batch"));
+        return Err(bad("train.batch", reason, "choose a smaller one: --set train.batch=N"));
     }
     Ok(())
 }

@@ -41,7 +41,8 @@ impl ClassifyRunConfig {
             train.augment.crop_padding = 0;
             train.augment.crop_area = 0.05;
         } else {
-            train.augment.crop_padding = model.resolution() / 8;
+            // Of 32 px, 36x36.
+            train.augment.crop_padding = model.resolution() / 16;
         }
         Self { model, data: ClassDataConfig::default(), train }
     }
@@ -51,7 +52,7 @@ impl ClassifyRunConfig {
     /// # Errors
     /// [`Error::Config`] names the override, the key, and near names for unknown ones.
     pub fn with(&self, place: &str, overrides: &[Override]) -> Result<Self> {
-        resolve(place, &self.to_toml(), overrides, Self::validate)
+        with_own_hint(resolve(place, &self.to_toml(), overrides, Self::validate))
     }
 
     /// Reads a file, overrides and validates.
@@ -60,7 +61,7 @@ impl ClassifyRunConfig {
     /// As [`ClassifyRunConfig::with`].
     pub fn read(path: &Path, overrides: &[Override]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        resolve(&path.display().to_string(), &text, overrides, Self::validate)
+        with_own_hint(resolve(&path.display().to_string(), &text, overrides, Self::validate))
     }
 
     /// Reads a complete configuration back, as saved beside a run or in a model.
@@ -68,7 +69,7 @@ impl ClassifyRunConfig {
     /// # Errors
     /// When it is none.
     pub fn parse(place: &str, text: &str) -> Result<Self> {
-        parse_as(place, text)
+        with_own_hint(parse_as(place, text))
     }
 
     /// Checks every range.
@@ -86,6 +87,17 @@ impl ClassifyRunConfig {
         // Only maps with keys that are not text can fail, and there are none.
         toml::to_string(self).unwrap_or_default()
     }
+}
+
+/// Of a bad setting without a better hint, where to see the settings: those of a generator are others.
+fn with_own_hint<T>(outcome: Result<T>) -> Result<T> {
+    outcome.map_err(|error| match error {
+        Error::Config { place, key, reason, hint: None } => {
+            let hint = Some("`nestgen classify train -n` prints every setting with its value".into());
+            Error::Config { place, key, reason, hint }
+        }
+        other => other,
+    })
 }
 
 #[cfg(test)]

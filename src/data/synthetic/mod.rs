@@ -23,7 +23,7 @@ pub use planted::{PLANTED_SIZE, render as render_planted};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::ImageData;
+use super::{ImageData, LoadOptions};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
@@ -101,7 +101,7 @@ impl ImageData {
     /// The first `count` scenes of `seed` at `res` px, labelled. `progress(done, total)` is called from worker threads.
     ///
     /// # Errors
-    /// No images or no pixels asked for.
+    /// No images or no pixels asked for; more than the memory budget of a set that is read holds.
     pub fn synthetic(
         seed: u64,
         count: usize,
@@ -111,6 +111,22 @@ impl ImageData {
         if count == 0 || res == 0 {
             let message = format!("{count} scenes of {res} px: both numbers must be positive");
             return Err(Error::Usage { message, hint: None });
+        }
+        let needed = [res, res, 3].into_iter().fold(count, usize::saturating_mul) as u64;
+        let budget = LoadOptions::new(res as u32).memory_budget_bytes;
+        if needed > budget {
+            return Err(Error::Usage {
+                message: format!(
+                    "{count} scenes of {res} px need {} MiB, more than the {} MiB of the memory budget",
+                    needed >> 20,
+                    budget >> 20
+                ),
+                hint: Some(
+                    "choose fewer scenes, or write them with `nestgen data synth`, make a pack of them with `nestgen data \
+                     pack` and train from it"
+                        .into(),
+                ),
+            });
         }
         let mut pixels = vec![0; count * res * res * 3];
         let done = std::sync::atomic::AtomicUsize::new(0);
@@ -189,5 +205,9 @@ mod tests {
         let other = ImageData::synthetic(1, 36, 16, &|_, _| true).unwrap();
         assert_ne!(data.digest(), other.digest());
         assert!(ImageData::synthetic(0, 0, 16, &|_, _| true).is_err());
+        for count in [99_999_999_999, usize::MAX] {
+            let error = ImageData::synthetic(0, count, 16, &|_, _| true).err().unwrap();
+            assert!(error.to_string().contains("memory budget"), "{error}");
+        }
     }
 }

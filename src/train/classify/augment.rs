@@ -40,7 +40,7 @@ pub struct AugmentConfig {
 impl Default for AugmentConfig {
     fn default() -> Self {
         Self {
-            crop_padding: 4,
+            crop_padding: 2,
             crop_area: 1.0,
             mirror: true,
             rand_layers: 2,

@@ -199,7 +199,7 @@ impl Training<'_> {
             _ => {
                 let kimg = self.position.cur_nimg as f64 / 1e3;
                 self.write_model(tested, of)?;
-                Best { metric: "top1 error".into(), score: error, kimg, of }
+                Best { metric: "top1 error".into(), features: String::new(), score: error, kimg, of }
             }
         });
         Ok(())

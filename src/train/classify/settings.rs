@@ -115,13 +115,16 @@ impl ClassifyConfig {
 
     /// The learning rate after `done_epochs` (1.5: in the middle of the second).
     ///
-    /// Loshchilov and Hutter, arXiv 1608.03983; the cosine spans the whole run, the warm-up cuts into its start.
+    /// Loshchilov and Hutter, arXiv 1608.03983; a linear warm-up to the whole rate, then the cosine over what is left, as the
+    /// NesT paper's authors have it (`libml/utils.py` of their code).
     pub fn lr(&self, done_epochs: f64) -> f64 {
         let done = match self.lr_per {
             LrPer::Step => done_epochs,
             LrPer::Epoch => done_epochs.floor(),
         };
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * (done / self.epochs as f64).min(1.0)).cos());
+        let falling = self.epochs as f64 - self.warmup_epochs;
+        let way = if falling > 0.0 { ((done - self.warmup_epochs) / falling).clamp(0.0, 1.0) } else { 0.0 };
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * way).cos());
         let lr = self.min_lr + (self.base_lr - self.min_lr) * cosine;
         let warmup = if done < self.warmup_epochs { done / self.warmup_epochs } else { 1.0 };
         let scale = self.batch as f64 / 256.0;
@@ -141,13 +144,17 @@ mod tests {
     fn the_rate_rises_then_falls_along_a_cosine() {
         let config = ClassifyConfig { batch: 128, epochs: 20, warmup_epochs: 4.0, ..ClassifyConfig::default() };
         let peak = 2.5e-4 / 2.0;
-        let cosine = |done: f64| peak * 0.5 * (1.0 + (std::f64::consts::PI * done / 20.0).cos());
-        assert!((config.lr(2.0) - cosine(2.0) / 2.0).abs() < TOLERANCE);
-        assert!((config.lr(4.0) - cosine(4.0)).abs() < TOLERANCE);
-        assert!((config.lr(10.0) - peak / 2.0).abs() < TOLERANCE);
+        let cosine = |way: f64| peak * 0.5 * (1.0 + (std::f64::consts::PI * way).cos());
+        assert!((config.lr(2.0) - peak / 2.0).abs() < TOLERANCE);
+        assert!((config.lr(4.0) - peak).abs() < TOLERANCE);
+        assert!((config.lr(8.0) - cosine(0.25)).abs() < TOLERANCE);
+        assert!((config.lr(12.0) - peak / 2.0).abs() < TOLERANCE);
         assert!(config.lr(20.0).abs() < TOLERANCE && config.lr(0.0) > 0.0);
         let stairs = ClassifyConfig { lr_per: LrPer::Epoch, ..config.clone() };
         assert_eq!(stairs.lr(10.9), config.lr(10.0));
+        // Nothing but warm-up.
+        let short = ClassifyConfig { epochs: 4, ..config };
+        assert!((short.lr(4.0) - peak).abs() < TOLERANCE);
     }
 
     #[test]
