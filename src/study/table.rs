@@ -166,7 +166,7 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
     if comparison.tests.iter().any(|test| test.last.is_some_and(|test| test.p.is_some())) {
         remarks.push(format!(
             "p is that of each test by itself: where nothing differs, each of the {tested} is below 0.05 with a chance of one in \
-             twenty, and of more if seeds were added until it was"
+             twenty, and with a greater one if seeds were added until it was"
         ));
     }
     if comparison.arms.iter().any(|arm| arm.runs.len() < 3) {
