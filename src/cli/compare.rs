@@ -49,9 +49,11 @@ pub(crate) struct Compare {
 pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
     let (runs, lost, notes) = arms::without_diverged(read_runs(&args.runs)?)?;
     if runs.is_empty() {
-        return Err(
-            Error::Usage { message: notes.join("; "), hint: Some("no run is left to compare".into()) }.into()
-        );
+        return Err(Error::Usage {
+            message: notes.join("; "),
+            hint: Some("give runs that did not diverge as well".into()),
+        }
+        .into());
     }
     let metric = match &args.metric {
         Some(name) => name.clone(),

@@ -35,8 +35,7 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
             message: format!("cannot write `{}`: it is a folder", path.display()),
             hint: Some("name a file".into()),
         }),
-        // `/dev/stdout` may end at a regular file, to which others write as well.
-        Ok(there) if !there.is_file() || path.starts_with("/dev") => {
+        Ok(there) if !there.is_file() || is_own_output(path) => {
             write_through(path, write).map_err(Error::io("write", path))
         }
         _ => {
@@ -46,6 +45,14 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
             finish(&place, &temporary, written, |temporary| fs::remove_file(temporary))
         }
     }
+}
+
+/// Whether a path is one of this process's open files. It may end at a regular file, to which others write as well. Other files
+/// below `/dev`, such as those of `/dev/shm`, are files.
+fn is_own_output(path: &Path) -> bool {
+    ["/dev/stdout", "/dev/stderr"].iter().any(|name| path == Path::new(name))
+        || path.starts_with("/dev/fd")
+        || path.starts_with("/proc/self/fd")
 }
 
 /// Writes into what is there, which is neither created nor cut nor synced: pipes can do none of it.
@@ -242,6 +249,16 @@ mod tests {
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn only_open_files_are_written_through() {
+        for path in ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/2"] {
+            assert!(is_own_output(Path::new(path)), "{path}");
+        }
+        for path in ["/dev/shm/runs/config.toml", "/dev/stdout.csv", "stdout", "/proc/self/fdx"] {
+            assert!(!is_own_output(Path::new(path)), "{path}");
+        }
     }
 
     #[test]
