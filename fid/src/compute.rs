@@ -1,4 +1,4 @@
-//! Which scores two sides allow, known before any features are, and the scores from the features.
+//! The scores of two sides, from their features.
 
 use crate::config::{Metric, ScoreConfig};
 use crate::error::{Error, Result};
@@ -11,12 +11,12 @@ use crate::inception_score::{inception_score, logits};
 use crate::kid::{kid, kid_subsets, sample};
 use crate::memorization::memorization;
 use crate::precision_recall::precision_recall;
-use crate::report::{Scores, Warning};
-use crate::statistics::Moments;
+use crate::report::Scores;
+use crate::statistics::{Moments, at_least};
 
 /// Names in messages of what is no [`Metric`].
-const FLOOR: &str = "the real/real floor";
-const COPIES: &str = "the memorisation check";
+pub(crate) const FLOOR: &str = "the real/real floor";
+pub(crate) const COPIES: &str = "the memorisation check";
 
 /// The features of a side, or its statistics.
 pub(crate) enum Side {
@@ -41,70 +41,8 @@ impl Side {
     }
 }
 
-/// Whether each side is given as images (or their features), not as statistics.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Images {
-    pub(crate) real: bool,
-    pub(crate) fake: bool,
-    /// `None`: there is no held-out side.
-    pub(crate) held_out: Option<bool>,
-}
-
-impl Images {
-    /// An error where `what` needs the images of a side of this list that has none.
-    fn needed(self, what: &'static str, sides: &[&'static str]) -> Result<()> {
-        let given = [("real", self.real), ("fake", self.fake), ("held-out", self.held_out == Some(true))];
-        match given.into_iter().find(|(side, given)| !given && sides.contains(side)) {
-            Some((side, _)) => Err(Error::NeedsImages { what, side: side.to_owned() }),
-            None => Ok(()),
-        }
-    }
-}
-
-/// What will be computed: what was asked for or, where nothing was, what the sides allow, with a warning of what they
-/// do not.
-///
-/// # Errors
-/// Something was asked for that these sides or this network cannot give.
-pub(crate) fn plan(
-    given: Images,
-    extractor: &Extractor,
-    config: &ScoreConfig,
-    warnings: &mut Vec<Warning>,
-) -> Result<Vec<Metric>> {
-    let metrics = config.metrics.clone().unwrap_or_else(|| {
-        let without = [("real", given.real), ("fake", given.fake)].into_iter().find(|(_, given)| !given);
-        // Whoever sets KID's subsets asks for KID.
-        match without {
-            Some((side, _)) if config.kid_subsets.is_none() => {
-                warnings.push(Warning::LeftOut { what: Metric::Kid.title(), side });
-                vec![Metric::Fid]
-            }
-            _ => vec![Metric::Fid, Metric::Kid],
-        }
-    });
-    for metric in &metrics {
-        let sides: &[&str] = match metric {
-            Metric::Fid => &[],
-            Metric::Kid | Metric::Prdc => &["real", "fake"],
-            Metric::Is | Metric::FidInfinity => &["fake"],
-        };
-        given.needed(metric.title(), sides)?;
-        if *metric == Metric::Is {
-            classifier(extractor, config)?;
-        }
-    }
-    if config.floor {
-        given.needed(FLOOR, &["real"])?;
-    }
-    if given.held_out.is_some() {
-        given.needed(COPIES, &["real", "fake", "held-out"])?;
-    }
-    Ok(metrics)
-}
-
 /// The class weights `[1008, 2048]` of the network.
-fn classifier<'a>(extractor: &'a Extractor, config: &ScoreConfig) -> Result<&'a [f32]> {
+pub(crate) fn classifier<'a>(extractor: &'a Extractor, config: &ScoreConfig) -> Result<&'a [f32]> {
     let Extractor::Inception { network, .. } = extractor else {
         return Err(Error::Mismatch("the Inception score needs the Inception network".into()));
     };
@@ -114,7 +52,7 @@ fn classifier<'a>(extractor: &'a Extractor, config: &ScoreConfig) -> Result<&'a 
     Ok(network.classifier().0)
 }
 
-/// The scores that [`plan`] found.
+/// The scores that [`crate::plan::plan`] found.
 pub(crate) fn compute(
     real: &Side,
     fake: &Side,
@@ -162,9 +100,15 @@ pub(crate) fn compute(
     Ok(scores)
 }
 
+/// Refuses a real side without two images in each half.
+pub(crate) fn enough_for_floor(images: usize) -> Result<()> {
+    at_least(FLOOR, 4, images, "real")
+}
+
 /// The Frechet distance between two halves of the real images. They are drawn by `seed`: sources list their images by
 /// name, so the first half of a set with class folders has other classes than the second.
 fn floor(real: &Features, seed: u64) -> Result<Frechet> {
+    enough_for_floor(real.len())?;
     let half = real.len() / 2;
     let order = sample(real.len(), 2 * half, seed);
     let (first, second) = (real.select(&order[..half]), real.select(&order[half..]));

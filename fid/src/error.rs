@@ -40,6 +40,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file of statistics was made by another protocol than the score's.
+    #[error("statistics {}: {reason}", path.display())]
+    OtherProtocol {
+        /// The `.npz` file.
+        path: PathBuf,
+        /// In what the two differ.
+        reason: String,
+    },
     /// An image source could not be opened, or one of its images not read.
     #[error(transparent)]
     Images(#[from] nestgen_images::Error),
@@ -136,6 +144,10 @@ impl Error {
             ),
             Error::Statistics { .. } => {
                 "the file must hold `mu` [D] and `sigma` [D, D] as pytorch-fid writes them; make it with --save-stats"
+                    .into()
+            }
+            Error::OtherProtocol { .. } => {
+                "score with the settings that the statistics were made with, or make them anew from the images with --save-stats"
                     .into()
             }
             Error::Identical { .. } => "check that the folder, archive or generator is the one you meant".into(),

@@ -8,8 +8,9 @@ use nestgen_images::RgbImage8;
 use crate::error::{Error, Result};
 use crate::features::{Extracted, Features, Progress, Read, Skipped, extract};
 use crate::formula;
-use crate::inception::{Inception, Place, Tap};
+use crate::inception::{FEATURES, Inception, Place, Tap};
 use crate::preprocess::Resize;
+use crate::protocol::Protocol;
 use crate::weights;
 
 /// Images that a caller's network gets at a time.
@@ -103,6 +104,18 @@ impl Extractor<'_> {
     pub fn sha256(&self) -> &str {
         match self {
             Extractor::Inception { sha256, .. } | Extractor::Custom { sha256, .. } => sha256,
+        }
+    }
+
+    /// What features at this tap under this rule are, to be told from others.
+    pub fn protocol(&self, tap: Tap, resize: Resize) -> Protocol {
+        let (name, dims) = (self.name(), self.dims(tap));
+        let whole = dims == FEATURES || matches!(self, Extractor::Custom { .. });
+        Protocol {
+            features: if whole { name } else { format!("{name}-{dims}") },
+            network_sha256: self.sha256().to_owned(),
+            dims,
+            resize: self.resize(resize),
         }
     }
 

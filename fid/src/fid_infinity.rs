@@ -12,11 +12,12 @@
 //! No error covers the bias that stays: the line runs over the fakes alone, so what the real set's size adds is not taken
 //! away. Of 400 real and 400 fake images of one distribution it left 0.20 (16 features of variance 1, true distance 0).
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::Features;
 use crate::formula::draw;
 use crate::frechet::{Spectrum, frechet_distance};
 use crate::kid::sample;
+use crate::statistics::at_least;
 
 /// Number of subset sizes, as in the paper's code.
 const POINTS: usize = 15;
@@ -39,25 +40,22 @@ pub fn smallest_pool(dims: usize) -> usize {
     (5000 * dims).div_ceil(2048)
 }
 
+/// Refuses a pool smaller than [`smallest_pool`].
+pub(crate) fn enough(dims: usize, images: usize) -> Result<()> {
+    at_least("FID-infinity at this feature size", smallest_pool(dims), images, "fake")
+}
+
 /// Extrapolates over subsets of `fake`; `real` stays whole.
 ///
 /// # Errors
 /// Fewer fakes than [`smallest_pool`].
 pub fn fid_infinity(real: &Spectrum, fake: &Features, seed: u64) -> Result<FidInfinity> {
+    enough(fake.dims, fake.len())?;
     let (pool, needed) = (fake.len(), smallest_pool(fake.dims));
-    if pool < needed {
-        let side = "fake".to_owned();
-        return Err(Error::TooFewImages {
-            what: "FID-infinity at this feature size",
-            side,
-            needed,
-            found: pool,
-        });
-    }
     // The line needs a lever: at least a factor of two between the sizes.
     let smallest = needed.max(pool / 10).min(pool / 2).max(2);
     let mut points = Vec::with_capacity(POINTS);
-    let mut whole_pool = 0.0;
+    let mut whole_pool = None;
     for point in 0..POINTS {
         let size = smallest + (pool - smallest) * point / (POINTS - 1);
         let subset = fake.select(&sample(pool, size, draw(seed, point as u64)));
@@ -67,7 +65,7 @@ pub fn fid_infinity(real: &Spectrum, fake: &Features, seed: u64) -> Result<FidIn
         whole_pool = distance.standard_error;
     }
     let line = fit(points);
-    Ok(FidInfinity { standard_error: line.standard_error.hypot(whole_pool), ..line })
+    Ok(FidInfinity { standard_error: line.standard_error.hypot(whole_pool.unwrap_or(0.0)), ..line })
 }
 
 /// Least squares of the distance on 1/N; the standard error is the line's alone.

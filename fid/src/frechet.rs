@@ -41,7 +41,7 @@ impl<'a> Spectrum<'a> {
     /// # Errors
     /// Fewer than two images, or features that are not finite.
     pub fn new(features: &'a Features, side: &str) -> Result<Self> {
-        at_least("the Frechet distance", 2, features, side)?;
+        at_least("the Frechet distance", 2, features.len(), side)?;
         features.check(side)?;
         if features.len() > features.dims {
             let spectrum = Self::from_moments(&Moments::new(features, side)?);
@@ -73,8 +73,8 @@ pub struct Frechet {
     /// The distance; never negative.
     pub value: f64,
     /// First-order standard error over the images that were given: of one side alone if the other is given as statistics,
-    /// NaN (in JSON null) if both are, since nothing tells how far they would move.
-    pub standard_error: f64,
+    /// `None` if both are, since nothing tells how far they would move.
+    pub standard_error: Option<f64>,
     /// The part that comes from the means alone.
     pub mean_term: f64,
 }
@@ -97,20 +97,20 @@ pub fn frechet_distance(a: &Spectrum, b: &Spectrum) -> Result<Frechet> {
     let mean_term: f64 = difference.iter().map(|d| d * d).sum();
     let cross = Cross::new(a, b)?;
     let value = mean_term + a.trace + b.trace - 2.0 * cross.values.iter().sum::<f64>();
-    let mut error = if a.samples.is_none() && b.samples.is_none() { f64::NAN } else { 0.0 };
+    let mut error = None;
     for (side, other, vectors, other_vectors, sign) in
         [(a, b, &cross.left, &cross.right, 1.0), (b, a, &cross.right, &cross.left, -1.0)]
     {
         if let Some(features) = side.samples {
             let transport = Transport::new(side, other, vectors, other_vectors, &cross.values);
             let influence = influence(features, side, &transport, &difference, sign);
-            error += variance(&influence) / influence.len() as f64;
+            *error.get_or_insert(0.0) += variance(&influence) / influence.len() as f64;
         }
     }
     // Rounding may leave a distance of zero slightly below it, and a set's distance to itself slightly above.
     let floor = ZERO * (a.trace + b.trace);
     let value = if value < floor { 0.0 } else { value };
-    Ok(Frechet { value, standard_error: error.sqrt(), mean_term })
+    Ok(Frechet { value, standard_error: error.map(f64::sqrt), mean_term })
 }
 
 /// Distances below this share of the traces are rounding (measured: up to 1e-13).
@@ -380,7 +380,7 @@ mod tests {
                 .collect();
             let values: Vec<f64> = repeats.iter().map(|f| f.value).collect();
             let spread = variance(&values).sqrt();
-            let mean = repeats.iter().map(|f| f.standard_error).sum::<f64>() / 200.0;
+            let mean = repeats.iter().filter_map(|f| f.standard_error).sum::<f64>() / 200.0;
             // 200 repeats give the spread to 5 %; the first order leaves out curvature, which small sets have.
             assert!((mean / spread - 1.0).abs() < 0.2, "{n}/{m}: first order {mean}, spread {spread}");
         }

@@ -49,18 +49,22 @@ pub fn logits(features: &Features, weights: &[f32], bias: Option<&[f32]>) -> Vec
     out
 }
 
+/// Refuses fewer images than the splits need.
+pub(crate) fn enough(splits: usize, images: usize) -> Result<()> {
+    if splits == 0 {
+        let reason = "at least one split".to_owned();
+        return Err(Error::Setting { setting: "is_splits", value: "0".into(), reason });
+    }
+    at_least("the Inception score in this many splits", 2 * splits, images, "fake")
+}
+
 /// The score of images given by their logits, in `splits` consecutive parts.
 ///
 /// # Errors
 /// No splits, or more splits than half the images.
 pub fn inception_score(logits: &[Vec<f64>], splits: usize) -> Result<InceptionScore> {
-    if splits == 0 {
-        let reason = "at least one split".to_owned();
-        return Err(Error::Setting { setting: "is_splits", value: "0".into(), reason });
-    }
     let count = logits.len();
-    let placeholder = Features { dims: 1, data: vec![0.0; count] };
-    at_least("the Inception score in this many splits", 2 * splits, &placeholder, "fake")?;
+    enough(splits, count)?;
     let probabilities: Vec<Vec<f64>> = logits.iter().map(|row| log_softmax(row)).collect();
     let score = |part: &[Vec<f64>]| {
         let divergences = divergences(part);

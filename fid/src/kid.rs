@@ -15,13 +15,30 @@ use faer::{Accum, Mat};
 /// Images of a side that meet the other side at a time.
 const BLOCK: usize = 1024;
 
+/// Refuses a side too small for [`kid`].
+pub(crate) fn enough(images: usize, side: &str) -> Result<()> {
+    at_least("KID", 3, images, side)
+}
+
+/// Refuses subsets that do not exist, and a side too small for them.
+pub(crate) fn enough_for_subsets(subsets: usize, size: usize, images: usize, side: &str) -> Result<()> {
+    if size < 2 || subsets == 0 {
+        return Err(Error::Setting {
+            setting: "kid_subset_size",
+            value: format!("{subsets} x {size}"),
+            reason: "at least one subset of two images".into(),
+        });
+    }
+    at_least("this KID subset size", size, images, side)
+}
+
 /// KID on all images.
 ///
 /// # Errors
 /// Fewer than three images on a side (the jackknife leaves one out of a pair), or different numbers of features.
 pub fn kid(real: &Features, fake: &Features) -> Result<Estimate> {
-    at_least("KID", 3, real, "real")?;
-    at_least("KID", 3, fake, "fake")?;
+    enough(real.len(), "real")?;
+    enough(fake.len(), "fake")?;
     same_dims(real, fake)?;
     let sums = KernelSums {
         xx: row_sums(real, real, true),
@@ -29,7 +46,7 @@ pub fn kid(real: &Features, fake: &Features) -> Result<Estimate> {
         xy: row_sums(real, fake, false),
         yx: row_sums(fake, real, false),
     };
-    Ok(Estimate { value: sums.estimate(), standard_error: sums.jackknife().sqrt() })
+    Ok(Estimate { value: sums.estimate(), standard_error: Some(sums.jackknife().sqrt()) })
 }
 
 /// Mean and spread of KID over random subsets, the form in which other tools report it.
@@ -56,16 +73,9 @@ pub fn kid_subsets(
     size: usize,
     seed: u64,
 ) -> Result<SubsetKid> {
-    at_least("this KID subset size", size, real, "real")?;
-    at_least("this KID subset size", size, fake, "fake")?;
+    enough_for_subsets(subsets, size, real.len(), "real")?;
+    enough_for_subsets(subsets, size, fake.len(), "fake")?;
     same_dims(real, fake)?;
-    if size < 2 || subsets == 0 {
-        return Err(Error::Setting {
-            setting: "kid_subset_size",
-            value: format!("{subsets} x {size}"),
-            reason: "at least one subset of two images".into(),
-        });
-    }
     let mut values = Vec::with_capacity(subsets);
     for subset in 0..subsets as u64 {
         let x = real.select(&sample(real.len(), size, draw(seed, 2 * subset)));
@@ -192,7 +202,7 @@ mod tests {
             .collect();
         let values: Vec<f64> = repeats.iter().map(|e| e.value).collect();
         let spread = crate::statistics::variance(&values).sqrt();
-        let mean = repeats.iter().map(|e| e.standard_error).sum::<f64>() / 200.0;
+        let mean = repeats.iter().filter_map(|e| e.standard_error).sum::<f64>() / 200.0;
         assert!((mean / spread - 1.0).abs() < 0.15, "jackknife {mean}, spread {spread}");
     }
 

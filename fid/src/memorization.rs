@@ -47,13 +47,18 @@ pub struct Memorization {
     pub closest: Vec<Pair>,
 }
 
+/// Refuses a side too small for [`memorization`].
+pub(crate) fn enough(images: usize, side: &str) -> Result<()> {
+    at_least("the memorisation check", 2, images, side)
+}
+
 /// Compares fakes with training and held-out images of one feature space; `seed` picks the training images.
 ///
 /// # Errors
 /// Fewer than two images anywhere, or different numbers of features.
 pub fn memorization(train: &Features, held_out: &Features, fake: &Features, seed: u64) -> Result<Memorization> {
     for (features, side) in [(train, "training"), (held_out, "held-out"), (fake, "fake")] {
-        at_least("the memorisation check", 2, features, side)?;
+        enough(features.len(), side)?;
         same_dims(features, fake)?;
     }
     let compared = train.len().min(held_out.len());
@@ -102,12 +107,16 @@ fn nearer_to_train(first: &[(f64, usize)], second: &[(f64, usize)], compared: us
     }
     let value = nearest_to[..compared].iter().sum::<f64>() / fakes;
     let standard_error = (compared as f64 / 2.0 * variance(&nearest_to)).sqrt() / fakes;
-    Estimate { value, standard_error }
+    Estimate { value, standard_error: Some(standard_error) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn error(estimate: &Estimate) -> f64 {
+        estimate.standard_error.expect("always known")
+    }
 
     fn noise(seed: u64, images: usize) -> Features {
         uniform(seed, images, 6)
@@ -125,7 +134,7 @@ mod tests {
         let (train, held_out, honest) = (noise(1, 300), noise(2, 200), noise(3, 400));
         let found = memorization(&train, &held_out, &honest, 0).expect("enough images");
         assert_eq!(found.compared, 200);
-        assert!((found.nearer_to_train.value - 0.5).abs() < 4.0 * found.nearer_to_train.standard_error);
+        assert!((found.nearer_to_train.value - 0.5).abs() < 4.0 * error(&found.nearer_to_train));
         // Sets that are the same are equally near.
         let found = memorization(&train, &train, &honest, 0).expect("enough images");
         assert_eq!(found.nearer_to_train.value, 0.5);
@@ -148,11 +157,11 @@ mod tests {
                 })
                 .collect();
             let spread = repeats.iter().map(|e| (e.value - 0.5).powi(2)).sum::<f64>();
-            let expected = repeats.iter().map(|e| e.standard_error.powi(2)).sum::<f64>();
+            let expected = repeats.iter().map(|e| error(e).powi(2)).sum::<f64>();
             // 200 repeats give a spread to 5 %.
             let ratio = (expected / spread).sqrt();
             assert!((ratio - 1.0).abs() < 0.15, "{dims} features: error {ratio} of the spread");
-            let covered = repeats.iter().filter(|e| (e.value - 0.5).abs() < 1.96 * e.standard_error).count();
+            let covered = repeats.iter().filter(|e| (e.value - 0.5).abs() < 1.96 * error(e)).count();
             assert!((182..=198).contains(&covered), "{dims} features: {covered} of 200");
         }
     }
@@ -162,6 +171,6 @@ mod tests {
         let one = Features { dims: 6, data: noise(3, 1).data.repeat(50) };
         let found =
             memorization(&noise(1, 200), &noise(2, 200), &one, 0).expect("enough images").nearer_to_train;
-        assert!((found.value - 0.5).abs() <= found.standard_error * 1.01, "{found:?}");
+        assert!((found.value - 0.5).abs() <= error(&found) * 1.01, "{found:?}");
     }
 }

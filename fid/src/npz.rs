@@ -1,4 +1,7 @@
 //! Files of statistics as pytorch-fid writes and reads them: a zip with `mu.npy` `[D]` and `sigma.npy` `[D, D]`.
+//!
+//! Ours have a third entry, which other tools pass over: `protocol.json` says of which network, resize rule and number of
+//! images they are. Without it nothing tells a file of another protocol, and its distance looks like any other.
 
 // Reads what may be hostile: nothing in it may end the program.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
@@ -9,6 +12,7 @@ use std::path::Path;
 use faer::Mat;
 
 use crate::error::{Error, Result};
+use crate::protocol::Protocol;
 use crate::statistics::Moments;
 
 /// More features than any network here has; a larger array is a damaged or hostile file.
@@ -23,17 +27,40 @@ struct Npy {
     data: Vec<f64>,
 }
 
-/// Reads mean and covariance.
+/// The entry that says how the statistics were made.
+const PROTOCOL: &str = "protocol.json";
+
+/// More bytes than that entry ever has.
+const MAX_PROTOCOL: u64 = 1 << 16;
+
+/// What `protocol.json` holds.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Made {
+    #[serde(flatten)]
+    protocol: Protocol,
+    num_images: Option<usize>,
+}
+
+/// What a file of statistics holds.
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    /// Mean and covariance.
+    pub moments: Moments,
+    /// How they were made; `None` in other tools' files, which do not tell.
+    pub protocol: Option<Protocol>,
+}
+
+/// Reads mean and covariance, and how they were made where the file tells.
 ///
 /// # Errors
 /// Another container, other keys, wrong shapes, numbers that are not finite, a matrix that is no covariance.
-pub fn read(path: &Path) -> Result<Moments> {
+pub fn read(path: &Path) -> Result<Statistics> {
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
     let wrong = |reason: String| Error::Statistics { path: path.to_owned(), reason };
     parse(file).map_err(wrong)
 }
 
-fn parse(file: std::fs::File) -> std::result::Result<Moments, String> {
+fn parse(file: std::fs::File) -> std::result::Result<Statistics, String> {
     let mut archive =
         zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| format!("not an .npz: {e}"))?;
     let keys: Vec<String> = archive.file_names().map(|name| name.trim_end_matches(".npy").to_owned()).collect();
@@ -44,6 +71,15 @@ fn parse(file: std::fs::File) -> std::result::Result<Moments, String> {
         parse_npy(entry.take(limit)).map_err(|reason| format!("array `{key}`: {reason}"))
     };
     let (mu, sigma) = (array("mu")?, array("sigma")?);
+    let made = match archive.by_name(PROTOCOL) {
+        Err(zip::result::ZipError::FileNotFound) => None,
+        Err(e) => return Err(format!("`{PROTOCOL}`: {e}")),
+        Ok(entry) => {
+            let made: Made =
+                serde_json::from_reader(entry.take(MAX_PROTOCOL)).map_err(|e| format!("`{PROTOCOL}`: {e}"))?;
+            Some(made)
+        }
+    };
     let &[dims] = mu.dims.as_slice() else { return Err(format!("`mu` has shape {:?}, expected [D]", mu.dims)) };
     if sigma.dims != [dims, dims] {
         return Err(format!("`sigma` has shape {:?}, expected [{dims}, {dims}]", sigma.dims));
@@ -55,7 +91,8 @@ fn parse(file: std::fs::File) -> std::result::Result<Moments, String> {
     }
     let sigma = faer::MatRef::from_row_major_slice(&sigma.data, dims, dims).to_owned();
     check_covariance(&sigma)?;
-    Ok(Moments { num_images: None, mu: mu.data, sigma })
+    let (num_images, protocol) = made.map_or((None, None), |made| (made.num_images, Some(made.protocol)));
+    Ok(Statistics { moments: Moments { num_images, mu: mu.data, sigma }, protocol })
 }
 
 fn check_covariance(sigma: &Mat<f64>) -> std::result::Result<(), String> {
@@ -123,21 +160,38 @@ fn parse_npy(mut file: impl Read) -> std::result::Result<Npy, String> {
     Ok(Npy { dims, data })
 }
 
-/// Writes mean and covariance, compressed; pytorch-fid and clean-fid read the file. A reader sees the old file or the
-/// whole new one.
+/// Writes mean, covariance and how they were made, compressed; pytorch-fid and clean-fid read the file. A reader sees the
+/// old file or the whole new one.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, moments: &Moments) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
-    file.write_all(&archive(moments).map_err(Error::io(path))?).map_err(Error::io(path))?;
+pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
+    let mut file = beside(path)?;
+    file.write_all(&archive(statistics).map_err(Error::io(path))?).map_err(Error::io(path))?;
     file.persist(path).map_err(|e| Error::io(path)(e.error))?;
     Ok(())
 }
 
+/// An error where [`write`] could not make `path`, for whoever has hours of work to do before.
+///
+/// # Errors
+/// The path is a folder, or no file can be made beside it.
+pub fn writable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::io(path)(std::io::ErrorKind::IsADirectory.into()));
+    }
+    beside(path).map(drop)
+}
+
+/// A temporary file in the folder of `path`.
+fn beside(path: &Path) -> Result<tempfile::NamedTempFile> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))
+}
+
 /// The bytes of the file. Made in memory: the archive writer complains on stderr when it is dropped on a full disk.
-fn archive(moments: &Moments) -> std::io::Result<Vec<u8>> {
+fn archive(statistics: &Statistics) -> std::io::Result<Vec<u8>> {
+    let moments = &statistics.moments;
     let dims = moments.dims();
     let sigma = (0..dims * dims).map(|i| moments.sigma[(i / dims, i % dims)]);
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -146,6 +200,11 @@ fn archive(moments: &Moments) -> std::io::Result<Vec<u8>> {
     archive.write_all(&npy(&[dims], moments.mu.iter().copied()))?;
     archive.start_file("sigma.npy", options)?;
     archive.write_all(&npy(&[dims, dims], sigma))?;
+    if let Some(protocol) = &statistics.protocol {
+        archive.start_file(PROTOCOL, options)?;
+        let made = Made { protocol: protocol.clone(), num_images: moments.num_images };
+        archive.write_all(&serde_json::to_vec(&made)?)?;
+    }
     Ok(archive.finish()?.into_inner())
 }
 
@@ -167,13 +226,21 @@ fn npy(dims: &[usize], data: impl Iterator<Item = f64>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::preprocess::Resize;
 
-    fn moments() -> Moments {
-        Moments { num_images: None, mu: vec![1.0, -2.5], sigma: faer::mat![[2.0, 0.5], [0.5, 1.0]] }
+    fn statistics(protocol: Option<Protocol>) -> Statistics {
+        let num_images = protocol.as_ref().map(|_| 70);
+        let sigma = faer::mat![[2.0, 0.5], [0.5, 1.0]];
+        Statistics { moments: Moments { num_images, mu: vec![1.0, -2.5], sigma }, protocol }
+    }
+
+    fn protocol() -> Protocol {
+        let features = "FID-64".to_owned();
+        Protocol { features, network_sha256: "ab".into(), dims: 64, resize: Some(Resize::Tf1) }
     }
 
     /// Writes an archive of the given arrays and reads it back.
-    fn reread(arrays: &[(&str, Vec<u8>)]) -> Result<Moments> {
+    fn reread(arrays: &[(&str, Vec<u8>)]) -> Result<Statistics> {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let mut archive = zip::ZipWriter::new(file.as_file());
         for (name, bytes) in arrays {
@@ -188,9 +255,16 @@ mod tests {
     fn what_was_written_is_read_back() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("ref.npz");
-        write(&path, &moments()).expect("written");
-        let back = read(&path).expect("read");
-        assert_eq!((back.mu, back.sigma), (moments().mu, moments().sigma));
+        for statistics in [statistics(None), statistics(Some(protocol()))] {
+            write(&path, &statistics).expect("written");
+            let back = read(&path).expect("read");
+            assert_eq!(
+                (&back.moments.mu, &back.moments.sigma),
+                (&statistics.moments.mu, &statistics.moments.sigma)
+            );
+            assert_eq!(back.protocol, statistics.protocol);
+            assert_eq!(back.moments.num_images, statistics.moments.num_images);
+        }
     }
 
     #[test]
@@ -204,6 +278,7 @@ mod tests {
             (vec![mu(), sigma([1.0, 0.9, 0.0, 1.0])], "not symmetric"),
             (vec![mu(), sigma([-1.0, 0.0, 0.0, 1.0])], "negative variance"),
             (vec![mu(), ("sigma.npy", mu().1[..90].to_vec())], "cut off"),
+            (vec![mu(), sigma([1.0, 0.0, 0.0, 1.0]), (PROTOCOL, b"{".to_vec())], "`protocol.json`"),
         ];
         for (arrays, reason) in cases {
             let error = reread(&arrays).expect_err(reason).to_string();

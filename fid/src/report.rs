@@ -11,12 +11,14 @@ use crate::statistics::Estimate;
 use crate::{fid_infinity::FidInfinity, frechet::Frechet, preprocess::Resize};
 
 /// One side of the comparison.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct SideReport {
     /// Its path or description.
     pub source: String,
-    /// Images that were scored; `None` for a file of statistics.
+    /// Images that were scored; `None` for a file of statistics that does not tell.
     pub num_images: Option<usize>,
+    /// Whether only mean and covariance were given: this side's part is not in the standard errors.
+    pub statistics: bool,
     /// Images left out because they could not be read.
     pub skipped: Vec<Skipped>,
     /// Whether the features came from the cache.
@@ -62,6 +64,11 @@ pub enum Warning {
         /// How many.
         count: usize,
     },
+    /// A file of statistics does not say how it was made.
+    UnknownProtocol {
+        /// `real` or `fake`.
+        side: &'static str,
+    },
     /// The features were computed but could not be kept.
     CacheNotWritten {
         /// Why.
@@ -90,6 +97,10 @@ impl fmt::Display for Warning {
             Warning::Skipped { side, count } => {
                 write!(f, "{count} {side} images could not be read and were left out")
             }
+            Warning::UnknownProtocol { side } => write!(
+                f,
+                "the {side} statistics do not tell their network and resize rule: the score holds only if they are those below"
+            ),
             Warning::CacheNotWritten { reason } => write!(f, "the features were not kept: {reason}"),
         }
     }
@@ -147,16 +158,16 @@ pub struct Report {
 }
 
 impl Report {
-    /// The numbers in order: name, value, standard error (NaN: none), remark.
-    fn rows(&self) -> Vec<(String, f64, f64, String)> {
+    /// The numbers in order: name, value, standard error, remark.
+    fn rows(&self) -> Vec<(String, f64, Option<f64>, String)> {
         let mut rows = Vec::new();
         let scores = &self.scores;
-        let mut row = |name: &str, value: f64, error: f64, remark: String| {
+        let mut row = |name: &str, value: f64, error: Option<f64>, remark: String| {
             rows.push((name.to_owned(), value, error, remark));
         };
-        let of_one_side = match (self.real.num_images, self.fake.num_images) {
-            (None, Some(_)) => "; ± of the fakes alone",
-            (Some(_), None) => "; ± of the reals alone",
+        let of_one_side = match (self.real.statistics, self.fake.statistics) {
+            (true, false) => "; ± of the fakes alone",
+            (false, true) => "; ± of the reals alone",
             _ => "",
         };
         if let Some(f) = &scores.frechet {
@@ -171,7 +182,7 @@ impl Report {
             row(
                 &format!("{} infinity", self.name),
                 f.value,
-                f.standard_error,
+                Some(f.standard_error),
                 format!("residual {:.4}{of_one_side}", f.residual),
             );
         }
@@ -181,11 +192,11 @@ impl Report {
         if let Some(k) = &scores.kid_subsets {
             let remark =
                 format!("sd {:.6} over {} subsets of {}", k.standard_deviation, k.subsets, k.subset_size);
-            row("KID subsets", k.mean, f64::NAN, remark);
+            row("KID subsets", k.mean, None, remark);
         }
         if let Some(s) = &scores.inception_score {
             let remark = format!("sd {:.4} over {} splits", s.splits_standard_deviation, s.splits);
-            row("IS", s.value, s.standard_error, if s.splits > 1 { remark } else { String::new() });
+            row("IS", s.value, Some(s.standard_error), if s.splits > 1 { remark } else { String::new() });
         }
         if let Some(p) = &scores.precision_recall {
             let remark = format!("k = {}, {:?} balls", p.k, p.ball).to_lowercase();
@@ -212,12 +223,16 @@ impl fmt::Display for Report {
         let rows = self.rows();
         let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         for (name, value, error, remark) in &rows {
-            let error = if error.is_nan() { String::new() } else { format!("± {error:<11.6}") };
+            let error = error.map_or_else(String::new, |error| format!("± {error:<11.6}"));
             let line = format!("{name:<width$}  {value:>12.6} {error:<13} {remark}");
             writeln!(f, "{}", line.trim_end())?;
         }
         for (label, side) in [("real", &self.real), ("fake", &self.fake)] {
-            let count = side.num_images.map_or_else(|| "statistics".to_owned(), |n| format!("{n} images"));
+            let count = match (side.statistics, side.num_images) {
+                (true, None) => "statistics".to_owned(),
+                (true, Some(n)) => format!("statistics of {n} images"),
+                (false, n) => format!("{} images", n.unwrap_or(0)),
+            };
             let cached = if side.from_cache { ", cached features" } else { "" };
             writeln!(f, "{label}: {} ({count}{cached})", side.source)?;
         }

@@ -6,13 +6,14 @@ use std::time::Instant;
 use nestgen_images::{ImageSet, OpenOptions, RgbImage8};
 
 use crate::cache::{self, Key};
-use crate::compute::{Images, Side, compute, plan};
+use crate::compute::{Side, compute};
 use crate::config::{Metric, ScoreConfig};
 use crate::error::{Error, Result};
 use crate::extractor::Extractor;
 use crate::features::{Extracted, Features, Progress};
-use crate::inception::FEATURES;
-use crate::npz;
+use crate::npz::{self, Statistics};
+use crate::plan::{Given, plan};
+use crate::protocol::Protocol;
 use crate::report::{Report, SideReport, Warning};
 use crate::statistics::Moments;
 
@@ -79,9 +80,14 @@ impl Input<'_> {
         }
     }
 
-    /// Whether there are images, or will be, and not only their statistics.
-    fn has_images(&self) -> bool {
-        !matches!(self, Input::Statistics(_))
+    /// How many images there are, or will be; `None` where there are only their statistics.
+    fn images(&self) -> Option<usize> {
+        match self {
+            Input::Images(set) | Input::Delegated { images: set, .. } => Some(set.len()),
+            Input::Statistics(_) => None,
+            Input::Generator { count, .. } => Some(*count),
+            Input::Features { features, .. } => Some(features.len()),
+        }
     }
 }
 
@@ -92,9 +98,9 @@ pub type SideProgress<'a> = dyn Fn(&'static str, usize, usize) + Sync + 'a;
 /// copies.
 ///
 /// # Errors
-/// Before features are made: metrics, a floor or a check for copies that need images where statistics are given, or
-/// another network. Then: sources that cannot be read; sides too small or made of one image; features of different
-/// sizes.
+/// Before features are made: metrics, a floor or a check for copies that need images where statistics are given, more
+/// images, or another network; statistics that cannot be saved, or that were made otherwise than this score is. Then:
+/// sources that cannot be read; sides made of one image; features of different sizes.
 pub fn score(
     real: &Input,
     fake: &Input,
@@ -105,35 +111,27 @@ pub fn score(
 ) -> Result<Report> {
     let started = Instant::now();
     let mut warnings = Vec::new();
-    let held_out_images = held_out.map(Input::has_images);
-    let given = Images { real: real.has_images(), fake: fake.has_images(), held_out: held_out_images };
+    let given = Given { real: real.images(), fake: fake.images(), held_out: held_out.map(Input::images) };
+    let protocol = extractor.protocol(config.tap, config.resize);
     let metrics = plan(given, extractor, config, &mut warnings)?;
-    let mut load = |input, side| load(input, side, extractor, config, progress, &mut warnings);
+    let mut load = |input, side| load(input, side, extractor, &protocol, config, progress, &mut warnings);
     // Statistics come first: a file that does not fit is found before the features of the other side are made.
-    let fake_statistics = if given.fake { None } else { Some(load(fake, "fake")?) };
+    let fake_statistics = if given.fake.is_some() { None } else { Some(load(fake, "fake")?) };
     let (real_side, real_report) = load(real, "real")?;
     let (fake_side, fake_report) = fake_statistics.map_or_else(|| load(fake, "fake"), Ok)?;
     let held_out = held_out.map(|input| load(input, "held-out")).transpose()?.map(|(side, _)| side);
     let features_secs = started.elapsed().as_secs_f64();
     warn(&real_report, &fake_report, &metrics, extractor, config, &mut warnings);
     let scores = compute(&real_side, &fake_side, held_out.as_ref(), &metrics, extractor, config)?;
-    if let Some(path) = &config.save_stats {
-        match &real_side {
-            Side::Features(features) => npz::write(path, &Moments::new(features, "real")?)?,
-            Side::Statistics(moments) => npz::write(path, moments)?,
-        }
+    if let (Some(path), Side::Features(features)) = (&config.save_stats, &real_side) {
+        let moments = Moments::new(features, "real")?;
+        npz::write(path, &Statistics { moments, protocol: Some(protocol.clone()) })?;
     }
-    let dims = extractor.dims(config.tap);
-    let name = extractor.name();
     Ok(Report {
-        name: if dims == FEATURES || matches!(extractor, Extractor::Custom { .. }) {
-            name
-        } else {
-            format!("{name}-{dims}")
-        },
-        dims,
-        extractor_sha256: extractor.sha256().to_owned(),
-        resize: extractor.resize(config.resize),
+        name: protocol.features,
+        dims: protocol.dims,
+        extractor_sha256: protocol.network_sha256,
+        resize: protocol.resize,
         real: real_report,
         fake: fake_report,
         scores,
@@ -150,19 +148,17 @@ fn load(
     input: &Input,
     side: &'static str,
     extractor: &Extractor,
+    protocol: &Protocol,
     config: &ScoreConfig,
     progress: &SideProgress,
     warnings: &mut Vec<Warning>,
 ) -> Result<(Side, SideReport)> {
-    let mut report =
-        SideReport { source: input.name(), num_images: None, skipped: Vec::new(), from_cache: false };
+    let mut report = SideReport { source: input.name(), ..SideReport::default() };
     let features = match input {
         Input::Statistics(path) => {
-            let (moments, dims) = (npz::read(path)?, extractor.dims(config.tap));
-            if moments.dims() != dims {
-                let reason = format!("it has {} features, this score uses {dims}", moments.dims());
-                return Err(Error::Statistics { path: path.clone(), reason });
-            }
+            let moments = statistics(path, side, protocol, warnings)?;
+            report.num_images = moments.num_images;
+            report.statistics = true;
             return Ok((Side::Statistics(moments), report));
         }
         Input::Features { features, .. } => features.clone(),
@@ -186,6 +182,24 @@ fn load(
     check(&features, side)?;
     report.num_images = Some(features.len());
     Ok((Side::Features(features), report))
+}
+
+/// The statistics of a file, if they were made by `protocol` or the file does not tell.
+fn statistics(
+    path: &Path,
+    side: &'static str,
+    protocol: &Protocol,
+    warnings: &mut Vec<Warning>,
+) -> Result<Moments> {
+    let found = npz::read(path)?;
+    let made = found.protocol.unwrap_or_else(|| {
+        warnings.push(Warning::UnknownProtocol { side });
+        Protocol { dims: found.moments.dims(), ..protocol.clone() }
+    });
+    match made.difference(protocol) {
+        Some(reason) => Err(Error::OtherProtocol { path: path.to_owned(), reason }),
+        None => Ok(found.moments),
+    }
 }
 
 /// Features of an image set, from the cache where it has them.
@@ -251,7 +265,7 @@ fn generated(
 
 /// Refuses sides that no metric can use.
 fn check(features: &Features, side: &'static str) -> Result<()> {
-    crate::statistics::at_least("a score", 2, features, side)?;
+    crate::statistics::at_least("a score", 2, features.len(), side)?;
     features.check(side)?;
     let first = features.row(0);
     if features.data.chunks_exact(features.dims).all(|row| row == first) {

@@ -27,7 +27,7 @@ impl Moments {
     /// # Errors
     /// With fewer than two images there is no covariance.
     pub fn new(features: &Features, side: &str) -> Result<Self> {
-        at_least("a covariance", 2, features, side)?;
+        at_least("a covariance", 2, features.len(), side)?;
         let mu = mean(features);
         let mut sigma = Mat::zeros(features.dims, features.dims);
         let scale = 1.0 / (features.len() - 1) as f64;
@@ -44,12 +44,12 @@ impl Moments {
     }
 }
 
-/// An error when there are fewer than `needed` images.
-pub(crate) fn at_least(what: &'static str, needed: usize, features: &Features, side: &str) -> Result<()> {
-    match features.len() {
-        found if found < needed => Err(Error::TooFewImages { what, side: side.to_owned(), needed, found }),
-        _ => Ok(()),
+/// An error when `found` images are fewer than `needed`.
+pub(crate) fn at_least(what: &'static str, needed: usize, found: usize, side: &str) -> Result<()> {
+    if found < needed {
+        return Err(Error::TooFewImages { what, side: side.to_owned(), needed, found });
     }
+    Ok(())
 }
 
 /// The mean of each feature, `[dims]`.
@@ -101,8 +101,8 @@ pub(crate) fn variance(values: &[f64]) -> f64 {
 pub struct Estimate {
     /// The value.
     pub value: f64,
-    /// Its standard error: how far the value would move with other images of the same kind. NaN (in JSON null): unknown.
-    pub standard_error: f64,
+    /// Its standard error: how far the value would move with other images of the same kind; `None`: unknown.
+    pub standard_error: Option<f64>,
 }
 
 #[cfg(test)]

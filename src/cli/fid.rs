@@ -74,7 +74,7 @@ pub(super) struct FidArgs {
     /// Keep features here, by content, and use them again
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// Write the real side's mu and sigma
+    /// Write REAL's mu and sigma, with how they were made: `fid` refuses them where it scores otherwise
     #[arg(long, value_name = "FILE.npz")]
     save_stats: Option<PathBuf>,
     /// Seed of random subsets

@@ -14,6 +14,7 @@ pub(crate) mod panic_hook;
 mod ranks;
 mod report;
 mod sample;
+mod score;
 mod study;
 mod train;
 mod ui;
@@ -37,6 +38,7 @@ enum Verb {
     Sample(sample::SampleArgs),
     Interpolate(sample::InterpolateArgs),
     Fid(Box<fid::FidArgs>),
+    Score(score::ScoreArgs),
     /// Pack, check and make image sets
     #[command(subcommand)]
     Data(data::DataVerb),
@@ -79,6 +81,7 @@ fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
         Verb::Sample(args) => sample::run(args),
         Verb::Interpolate(args) => sample::run_interpolate(args),
         Verb::Fid(args) => fid::run(args),
+        Verb::Score(args) => score::run(args),
         Verb::Data(verb) => data::run(verb),
         Verb::Classify(verb) => classify::run(verb),
         Verb::Compare(args) => compare::run(args),

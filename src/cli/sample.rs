@@ -8,16 +8,16 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use clap::Args;
+use nestgen::config::generator_of;
 use nestgen::error::Error;
 use nestgen::models::Generator;
-use nestgen::nn::Builder;
 use nestgen::ranks::Ranks;
-use nestgen::sample::{Snapshot, for_each_batch, interpolate, read_snapshot, truncation_limit};
+use nestgen::sample::{for_each_batch, interpolate, read_snapshot, truncation_limit};
 use nestgen::train::fakes::generate;
 use nestgen::train::files::{Pending, write_atomic};
-use nestgen::train::folder::numbered;
+use nestgen::train::folder::{numbered, snapshots};
 use nestgen::train::grid::Picture;
 use nestgen_images::is_image_name;
 use rayon::prelude::*;
@@ -285,18 +285,7 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
         Some(file) => file.clone(),
         None => newest_snapshot(&which.run, &which.runs)?,
     };
-    let Snapshot { config, tensors, .. } = read_snapshot(&path)?;
-    let place = path.display().to_string();
-    let config = nestgen::config::parse(&place, &config)?;
-    let unusable = |reason: String| Error::Checkpoint {
-        path: path.clone(),
-        reason,
-        hint: Some("the file was saved by a model with another configuration, or is damaged".into()),
-    };
-    let builder = Builder::blank_for(tensors.iter().map(|(_, tensor)| tensor), DType::F32, &Device::Cpu);
-    let generator = Generator::build(&config.model, &builder).map_err(|error| unusable(error.to_string()))?;
-    let tensors = tensors.into_iter().collect();
-    generator.params().load(&tensors).map_err(|error| unusable(error.to_string()))?;
+    let generator = generator_of(&path, read_snapshot(&path)?)?;
     generator.params().move_to(&which.device.open(&Ranks::alone())?)?;
     Ok((generator, path))
 }
@@ -309,12 +298,7 @@ fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
         run => vec![PathBuf::from(run)],
     };
     for folder in folders.iter().rev().filter(|folder| folder.is_dir()) {
-        let mut newest = None;
-        for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
-            let path = entry.map_err(Error::io("read", folder))?.path();
-            newest = newest.max(snapshot_number(&path).map(|number| (number, path)));
-        }
-        if let Some((_, snapshot)) = newest {
+        if let Some((_, snapshot)) = snapshots(folder)?.pop() {
             return Ok(snapshot);
         }
     }
@@ -323,12 +307,6 @@ fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
         &format!("there is no network-snapshot-*.safetensors in `{place}`"),
         "train first (`nestgen train`), or name a run with --run or a file with --network"
     ))
-}
-
-/// The kimg in the name of a numbered snapshot.
-fn snapshot_number(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?;
-    name.strip_prefix("network-snapshot-")?.strip_suffix(".safetensors")?.parse().ok()
 }
 
 fn usage(message: &str, hint: &str) -> Error {

@@ -23,7 +23,7 @@ use crate::train::folder::{ResumePoint, RunFolder};
 use crate::train::held_out::HeldOut;
 use crate::train::parallel::{share_batches, share_out};
 use crate::train::reals::RealImages;
-use crate::train::state::{self, SavedState};
+use crate::train::state::{self, Position, SavedState};
 
 /// What a run needs beside its configuration.
 pub struct Launch<'a> {
@@ -72,13 +72,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let share = share_out(&config.train, &networks, ranks)?;
     share_batches(&mut networks, ranks);
     let whole = launch.data.source_digest().to_owned();
-    let (data, held_out) = match config.data.held_out {
-        0 => (launch.data, None),
-        count => {
-            let (rest, held_out) = launch.data.hold_out(count)?;
-            (Arc::new(rest), Some(HeldOut::new(held_out)))
-        }
-    };
+    let (data, held_out) = config.data.parts(launch.data)?;
     // Before the folder: what cannot be had leaves none behind.
     let every_kimg = config.eval.every_kimg;
     let evaluate = if every_kimg > 0.0 && ranks.is_first() {
@@ -90,25 +84,18 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
     let record = provenance(config, &networks, &data, launch.device);
     let Begun { folder, state, damaged, record } = match launch.start {
-        Start::New => Begun { folder: enter(ranks, create)?, state: None, damaged: Vec::new(), record },
+        Start::New => Begun::anew(enter(ranks, create)?, record),
         Start::Resume(point) => {
-            let begun = resume(ranks, &point, record, &whole)?;
+            // Runs of before went by the whole source, whatever part of it they used.
+            let trained_on = record.data_digest.clone();
+            let begun = resume(ranks, &point, state::load, record, &[&trained_on, &whole])?;
             if let Some(state) = &begun.state {
                 refuse_changes(&state.path, &state.saved.config, &config_text)?;
                 refuse_the_past(config, &config_text, state)?;
             }
             begun
         }
-        Start::Transfer(point) => {
-            let (path, saved, damaged) = read_state(ranks, &point.states, state::load)?;
-            take_weights(&networks, &path, &saved)?;
-            let folder = enter(ranks, create)?;
-            if ranks.is_first() {
-                folder.log(&format!("weights of {}", path.display()))?;
-            }
-            let record = Provenance { initial: path.display().to_string(), ..record };
-            Begun { folder, state: None, damaged, record }
-        }
+        Start::Transfer(point) => transfer(ranks, &point, create, &networks, record)?,
     };
     (launch.on_start)(folder.path());
     name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
@@ -126,7 +113,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         ranks,
         share,
         real_images: RealImages::new(data, loader),
-        held_out,
+        held_out: held_out.map(HeldOut::new),
         evaluate,
         stop: launch.stop,
         on_event: launch.on_event,
@@ -142,30 +129,42 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
 }
 
 /// A run that can be trained.
-struct Begun {
-    folder: RunFolder,
+pub(super) struct Begun<P> {
+    pub(super) folder: RunFolder,
     /// What it goes on from.
-    state: Option<FoundState>,
+    pub(super) state: Option<FoundState<P>>,
     /// What is wrong with newer states.
-    damaged: Vec<Error>,
+    pub(super) damaged: Vec<Error>,
     /// What it will be known by.
-    record: Provenance,
+    pub(super) record: Provenance,
+}
+
+impl<P> Begun<P> {
+    /// A run in a new folder.
+    pub(super) fn anew(folder: RunFolder, record: Provenance) -> Self {
+        Self { folder, state: None, damaged: Vec::new(), record }
+    }
 }
 
 /// A state and where it lies.
-struct FoundState {
-    path: PathBuf,
-    saved: SavedState,
+pub(super) struct FoundState<P> {
+    pub(super) path: PathBuf,
+    pub(super) saved: SavedState<P>,
 }
 
-/// Opens a run to go on with it: on the images it began with, which `record` names now; runs of before went by the `whole`
-/// source, whatever part of it they used.
-fn resume(ranks: &Ranks, point: &ResumePoint, record: Provenance, whole: &str) -> Result<Begun> {
+/// Opens a run to go on with it: on the images it began with, which go by one of `digests` now.
+pub(super) fn resume<P>(
+    ranks: &Ranks,
+    point: &ResumePoint,
+    load: impl Fn(&Path) -> Result<SavedState<P>>,
+    record: Provenance,
+    digests: &[&str],
+) -> Result<Begun<P>> {
     let folder = enter(ranks, || RunFolder::open(&point.run))?;
-    let (path, saved, damaged) = read_state(ranks, &point.states, state::load)?;
+    let (path, saved, damaged) = read_state(ranks, &point.states, load)?;
     let record = match Provenance::read(folder.path())? {
         Some(before) => {
-            before.refuse_other_images(folder.path(), &[&record.data_digest, whole])?;
+            before.refuse_other_images(folder.path(), digests)?;
             record.after(before)
         }
         None => record,
@@ -173,9 +172,27 @@ fn resume(ranks: &Ranks, point: &ResumePoint, record: Provenance, whole: &str) -
     Ok(Begun { folder, state: Some(FoundState { path, saved }), damaged, record })
 }
 
+/// Makes a run that begins with the weights of another.
+fn transfer<P>(
+    ranks: &Ranks,
+    point: &ResumePoint,
+    create: impl FnOnce() -> Result<RunFolder>,
+    networks: &Networks,
+    record: Provenance,
+) -> Result<Begun<P>> {
+    let (path, saved, damaged) = read_state(ranks, &point.states, state::load)?;
+    take_weights(networks, &path, &saved)?;
+    let folder = enter(ranks, create)?;
+    if ranks.is_first() {
+        folder.log(&format!("weights of {}", path.display()))?;
+    }
+    let record = Provenance { initial: path.display().to_string(), ..record };
+    Ok(Begun { damaged, ..Begun::anew(folder, record) })
+}
+
 /// Refuses a new length that lies behind the run. Its own length never does, also where it went beyond it: by a part of a step,
 /// or, if timed, by what its last score and save took.
-fn refuse_the_past(config: &RunConfig, config_text: &str, state: &FoundState) -> Result<()> {
+fn refuse_the_past(config: &RunConfig, config_text: &str, state: &FoundState<Position>) -> Result<()> {
     let (train, position) = (&config.train, &state.saved.position);
     let changed = changes(&state.saved.config, config_text).unwrap_or_default();
     if !changed.iter().any(|change| ["train.kimg", "train.minutes"].contains(&change.key.as_str())) {
@@ -206,7 +223,7 @@ pub(super) fn enter(ranks: &Ranks, open: impl FnOnce() -> Result<RunFolder>) -> 
 }
 
 /// The newest whole state by the first rank's judgement, and on that rank what is wrong with newer ones.
-pub(super) fn read_state<P>(
+fn read_state<P>(
     ranks: &Ranks,
     states: &[PathBuf],
     load: impl Fn(&Path) -> Result<SavedState<P>>,

@@ -8,10 +8,12 @@ mod launch;
 mod load;
 mod overrides;
 mod presets;
+mod rescore;
 mod run;
 
 pub use launch::{Launch, Start, build_generator, build_networks, launch};
 pub use load::{Source, load, parse, preset_names};
 pub use overrides::{Override, nearest};
 pub use presets::{PRESETS, Preset, preset};
+pub use rescore::{Reading, Rescored, Rescorer, generator_of};
 pub use run::{DataConfig, EvalConfig, RunConfig};

@@ -74,6 +74,18 @@ impl DataConfig {
         Ok(Arc::new(ImageData::open(Path::new(&self.path), &options, progress)?))
     }
 
+    /// The images to train on and, where some are kept from training, those.
+    ///
+    /// # Errors
+    /// When none would be left to train on.
+    pub fn parts(&self, data: Arc<ImageData>) -> Result<(Arc<ImageData>, Option<ImageData>)> {
+        if self.held_out == 0 {
+            return Ok((data, None));
+        }
+        let (rest, held_out) = data.hold_out(self.held_out)?;
+        Ok((Arc::new(rest), Some(held_out)))
+    }
+
     /// A short name for run folders.
     pub fn name(&self) -> String {
         name_of_images(&self.path)

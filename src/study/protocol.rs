@@ -68,9 +68,7 @@ pub fn common(runs: &[Run], metric: &str) -> Result<Protocol> {
                     run.path.display()
                 ),
                 hint: Some(
-                    "compare only runs that were scored alike; others have to be trained again, on the same images and \
-                     with the same [eval] settings"
-                        .into(),
+                    "`nestgen score` scores the snapshots of both alike; runs on other images cannot be compared".into(),
                 ),
             });
         }
@@ -109,7 +107,10 @@ pub fn usual_metric(runs: &[Run]) -> Result<String> {
     let best = shared.min_by_key(|(name, scores)| rank(name, &scores.protocol));
     best.map(|(name, _)| name.clone()).ok_or_else(|| Error::Usage {
         message: format!("the runs share no score: {}", odd_ones_first(runs)),
-        hint: Some("compare fewer runs, or train with --eval KIMG".into()),
+        hint: Some(
+            "score their snapshots alike with `nestgen score`, compare fewer runs, or train with --eval KIMG"
+                .into(),
+        ),
     })
 }
 

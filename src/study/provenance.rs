@@ -99,8 +99,8 @@ impl Provenance {
                 digests.first().map_or(String::new(), |digest| short(digest))
             ),
             hint: Some(
-                "name the images of then with --data, wherever they lie now, or begin a new run from its weights with \
-                 --transfer"
+                "name the images of then with --data, wherever they lie now; `nestgen train --transfer` begins a new run from \
+                 its weights on others"
                     .into(),
             ),
         })

@@ -51,25 +51,36 @@ impl Evaluator {
         let fake = self.features(&self.fake_pixels(generator)?)?;
         let kid = kid(&real, &fake)?;
         let distance = frechet_distance(&Spectrum::new(&real, "real")?, &Spectrum::new(&fake, "fake")?)?;
-        let name = self.extractor.name();
-        // `FD-random-v1` of 2000 images is `fd2000-random-v1`, its KID `kid2000-random-v1`; plain `FID` has no tail.
-        let (kind, tail) =
-            name.split_once('-').map_or((name.as_str(), String::new()), |(a, b)| (a, format!("-{b}")));
-        let resize = self.extractor.resize(Resize::default()).map_or("its own", Resize::name);
-        let score = |kind: &str, value: f64, standard_error: f64| Score {
-            metric: format!("{}{}{tail}", kind.to_lowercase(), self.images),
+        let score = |metric: String, value: f64, standard_error: Option<f64>| Score {
+            metric,
             value,
-            standard_error: Some(standard_error),
+            standard_error,
             num_real: real.len(),
             num_fake: fake.len(),
-            features: format!("{name}, resize {resize}, sha256 {}", self.extractor.sha256()),
+            features: self.space(),
         };
+        let [kid_name, distance_name] = self.metrics();
         let scores = vec![
-            score("kid", kid.value, kid.standard_error),
-            score(kind, distance.value, distance.standard_error),
+            score(kid_name, kid.value, kid.standard_error),
+            score(distance_name, distance.value, distance.standard_error),
         ];
         self.real = Some(real);
         Ok(scores)
+    }
+
+    /// The names of the scores: of `FD-random-v1` and 2000 images `kid2000-random-v1` and `fd2000-random-v1`, of plain `FID`
+    /// `kid2000` and `fid2000`.
+    pub fn metrics(&self) -> [String; 2] {
+        let name = self.extractor.name();
+        let (kind, tail) =
+            name.split_once('-').map_or((name.as_str(), String::new()), |(a, b)| (a, format!("-{b}")));
+        ["kid", kind].map(|kind| format!("{}{}{tail}", kind.to_lowercase(), self.images))
+    }
+
+    /// What the scores are taken in: the feature space, with all that tells it from others.
+    pub fn space(&self) -> String {
+        let resize = self.extractor.resize(Resize::default()).map_or("its own", Resize::name);
+        format!("{}, resize {resize}, sha256 {}", self.extractor.name(), self.extractor.sha256())
     }
 
     fn features(&self, pixels: &[u8]) -> Result<Features> {

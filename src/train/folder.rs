@@ -116,6 +116,24 @@ pub fn numbered(outdir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// The numbered snapshots of a run, oldest first, with the kimg in their names. Not the best one: that is one of them.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn snapshots(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let number = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix("network-snapshot-")?.strip_suffix(".safetensors")?.parse().ok()
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(run).map_err(Error::io("read", run))? {
+        let path = entry.map_err(Error::io("read", run))?.path();
+        found.extend(number(&path).map(|number: u64| (number, path)));
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// What `--resume` names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumePoint {

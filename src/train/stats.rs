@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,11 @@ impl Collector {
         line.insert("timestamp".into(), timestamp_secs.into());
         serde_json::Value::Object(line).to_string()
     }
+}
+
+/// Seconds since 1970, for time stamps.
+pub fn unix_secs() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// Whether a key of a line is the same in every repetition of a run.

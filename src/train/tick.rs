@@ -1,7 +1,6 @@
 //! What happens between steps: statistics, pictures, scores, snapshots, states, and answers to trouble.
 
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 
@@ -14,18 +13,13 @@ use super::held_out::Opinions;
 use super::schedule::Length;
 use super::score::{self, Score};
 use super::state::{self, Best, Position, SavedState, StateTensors};
-use super::stats::{append_line, memory_gib, rewind_lines};
+use super::stats::{append_line, memory_gib, rewind_lines, unix_secs};
 use super::tensorboard::EventFile;
 use super::tensors::{self, Metadata};
 use crate::error::{Error, Result};
 
 /// Images that are drawn at once for pictures.
 const PICTURE_BATCH: usize = 16;
-
-/// Seconds since 1970.
-pub(super) fn unix_secs() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
-}
 
 impl Training<'_> {
     /// Fills the folder of a new run, or rewinds the files of a resumed one to where it goes on.
@@ -65,26 +59,14 @@ impl Training<'_> {
             if path.extension().is_some_and(|extension| extension == "jsonl") {
                 rewind_lines(&path, self.position.kimg())?;
             }
-            self.put_aside_older_scores(&path)?;
+            if self.session.evaluate.is_some()
+                && score::is_metric_file(&path)
+                && let Some(warning) = score::put_aside_others(&path, None)?
+            {
+                self.session.folder.log(&warning)?;
+            }
         }
         Ok(())
-    }
-
-    /// Renames scores that were taken on other real images, as they were until scores said which: a curve has one protocol.
-    fn put_aside_older_scores(&self, path: &Path) -> Result<()> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if self.session.evaluate.is_none() || !(name.starts_with("metric-") && name.ends_with(".jsonl")) {
-            return Ok(());
-        }
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        if text.lines().all(|line| line.contains(score::REALS)) {
-            return Ok(());
-        }
-        let aside = path.with_file_name(format!("older-{name}"));
-        std::fs::rename(path, &aside).map_err(Error::io("rename", path))?;
-        let line =
-            format!("warning: scores of an older program are in {}: they cannot be compared", aside.display());
-        self.session.folder.log(&line)
     }
 
     /// Ends a tick; `over` at the end of the run, which has everything a tick can have.
@@ -266,14 +248,13 @@ impl Training<'_> {
     fn write_score(&mut self, score: &Score) -> Result<()> {
         let kimg = self.position.kimg();
         let snapshot = format!("network-snapshot-{:06}.safetensors", self.position.cur_nimg / 1000);
-        let file = self.session.folder.file(&format!("metric-{}.jsonl", score.metric));
+        let file = self.session.folder.file(&score::file_name(&score.metric));
         append_line(&file, &score.line(kimg, &snapshot, unix_secs()))?;
         let tag = format!("Metrics/{}", score.metric);
         let step = self.position.cur_nimg / 1000;
         self.write_event(|events| events.scalars(unix_secs(), step, &[(&tag, score.value)]))?;
         self.position.collected.report(&tag, score.value);
-        let error = score.standard_error.map_or(String::new(), |error| format!(" ± {error:.5}"));
-        self.say(format!("score {} {:.5}{error} at {kimg:.1} kimg", score.metric, score.value))
+        self.say(score.at(kimg))
     }
 
     fn write_event(&mut self, write: impl FnOnce(&mut EventFile) -> std::io::Result<()>) -> Result<()> {

@@ -83,7 +83,9 @@ fn saved_statistics_score_as_their_images_do() {
     // Asked of a folder that holds no image that can be read: refused before any is.
     let unread = dir.path().join("unread");
     fs::create_dir(&unread).unwrap();
-    fs::write(unread.join("0.png"), "a text file").unwrap();
+    for name in ["0.png", "1.png"] {
+        fs::write(unread.join(name), "a text file").unwrap();
+    }
     refused(
         &[&arguments(&unread, &statistics, &space)[..], &["--metrics", "prdc"]].concat(),
         &["fake is given"],

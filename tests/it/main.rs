@@ -19,6 +19,7 @@ mod mpi;
 mod msrv;
 mod outputs;
 mod portable;
+mod score;
 mod score_space;
 mod study;
 mod stumbles;

@@ -138,10 +138,15 @@ fn dinov2_has_pytorchs_features_under_either_naming() {
 
 /// A small NesT in the file format of classifiers.
 pub(crate) fn classifier(dir: &Path, name: &str) -> PathBuf {
+    seeded_classifier(dir, name, 1)
+}
+
+/// The same with other weights.
+pub(crate) fn seeded_classifier(dir: &Path, name: &str, seed: u64) -> PathBuf {
     let shape =
         nest::Config { dims: vec![8, 12], depths: vec![1, 1], heads: vec![2, 3], ..nest::Config::tiny(32, 3) };
     let config = ClassifierConfig::Nest(nest::Config { patch_size: 4, ..shape });
-    let network = Classifier::new(&config, &Rng::new(1), DType::F32, &Device::Cpu).unwrap();
+    let network = Classifier::new(&config, &Rng::new(seed), DType::F32, &Device::Cpu).unwrap();
     #[derive(serde::Serialize)]
     struct File {
         model: ClassifierConfig,

@@ -11,7 +11,7 @@ use nestgen::train::folder::resume_point;
 use nestgen::train::stats::repeatable;
 
 /// 32 px, a few thousand weights, 16 steps of 4 images, a tick and a state every 4 steps.
-fn tiny(more: &[&str]) -> RunConfig {
+pub(crate) fn tiny(more: &[&str]) -> RunConfig {
     let mut settings = vec![
         "model.resolution=32",
         "model.z_dim=8",
@@ -40,7 +40,7 @@ fn tiny(more: &[&str]) -> RunConfig {
 }
 
 /// Trains; `stop_after` steps, if given, it is asked to stop.
-fn train(
+pub(crate) fn train(
     config: &RunConfig,
     outdir: &Path,
     resume: Option<&str>,

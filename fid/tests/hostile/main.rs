@@ -14,7 +14,7 @@ use mutation::{Effort, Target};
 use nestgen_fid::cache::{self, Key};
 use nestgen_fid::statistics::Moments;
 use nestgen_fid::weights::{self, Array, StateDict};
-use nestgen_fid::{Features, npz};
+use nestgen_fid::{Features, Protocol, Resize, npz};
 
 #[global_allocator]
 static ALLOCATOR: nestgen_kernels::alloc::CountingPeak = nestgen_kernels::alloc::CountingPeak;
@@ -88,8 +88,15 @@ fn npy(header: &str, body: &[u8]) -> Vec<u8> {
 fn statistics_zip(effort: Effort) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.npz");
-    let sigma = Moments { num_images: None, mu: vec![1.0, 2.0], sigma: faer::mat![[2.0, 0.5], [0.5, 1.0]] };
-    npz::write(&path, &sigma).unwrap();
+    let sigma = faer::mat![[2.0, 0.5], [0.5, 1.0]];
+    let moments = Moments { num_images: Some(9), mu: vec![1.0, 2.0], sigma };
+    let protocol = Protocol {
+        features: "FID-2".into(),
+        network_sha256: "ab".into(),
+        dims: 2,
+        resize: Some(Resize::Clean),
+    };
+    npz::write(&path, &npz::Statistics { moments, protocol: Some(protocol) }).unwrap();
     let valid = vec![std::fs::read(path).unwrap()];
     Target { name: "npz", file: "a.npz", valid, repair: NO_CHECKSUMS }
         .survives(effort, |path| drop(npz::read(path)));

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use nestgen_fid::{Error, Extractor, Input, Metric, Report, ScoreConfig, Tap, score};
+use nestgen_fid::npz::{self, Statistics};
+use nestgen_fid::{Error, Extractor, Input, Metric, Protocol, Report, Resize, ScoreConfig, Tap, score};
 
 use crate::images::{image, write_png};
-use crate::sources::{colour_space, quiet};
+use crate::sources::{colour_space, of_another_tool, quiet};
 
 /// A folder of fakes that is in order, and a place for the bad side.
 struct Bench {
@@ -74,15 +75,10 @@ fn bad_files_stop_the_score_or_are_listed_and_left_out() {
 fn statistics_of_another_size_or_where_images_are_needed() {
     let bench = Bench::new();
     let path = bench.folder.path().join("ref.npz");
-    let moments = |dims: usize| nestgen_fid::statistics::Moments {
-        num_images: None,
-        mu: vec![0.5; dims],
-        sigma: faer::Mat::identity(dims, dims),
-    };
-    nestgen_fid::npz::write(&path, &moments(4)).expect("written");
+    npz::write(&path, &of_another_tool(4)).expect("written");
     let fid = ScoreConfig { metrics: Some(vec![Metric::Fid]), ..ScoreConfig::default() };
     bench.refused(&path, &fid, &["ref.npz", "4 features, this score uses 6"]);
-    nestgen_fid::npz::write(&path, &moments(6)).expect("written");
+    npz::write(&path, &of_another_tool(6)).expect("written");
     assert!(bench.score(&path, &fid).is_ok());
     std::fs::write(&path, "text").expect("written");
     bench.refused(&path, &fid, &["ref.npz", "not an .npz"]);
@@ -92,12 +88,7 @@ fn statistics_of_another_size_or_where_images_are_needed() {
 fn what_needs_images_is_refused_before_features_are_made() {
     let bench = Bench::new();
     let stats = bench.folder.path().join("ref.npz");
-    let moments = nestgen_fid::statistics::Moments {
-        num_images: None,
-        mu: vec![0.5; 6],
-        sigma: faer::Mat::identity(6, 6),
-    };
-    nestgen_fid::npz::write(&stats, &moments).expect("written");
+    npz::write(&stats, &of_another_tool(6)).expect("written");
     let open = |path: &Path| Input::open(path, &Default::default()).expect("a source");
     let (images, statistics) = (open(&bench.folder.path().join("good")), open(&stats));
     let untouched = Extractor::Custom {
@@ -127,12 +118,36 @@ fn what_needs_images_is_refused_before_features_are_made() {
     refused(&statistics, &images, Some(&images), &default, ["memorisation check needs", of_real]);
     refused(&images, &images, Some(&statistics), &default, ["memorisation check needs", "held-out is given"]);
     // Statistics that do not fit are found before the other side's features, too.
-    nestgen_fid::npz::write(
-        &stats,
-        &nestgen_fid::statistics::Moments { mu: vec![0.5; 4], sigma: faer::Mat::identity(4, 4), ..moments },
-    )
-    .expect("written");
+    npz::write(&stats, &of_another_tool(4)).expect("written");
     refused(&images, &statistics, None, &default, ["ref.npz", "4 features, this score uses 6"]);
+    // Made by the same tool in another space, or by another rule.
+    let made = |change: &dyn Fn(&mut Protocol)| {
+        let mut protocol = untouched.protocol(default.tap, default.resize);
+        change(&mut protocol);
+        npz::write(&stats, &Statistics { protocol: Some(protocol), ..of_another_tool(6) }).expect("written");
+    };
+    made(&|protocol| protocol.network_sha256 = "c1".into());
+    let networks = "it is of FD-untouched (network c1), this score of FD-untouched (network c0)";
+    refused(&images, &statistics, None, &default, ["ref.npz", networks]);
+    made(&|protocol| protocol.resize = Some(Resize::Tf1));
+    let rules = "its images were resized by tf1, this score's by the network's own";
+    refused(&statistics, &images, None, &default, ["ref.npz", rules]);
+    // Too few images, and nowhere to write.
+    refused(
+        &images,
+        &images,
+        None,
+        &ScoreConfig { k: 6, ..with(Metric::Prdc) },
+        ["at least 7 images", "real has 6"],
+    );
+    let subsets = ScoreConfig { kid_subsets: Some((2, 9)), ..ScoreConfig::default() };
+    refused(&images, &images, None, &subsets, ["subset size needs at least 9", "real has 6"]);
+    refused(&images, &images, None, &with(Metric::FidInfinity), ["at least 15 images", "fake has 6"]);
+    let nowhere = bench.folder.path().join("nowhere").join("ref.npz");
+    let saved = |path: &Path| ScoreConfig { save_stats: Some(path.to_owned()), ..ScoreConfig::default() };
+    refused(&images, &images, None, &saved(&nowhere), ["nowhere", "No such file"]);
+    refused(&images, &images, None, &saved(bench.folder.path()), ["", "directory"]);
+    refused(&statistics, &images, None, &saved(&stats), ["saving statistics needs the images", of_real]);
 }
 
 #[test]

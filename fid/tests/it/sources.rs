@@ -1,5 +1,6 @@
 //! Sources of images end to end, with a small feature space that takes no time.
 
+use nestgen_fid::npz::{self, Statistics};
 use nestgen_fid::statistics::Moments;
 use nestgen_fid::{Extractor, Input, Metric, Resize, ScoreConfig, score};
 use nestgen_images::RgbImage8;
@@ -27,6 +28,12 @@ pub(crate) fn colour_space<'a>() -> Extractor<'a> {
 
 pub(crate) fn quiet(_: &'static str, _: usize, _: usize) {}
 
+/// Mean and covariance as pytorch-fid writes them: nothing tells how they were made.
+pub(crate) fn of_another_tool(dims: usize) -> Statistics {
+    let sigma = 0.01 * faer::Mat::<f64>::identity(dims, dims);
+    Statistics { moments: Moments { num_images: None, mu: vec![0.5; dims], sigma }, protocol: None }
+}
+
 #[test]
 fn folders_statistics_and_a_generator_give_one_score() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -49,7 +56,7 @@ fn folders_statistics_and_a_generator_give_one_score() {
     let told = told.into_inner().expect("alone");
     assert!(told.contains(&("real", 30, 30)) && told.contains(&("fake", 20, 20)));
     let frechet = report.scores.frechet.expect("asked for");
-    assert!(frechet.value > 0.0 && frechet.standard_error > 0.0);
+    assert!(frechet.value > 0.0 && frechet.standard_error.is_some_and(|error| error > 0.0));
     assert_eq!(report.name, "FD-colours");
     assert_eq!((report.real.num_images, report.fake.num_images), (Some(30), Some(20)));
 
@@ -58,6 +65,10 @@ fn folders_statistics_and_a_generator_give_one_score() {
         score(&open(&stats), &open(&fake), None, &colour_space(), &fid_only, &quiet).expect("scored");
     let again = against_stats.scores.frechet.expect("asked for");
     assert!((again.value - frechet.value).abs() < 1e-9 * frechet.value);
+    // They tell of how many images they are, and of what: no warning but the one that the images' score has too.
+    assert_eq!((against_stats.real.num_images, against_stats.real.statistics), (Some(30), true));
+    assert_eq!(against_stats.warnings, report.warnings);
+    assert!(against_stats.to_string().contains("statistics of 30 images"), "{against_stats}");
 
     let generate = |range: std::ops::Range<usize>| Ok(range.map(|i| image("fake", 2, i)).collect());
     let generator = Input::Generator { name: "formula".into(), count: 20, generate: Box::new(generate) };
@@ -78,9 +89,7 @@ fn statistics_get_the_frechet_distance_and_the_error_of_the_images_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (images, stats) = (folder.path().join("images"), folder.path().join("ref.npz"));
     write_png(&images, (0..20).map(|i| image("fake", 2, i)));
-    let moments =
-        Moments { num_images: None, mu: vec![0.5; 6], sigma: 0.01 * faer::Mat::<f64>::identity(6, 6) };
-    nestgen_fid::npz::write(&stats, &moments).expect("written");
+    npz::write(&stats, &of_another_tool(6)).expect("written");
     let run = |real: &std::path::Path, fake: &std::path::Path| {
         let open = |path| Input::open(path, &Default::default()).expect("a source");
         score(&open(real), &open(fake), None, &colour_space(), &ScoreConfig::default(), &quiet).expect("scored")
@@ -94,6 +103,8 @@ fn statistics_get_the_frechet_distance_and_the_error_of_the_images_alone() {
         let note =
             format!("warning: KID was left out: it needs the images, and {side} is given as statistics only");
         assert!(table.lines().any(|line| line == note), "{table}");
+        let note = format!("warning: the {side} statistics do not tell their network and resize rule");
+        assert!(table.lines().any(|line| line.starts_with(&note)), "{table}");
     }
     let report = run(&stats, &stats);
     assert_eq!(report.scores.frechet.expect("asked for").value, 0.0);

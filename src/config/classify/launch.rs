@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{DType, Device};
 
 use super::{ClassData, ClassifyRunConfig};
-use crate::config::launch::{enter, name_passed_over, read_state};
+use crate::config::launch::{Begun, enter, name_passed_over, resume};
 use crate::data::LabelledImages;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
@@ -18,7 +18,7 @@ use crate::train::classify::training::{Event, Outcome, Position, Session, Traini
 use crate::train::classify::{TENSOR_FILES, TENSOR_FILES_EMA};
 use crate::train::folder::{ResumePoint, RunFolder};
 use crate::train::parallel::share_out_pairs;
-use crate::train::state::load_as;
+use crate::train::state::{SavedState, load_as};
 
 /// What a run needs beside its configuration.
 pub struct Launch<'a> {
@@ -57,34 +57,6 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let share = share_out_pairs(config.train.batch, ranks)?;
     let config_text = config.to_toml();
     let averaged = config.train.ema.halflife_kimg > 0.0;
-    let mut began: Option<Provenance> = None;
-    let (folder, state, damaged) = match launch.resume {
-        None => {
-            let folder = enter(ranks, || RunFolder::create(launch.outdir, &config.data.name(), launch.name))?;
-            (folder, None, Vec::new())
-        }
-        Some(point) => {
-            let folder = enter(ranks, || RunFolder::open(&point.run))?;
-            let load = |path: &Path| {
-                let averaged = path.join("classifier-ema.safetensors").is_file();
-                load_as::<Position>(path, if averaged { &TENSOR_FILES_EMA } else { &TENSOR_FILES })
-            };
-            let (path, state, damaged) = read_state(ranks, &point.states, load)?;
-            refuse_changes(&path, &state.config, &config_text).map_err(|error| match error {
-                Error::Usage { message, .. } => {
-                    Error::Usage { message, hint: Some("leave them as they were, or start a new run".into()) }
-                }
-                other => other,
-            })?;
-            began = Provenance::read(folder.path())?;
-            if let Some(before) = &began {
-                before.refuse_other_images(folder.path(), &[train.data().digest()])?;
-            }
-            (folder, Some(state), damaged)
-        }
-    };
-    (launch.on_start)(folder.path());
-    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
     let rng = Rng::new(config.train.seed).split("init").split("classifier");
     let build = || Classifier::new(&config.model, &rng, DType::F32, &Device::Cpu);
     let classifier = build()?;
@@ -92,11 +64,20 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     for network in [Some(&classifier), ema.as_ref()].into_iter().flatten() {
         network.params().move_to(launch.device)?;
     }
-    let now = provenance(config, &classifier, &train, launch.device);
-    let record = match began {
-        Some(before) => now.after(before),
-        None => now,
+    let record = provenance(config, &classifier, &train, launch.device);
+    let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
+    let Begun { folder, state, damaged, record } = match launch.resume {
+        None => Begun::anew(enter(ranks, create)?, record),
+        Some(point) => {
+            let begun = resume(ranks, &point, load_state, record, &[train.data().digest()])?;
+            if let Some(state) = &begun.state {
+                refuse_other_settings(&state.path, &state.saved.config, &config_text)?;
+            }
+            begun
+        }
     };
+    (launch.on_start)(folder.path());
+    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
     let session = Session {
         config: &config.train,
         config_text: &config_text,
@@ -110,7 +91,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         stop: launch.stop,
         on_event: launch.on_event,
     };
-    let training = Training::new(session, classifier, ema, state)?;
+    let training = Training::new(session, classifier, ema, state.map(|state| state.saved))?;
     // Only now: what cannot go on changes nothing.
     if ranks.is_first() {
         folder.forget_divergence()?;
@@ -123,6 +104,22 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         folder.mark_diverged(&error.to_string())?;
     }
     Ok((folder.path().to_path_buf(), outcome?))
+}
+
+/// The state at `path`, with averaged weights if it has them.
+fn load_state(path: &Path) -> Result<SavedState<Position>> {
+    let averaged = path.join("classifier-ema.safetensors").is_file();
+    load_as(path, if averaged { &TENSOR_FILES_EMA } else { &TENSOR_FILES })
+}
+
+/// Refuses to go on under settings that may not change; there is no other run that could begin with its weights.
+fn refuse_other_settings(path: &Path, before: &str, now: &str) -> Result<()> {
+    refuse_changes(path, before, now).map_err(|error| match error {
+        Error::Usage { message, .. } => {
+            Error::Usage { message, hint: Some("leave them as they were, or start a new run".into()) }
+        }
+        other => other,
+    })
 }
 
 /// Refuses a network of other classes and a batch larger than an epoch.

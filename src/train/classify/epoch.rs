@@ -8,9 +8,8 @@ use crate::error::{Error, Result};
 use crate::models::Classifier;
 use crate::train::parallel::check_same;
 use crate::train::state::{self, Best, LAST, SavedState, StateTensors};
-use crate::train::stats::{append_line, memory_gib, rewind_lines};
+use crate::train::stats::{append_line, memory_gib, rewind_lines, unix_secs};
 use crate::train::tensors::{self, Metadata};
-use crate::train::tick::unix_secs;
 
 /// The weights of the best epoch, under timm's names.
 pub const MODEL_BEST: &str = "model_best.safetensors";

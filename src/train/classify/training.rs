@@ -148,7 +148,7 @@ impl<'a> Training<'a> {
         let config = session.config;
         let events_path = session.folder.path();
         let events = session.ranks.is_first().then(|| {
-            EventFile::create(events_path, crate::train::tick::unix_secs())
+            EventFile::create(events_path, crate::train::stats::unix_secs())
                 .map_err(Error::io("write", events_path))
         });
         let augment = Arc::new(Augment {

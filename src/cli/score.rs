@@ -1,0 +1,77 @@
+//! `nestgen score`: scores for snapshots that were kept, in whichever features are wanted now.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use nestgen::config::{Override, Rescorer};
+use nestgen::ranks::Ranks;
+
+use super::device::DeviceArgs;
+use super::{interrupt, ui};
+
+/// Score the snapshots of runs as training does, so that `compare` can compare them
+///
+/// Adds to each run's metric-*.jsonl what its snapshots lack, with KID and the Frechet distance; the same scores in another
+/// feature space or of another number of images are other scores beside them. Runs that were scored otherwise, or not
+/// at all, can then be compared. Stopped, it goes on with the same command.
+#[derive(Args)]
+pub(super) struct ScoreArgs {
+    /// Run folders
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// The feature space: auto, inception, random-v1, or a .safetensors FILE of DINOv2 or of one of our classifiers
+    /// [default: as the run is set]
+    #[arg(long, value_name = "auto|inception|random-v1|FILE")]
+    features: Option<String>,
+    /// Images that are generated, and real ones at most [default: as the run is set]
+    #[arg(long, value_name = "N")]
+    images: Option<u32>,
+    /// Where the images that the run was trained on lie now [default: as the run is set]
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+pub(super) fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
+    let device = args.device.open(&Ranks::alone())?;
+    let overrides = overrides(args);
+    let mut rescorer = Rescorer::new(&overrides, &device);
+    for run in &args.runs {
+        rescorer.check(run)?;
+    }
+    let stop = interrupt::flag_saying("stopping after this snapshot; its scores are kept")?;
+    for run in &args.runs {
+        let bar = ui::progress_bar("reading images", 0);
+        let reading = |done: usize, total: usize| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            if done == total {
+                bar.finish_and_clear();
+            }
+            true
+        };
+        let done = rescorer.score(run, &reading, &stop, &mut |line| ui::note(line))?;
+        let mut line = format!("{}: scored {} snapshots", run.display(), done.scored);
+        if done.had > 0 {
+            line += &format!(", {} had their scores", done.had);
+        }
+        ui::result_line(&format!("{line} ({})", done.metrics.join(", ")))?;
+        if done.left > 0 {
+            ui::note(&format!("{} snapshots are left: the same command goes on", done.left));
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the flags say otherwise than the runs' configurations.
+fn overrides(args: &ScoreArgs) -> Vec<Override> {
+    let flags = [
+        ("eval.features", args.features.clone().map(toml::Value::from)),
+        ("eval.images", args.images.map(toml::Value::from)),
+        ("data.path", args.data.clone().map(toml::Value::from)),
+    ];
+    flags.into_iter().filter_map(|(key, value)| Some(Override::new(key, value?))).collect()
+}
