@@ -124,7 +124,7 @@ pub enum Error {
 
 /// How the verbs of `nestgen` score without a file of weights.
 const OTHER_SPACE: &str =
-    "which is not FID: --features random-v1 of `nestgen fid`, --set eval.features=random-v1 in training";
+    "which is not FID: --features scenes-v1 of `nestgen fid`, --set eval.features=scenes-v1 in training";
 
 impl Error {
     /// One sentence that says what to do, where there is something to do.

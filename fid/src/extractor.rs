@@ -16,6 +16,9 @@ use crate::weights;
 /// Images that a caller's network gets at a time.
 pub const CUSTOM_BATCH: usize = 64;
 
+/// The name of the Frechet distance in the features of the formula's weights.
+pub(crate) const RANDOM: &str = "FD-random-v1";
+
 /// A function from images to features, `[images, dims]` row-major; it resizes and scales by its own rule.
 pub type CustomFeatures<'a> = dyn Fn(&[RgbImage8]) -> std::result::Result<Vec<f32>, String> + Sync + 'a;
 
@@ -87,7 +90,7 @@ impl Extractor<'_> {
     pub fn random_v1_on(device: &Device) -> Result<Self> {
         Ok(Extractor::Inception {
             network: Box::new(Inception::on(&formula::state_dict(), device)?),
-            name: "FD-random-v1".into(),
+            name: RANDOM.into(),
             sha256: formula::SHA256.into(),
         })
     }
@@ -105,6 +108,13 @@ impl Extractor<'_> {
         match self {
             Extractor::Inception { sha256, .. } | Extractor::Custom { sha256, .. } => sha256,
         }
+    }
+
+    /// Whether the weights are random. Such features tell trained generators from untrained ones, but not better from worse: KID
+    /// in `random-v1` rose from 0.010 to 0.025 (errors 0.003 and 0.005) while a generator went from blots to objects, and
+    /// in the features of a trained network fell from 0.39 to 0.085.
+    pub fn is_random(&self) -> bool {
+        self.sha256() == formula::SHA256
     }
 
     /// What features at this tap under this rule are, to be told from others.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::extractor::RANDOM;
 use crate::features::Skipped;
 use crate::inception_score::InceptionScore;
 use crate::kid::SubsetKid;
@@ -87,6 +88,10 @@ impl fmt::Display for Warning {
             Warning::UnequalCounts { real, fake } => write!(
                 f,
                 "{real} real and {fake} fake images: compare the Frechet distance only with scores at the same two numbers"
+            ),
+            Warning::OtherWeights { name } if name == RANDOM => write!(
+                f,
+                "the score is {name}, not FID: random features tell trained generators from untrained ones, not better from worse"
             ),
             Warning::OtherWeights { name } => {
                 write!(f, "these are not the published Inception weights: the score is {name}, not FID")

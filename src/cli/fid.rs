@@ -34,9 +34,9 @@ pub(super) struct FidArgs {
     /// The published Inception weights [default: $NESTGEN_INCEPTION, then torch's cache]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// The feature space: inception; random-v1, which needs no file; or a .safetensors FILE of DINOv2 or of one of
-    /// our classifiers. Only inception gives FID
-    #[arg(long, value_name = "inception|random-v1|FILE", default_value = "inception")]
+    /// The feature space: inception; scenes-v1, a small network that is part of this program; random-v1; or a .safetensors
+    /// FILE of DINOv2 or of one of our classifiers. Only inception gives FID
+    #[arg(long, value_name = "inception|scenes-v1|random-v1|FILE", default_value = "inception")]
     features: String,
     #[command(flatten)]
     place: PlaceArgs,

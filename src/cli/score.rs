@@ -20,9 +20,9 @@ pub(super) struct ScoreArgs {
     /// Run folders
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The feature space: auto, inception, random-v1, or a .safetensors FILE of DINOv2 or of one of our classifiers
-    /// [default: as the run is set]
-    #[arg(long, value_name = "auto|inception|random-v1|FILE")]
+    /// The feature space: auto, inception, scenes-v1, random-v1, or a .safetensors FILE of DINOv2 or of one of our
+    /// classifiers [default: as the run is set]
+    #[arg(long, value_name = "auto|inception|scenes-v1|random-v1|FILE")]
     features: Option<String>,
     /// Images that are generated, and real ones at most [default: as the run is set]
     #[arg(long, value_name = "N")]
@@ -53,13 +53,11 @@ pub(super) fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
             true
         };
         let done = rescorer.score(run, &reading, &stop, &mut |line| ui::note(line))?;
-        let mut line = format!("{}: scored {} snapshots", run.display(), done.scored);
-        if done.had > 0 {
-            line += &format!(", {} had their scores", done.had);
-        }
-        ui::result_line(&format!("{line} ({})", done.metrics.join(", ")))?;
+        let (run, metrics) = (run.display(), done.metrics.join(", "));
+        let had = if done.had > 0 { format!(", {} had these scores", done.had) } else { String::new() };
+        ui::result_line(&format!("{run}: snapshots scored: {}{had} ({metrics})", done.scored))?;
         if done.left > 0 {
-            ui::note(&format!("{} snapshots are left: the same command goes on", done.left));
+            ui::note(&format!("snapshots left: {}; the same command goes on", done.left));
             return Ok(ExitCode::FAILURE);
         }
     }

@@ -14,6 +14,7 @@ use crate::nn::Builder;
 use crate::sample::{Snapshot, read_snapshot};
 use crate::score_space;
 use crate::study::provenance::Provenance;
+use crate::train::classify::SUMMARY;
 use crate::train::evaluate::Evaluator;
 use crate::train::folder::{RunFolder, snapshots};
 use crate::train::score::{file_name, insert, put_aside_others, scored_kimg};
@@ -169,6 +170,12 @@ fn config_of(run: &Path, overrides: &[Override]) -> Result<RunConfig> {
         return Err(Error::Usage {
             message: format!("`{}` is not a run folder: it has no config.toml", run.display()),
             hint: Some("name folders that `nestgen train` made, such as runs/00000-...".into()),
+        });
+    }
+    if run.join(SUMMARY).is_file() {
+        return Err(Error::Usage {
+            message: format!("`{}` is the run of a classifier", run.display()),
+            hint: Some("it was tested as it trained: `nestgen compare` takes it as it is".into()),
         });
     }
     load(Source::File(&path), overrides)

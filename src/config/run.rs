@@ -115,8 +115,9 @@ pub struct EvalConfig {
     pub every_kimg: f64,
     /// Images that are generated for a score, and real ones at most; 100 and more.
     pub images: usize,
-    /// What they are compared by: `auto` (Inception where its weights are found, else `random-v1`), `inception`,
-    /// `random-v1`, or a .safetensors file of DINOv2 or of a classifier of ours.
+    /// What they are compared by: `auto` (Inception where its weights are found, else `scenes-v1`), `inception`, `scenes-v1`
+    /// (a small network that is part of the program), `random-v1`, or a .safetensors file of DINOv2 or of a classifier of
+    /// ours.
     pub features: String,
 }
 

@@ -8,6 +8,7 @@
 
 mod dinov2;
 pub mod over_ranks;
+pub mod scenes_v1;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,9 +30,9 @@ use crate::train::tensors::{self, Metadata};
 /// Images that go through the network together: enough to fill the cores, little memory.
 const BATCH: usize = 16;
 
-/// The extractor that a setting names: `auto` (Inception where its weights are found, else `random-v1`), `inception`
-/// (with the weights of that file, if one is given), `random-v1`, or a file for [`open`]. Its features are computed on
-/// `device`.
+/// The extractor that a setting names: `auto` (Inception where its weights are found, else `scenes-v1`), `inception`
+/// (with the weights of that file, if one is given), `scenes-v1` (see [`scenes_v1`]), `random-v1`, or a file for
+/// [`open`]. Its features are computed on `device`.
 ///
 /// # Errors
 /// When a file is missing or not usable, or the device has no room.
@@ -39,9 +40,10 @@ pub fn extractor(name: &str, inception: Option<&Path>, device: &Device) -> Resul
     match name {
         "auto" => match weights::find(inception) {
             Ok(path) => Ok(Extractor::inception_on(&path, device)?),
-            Err(_) => Ok(Extractor::random_v1_on(device)?),
+            Err(_) => scenes_v1::extractor(device),
         },
         "inception" => Ok(Extractor::inception_on(&weights::find(inception)?, device)?),
+        scenes_v1::NAME => scenes_v1::extractor(device),
         "random-v1" => Ok(Extractor::random_v1_on(device)?),
         file => open(Path::new(file), device),
     }
@@ -59,27 +61,21 @@ pub fn open(path: &Path, device: &Device) -> Result<Extractor<'static>> {
         reason,
         hint: Some(
             "give a classifier of ours (`nestgen classify train`) or DINOv2's weights, both as .safetensors; or \
-             `random-v1`"
+             `scenes-v1`"
                 .into(),
         ),
     }
     };
     let (metadata, tensors) = tensors::read(path)?;
     let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
-    let mut space = if metadata.get("format").map(String::as_str) == Some(FORMAT) {
-        Space::classifier(path, &metadata, &tensors).map_err(bad)?
+    let space = if metadata.get("format").map(String::as_str) == Some(FORMAT) {
+        Space::classifier(name_of(path), &metadata, &tensors).map_err(bad)?
     } else if dinov2::is_one(&tensors) {
         dinov2::space(tensors).map_err(bad)?
     } else {
         return Err(bad("it holds tensors, but neither a classifier of ours nor DINOv2".into()));
     };
-    for tensor in space.tensors.values_mut() {
-        *tensor = tensor.to_device(device)?;
-    }
-    let sha256 = tensors::file_sha256(path).map_err(Error::io("read", path))?;
-    let (name, dims) = (space.name.clone(), space.dims());
-    let features = Box::new(move |images: &[RgbImage8]| space.features(images).map_err(|e| e.to_string()));
-    Ok(Extractor::Custom { name, sha256, dims, features })
+    space.extractor(tensors::file_sha256(path).map_err(Error::io("read", path))?, device)
 }
 
 /// A network whose features are compared.
@@ -139,14 +135,24 @@ impl Space {
 
     /// A classifier's own file.
     fn classifier(
-        path: &Path,
+        name: String,
         metadata: &Metadata,
         tensors: &BTreeMap<String, Tensor>,
     ) -> std::result::Result<Self, String> {
         let text = metadata.get("config").ok_or("it does not say which network it is")?;
         let ClassifierFile { model, data } =
             toml::from_str(text).map_err(|e| format!("its configuration: {}", e.message()))?;
-        Self::new(name_of(path), model, tensors, [data.mean, data.std])
+        Self::new(name, model, tensors, [data.mean, data.std])
+    }
+
+    /// The feature space of this network, which `sha256` names, on `device`.
+    fn extractor(mut self, sha256: String, device: &Device) -> Result<Extractor<'static>> {
+        for tensor in self.tensors.values_mut() {
+            *tensor = tensor.to_device(device)?;
+        }
+        let (name, dims) = (self.name.clone(), self.dims());
+        let features = Box::new(move |images: &[RgbImage8]| self.features(images).map_err(|e| e.to_string()));
+        Ok(Extractor::Custom { name, sha256, dims, features })
     }
 
     /// Number of features of an image.

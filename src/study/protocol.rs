@@ -92,8 +92,13 @@ pub(super) fn is_biased(metric: &str, protocol: &Protocol) -> bool {
     pool3 && fewest.is_some_and(|count| count < BIASED_BELOW)
 }
 
+/// Whether a score was taken in the features of a random network.
+pub(super) fn is_random(metric: &str) -> bool {
+    metric.ends_with("random-v1")
+}
+
 /// The metric to compare by when none was named: one that all runs have, FID before KID before others; of so few images
-/// that FID would be biased, KID first.
+/// that FID would be biased, KID first; random features last.
 ///
 /// # Errors
 /// When there is none.
@@ -102,7 +107,7 @@ pub fn usual_metric(runs: &[Run]) -> Result<String> {
     let shared = candidates.filter(|(name, _)| runs.iter().all(|run| run.scores.contains_key(*name)));
     let rank = |name: &str, protocol: &Protocol| {
         let kind = ["fid", "kid", "fd"].iter().position(|start| name.to_lowercase().starts_with(start));
-        (is_biased(name, protocol), kind.unwrap_or(usize::MAX), name.len())
+        (is_random(name), is_biased(name, protocol), kind.unwrap_or(usize::MAX), name.len())
     };
     let best = shared.min_by_key(|(name, scores)| rank(name, &scores.protocol));
     best.map(|(name, _)| name.clone()).ok_or_else(|| Error::Usage {

@@ -158,6 +158,13 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
             "a Frechet distance of fewer than {limit} images is mostly bias, which differs between generators: KID has none"
         ));
     }
+    if protocol::is_random(&comparison.metric) {
+        remarks.push(
+            "random features tell trained generators from untrained ones, not better from worse: score the snapshots in others with \
+             `nestgen score --features …` before you call an arm better"
+                .into(),
+        );
+    }
     if comparison.arms.iter().any(|arm| arm.or_before) {
         remarks
             .push("≤: already there at the first score of a run; such seeds are not tested for speed".into());

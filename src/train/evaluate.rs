@@ -77,6 +77,11 @@ impl Evaluator {
         ["kid", kind].map(|kind| format!("{}{}{tail}", kind.to_lowercase(), self.images))
     }
 
+    /// Whether a lower score is a better generator; see [`Extractor::is_random`].
+    pub fn ranks_generators(&self) -> bool {
+        !self.extractor.is_random()
+    }
+
     /// What the scores are taken in: the feature space, with all that tells it from others.
     pub fn space(&self) -> String {
         let resize = self.extractor.resize(Resize::default()).map_or("its own", Resize::name);

@@ -68,18 +68,29 @@ pub fn write(file: &mut dyn Write, metadata: &Metadata, tensors: &[(String, Tens
 /// When the file cannot be read, is not of this format, is cut short, or its numbers are not those that were
 /// written.
 pub fn read(path: &Path) -> Result<(Metadata, NamedTensors)> {
-    let bad = |reason: String| Error::Checkpoint {
+    // Opening a pipe would wait for a writer, perhaps for ever.
+    if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
+        return Err(damaged(path, "it is no file".into()));
+    }
+    parse(path, &std::fs::read(path).map_err(Error::io("read", path))?)
+}
+
+fn damaged(path: &Path, reason: String) -> Error {
+    Error::Checkpoint {
         path: path.to_path_buf(),
         reason,
         hint: Some("the file is damaged or not one of ours: take an older snapshot".into()),
-    };
-    // Opening a pipe would wait for a writer, perhaps for ever.
-    if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
-        return Err(bad("it is no file".into()));
     }
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+}
+
+/// [`read`] of the bytes of a file; `path` is for messages.
+///
+/// # Errors
+/// As [`read`], but for those of reading.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Metadata, NamedTensors)> {
+    let bad = |reason: String| damaged(path, reason);
     let not_ours = |error| bad(format!("not a whole safetensors file ({error})"));
-    let (header_len, header) = SafeTensors::read_metadata(&bytes).map_err(not_ours)?;
+    let (header_len, header) = SafeTensors::read_metadata(bytes).map_err(not_ours)?;
     let metadata: Metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     if let Some(expected) = metadata.get(DIGEST) {
         let data = bytes.get(header_len + 8..).unwrap_or_default();
@@ -87,7 +98,7 @@ pub fn read(path: &Path) -> Result<(Metadata, NamedTensors)> {
             return Err(bad("its numbers do not match its checksum".into()));
         }
     }
-    let file = SafeTensors::deserialize(&bytes).map_err(not_ours)?;
+    let file = SafeTensors::deserialize(bytes).map_err(not_ours)?;
     let mut tensors = Vec::with_capacity(file.len());
     for (name, view) in file.iter() {
         let dtype = match view.dtype() {
@@ -107,6 +118,11 @@ pub fn file_sha256(path: &Path) -> io::Result<String> {
     let mut digest = Sha256::new();
     io::copy(&mut std::fs::File::open(path)?, &mut digest)?;
     Ok(hex(&digest.finalize()))
+}
+
+/// The SHA-256 of bytes, as 64 hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

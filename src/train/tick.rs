@@ -213,11 +213,12 @@ impl Training<'_> {
         if !over && count(self.position.cur_nimg) == count(self.position.tick_start_nimg) {
             return Ok(None);
         }
-        let scores = evaluate.score(&self.networks.generator_ema)?;
-        let Some(first) = scores.first().cloned() else { return Ok(None) };
+        let (scores, ranks) = (evaluate.score(&self.networks.generator_ema)?, evaluate.ranks_generators());
         for score in &scores {
             self.write_score(score)?;
         }
+        // What does not tell better from worse chooses no best and ends no run.
+        let Some(first) = scores.first().filter(|_| ranks).cloned() else { return Ok(None) };
         // A run may be resumed with other scores: they have no best yet.
         let same = |best: &Best| best.metric == first.metric && best.features == first.features;
         let before = self.position.best.take().filter(same);

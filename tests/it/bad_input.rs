@@ -53,7 +53,9 @@ fn a_missing_and_an_empty_source() {
 #[test]
 fn a_truncated_image_names_the_file() {
     let dir = tempfile::tempdir().unwrap();
+    // As many as a score needs.
     fs::write(dir.path().join("a.png"), png(16)).unwrap();
+    fs::write(dir.path().join("c.png"), png(17)).unwrap();
     let bytes = png(64);
     fs::write(dir.path().join("b.png"), &bytes[..bytes.len() / 2]).unwrap();
     refused_as_data(dir.path(), &["b.png"]);
@@ -69,6 +71,9 @@ fn a_decompression_bomb_is_refused_from_its_header() {
     let checksum = crc32fast::hash(&bytes[12..29]);
     bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
     fs::write(dir.path().join("bomb.png"), bytes).unwrap();
+    for (name, size) in [("other.png", 16), ("third.png", 17)] {
+        fs::write(dir.path().join(name), png(size)).unwrap();
+    }
     refused_as_data(dir.path(), &["bomb.png", "30000"]);
 }
 

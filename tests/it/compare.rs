@@ -68,7 +68,7 @@ impl Recorded {
             if tick % 2 == 0 {
                 writeln!(
                     scores,
-                    r#"{{"results":{{"kid2k-random-v1":{0}}},"metric":"kid2k-random-v1","kimg":{kimg},"standard_error":0.001,"num_real":2000,"num_fake":{1},"features":"random-v1","weights":"ema","snapshot":"network-snapshot-{2:06}.safetensors","timestamp":1.0}}"#,
+                    r#"{{"results":{{"kid2k-scenes-v1":{0}}},"metric":"kid2k-scenes-v1","kimg":{kimg},"standard_error":0.001,"num_real":2000,"num_fake":{1},"features":"random-v1","weights":"ema","snapshot":"network-snapshot-{2:06}.safetensors","timestamp":1.0}}"#,
                     self.score(kimg),
                     self.num_fake,
                     kimg as u64
@@ -77,7 +77,7 @@ impl Recorded {
             }
         }
         fs::write(dir.join("stats.jsonl"), stats).unwrap();
-        fs::write(dir.join("metric-kid2k-random-v1.jsonl"), scores).unwrap();
+        fs::write(dir.join("metric-kid2k-scenes-v1.jsonl"), scores).unwrap();
         let provenance = format!(
             r#"{{"command":"nestgen train --seed {}","version":"0.1.0","commit":"0123456789abcdef","device":"cpu, 2 threads","data_digest":"feed","data_images":5000,"generator":{{"parameters":4200000,"flops":900000000}},"discriminator":{{"parameters":3900000,"flops":700000000}},"flops_per_step":2.4e11}}"#,
             self.seed
@@ -136,7 +136,7 @@ fn arms_are_found_and_the_faster_one_is_named() {
     let output = compare(&runs, &["--csv", &files[0], "--markdown", &files[1], "--figure", &files[2]]);
     let text = stdout(&output);
     let row = |name: &str| text.lines().find(|line| line.starts_with(&format!("{name}  "))).unwrap().to_owned();
-    assert!(text.starts_with("transposed_nest has the lowest kid2k-random-v1 at 160.0 kimg"), "{text}");
+    assert!(text.starts_with("transposed_nest has the lowest kid2k-scenes-v1 at 160.0 kimg"), "{text}");
     assert!(row("transposed_nest").contains("1.25 GiB") && row("sagan").contains("4.20M"), "{text}");
     // 4 kimg in 8 seconds of training.
     assert!(row("sagan").contains("500.0"), "{text}");
@@ -146,7 +146,7 @@ fn arms_are_found_and_the_faster_one_is_named() {
     assert_eq!(csv.lines().count(), 1 + 6 * 20);
     // 8 kimg: 500 steps of 16 images, 16 seconds, 500 steps of 2.4e11 operations, 1.6 times 5000 images.
     let first = csv.lines().nth(1).unwrap();
-    assert!(first.starts_with(r#""transposed_nest","00000-scenes-transposed_nest",0,"kid2k-random-v1",8,500,16,120000000000000,1.6,0."#), "{first}");
+    assert!(first.starts_with(r#""transposed_nest","00000-scenes-transposed_nest",0,"kid2k-scenes-v1",8,500,16,120000000000000,1.6,0."#), "{first}");
     assert!(fs::read_to_string(&files[1]).unwrap().contains("| transposed_nest | 3 |"));
     let svg = fs::read_to_string(&files[2]).unwrap();
     assert_eq!((svg.matches("<polyline").count(), svg.matches("<polygon").count()), (2, 2));
@@ -186,7 +186,7 @@ fn other_protocols_and_twice_the_same_run_are_refused_in_one_line() {
     };
     refused(&runs[..2], &[], &["different protocols", "num_fake is 2000 here and 500 there"]);
     refused(&[runs[0].clone(), runs[2].clone()], &[], &["same experiment with the same seed"]);
-    refused(&runs[..1], &["--metric", "fid5k"], &["no score named fid5k", "kid2k-random-v1"]);
+    refused(&runs[..1], &["--metric", "fid5k"], &["no score named fid5k", "kid2k-scenes-v1"]);
     refused(&[dir.path().to_path_buf()], &[], &["not a run folder"]);
 
     let other = write_all(&dir.path().join("other"), &[Recorded::nest(1)]);

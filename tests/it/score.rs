@@ -64,14 +64,14 @@ fn snapshots_get_the_scores_that_training_takes() {
     // Without any scores, then without one, then with all.
     fs::remove_file(&files[0]).unwrap();
     fs::remove_file(&files[1]).unwrap();
-    assert!(said(&["score", text(&run)]).contains("scored 2 snapshots (kid100-a, fd100-a)"));
+    assert!(said(&["score", text(&run)]).contains("snapshots scored: 2 (kid100-a, fd100-a)"));
     let again = || -> Vec<Vec<Value>> { files.iter().map(|path| lines(path)).collect() };
     assert_eq!(again(), taken);
     let whole = fs::read_to_string(&files[0]).unwrap();
     fs::write(&files[0], whole.lines().nth(1).unwrap().to_owned() + "\n").unwrap();
-    assert!(said(&["score", text(&run)]).contains("scored 1 snapshots, 1 had their scores"));
+    assert!(said(&["score", text(&run)]).contains("snapshots scored: 1, 1 had these scores"));
     assert_eq!(again(), taken);
-    assert!(said(&["score", text(&run)]).contains("scored 0 snapshots, 2 had their scores"));
+    assert!(said(&["score", text(&run)]).contains("snapshots scored: 0, 2 had these scores"));
     assert_eq!(again(), taken);
     // Other features and numbers are other scores, beside these.
     said(&["score", text(&run), "--features", text(&other), "--images", "120"]);
@@ -95,6 +95,12 @@ fn what_cannot_be_scored() {
     let scenes = images(dir.path(), "scenes", 32);
     let (run, _) = train(&two_snapshots(&space, 0, &[]), dir.path(), None, None).unwrap();
     refused(&["score", text(dir.path())], &["is not a run folder"]);
+    let trained = dir.path().join("classifier");
+    fs::create_dir(&trained).unwrap();
+    for file in ["config.toml", "summary.csv"] {
+        fs::write(trained.join(file), "").unwrap();
+    }
+    refused(&["score", text(&trained)], &["is the run of a classifier"]);
     refused(&["score", text(&run), "--data", text(&scenes)], &["began with other images"]);
     refused(&["score", text(&run), "--images", "20"], &["too few for a score"]);
     refused(&["score", text(&run), "--features", "none.safetensors"], &["none.safetensors"]);

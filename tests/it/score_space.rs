@@ -5,11 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use nestgen::data::ImageData;
 use nestgen::models::{Classifier, ClassifierConfig, nest};
 use nestgen::rng::Rng;
 use nestgen::score_space;
 use nestgen::train::tensors::{self, Metadata, NamedTensors};
 use nestgen_fid::formula::{draw, fnv1a64};
+use nestgen_fid::kid::kid;
 use nestgen_fid::{Extractor, Resize, Tap};
 
 use super::bad_input::{refused, text};
@@ -17,6 +19,9 @@ use super::cli::nestgen;
 
 /// f32 through two transformer layers against f64, relative to the largest feature.
 const TOLERANCE: f32 = 1e-5;
+
+/// The first digits of the SHA-256 of the file of `scenes-v1`.
+const SCENES_V1: &str = "afa85b3fc9e3";
 
 const DIM: usize = 128;
 const DEPTH: usize = 2;
@@ -228,4 +233,38 @@ fn files_that_are_no_feature_space() {
         tensors.iter_mut().filter(|(name, _)| name == "norm.bias").for_each(|t| t.1 = value.clone());
     });
     refuse(&nan, &["nan.safetensors", "`norm.bias` holds a number that is not finite"]);
+}
+
+/// Pixels of built-in scenes, `[count, 64, 64, 3]`.
+fn scenes(seed: u64, count: usize) -> Vec<u8> {
+    let data = ImageData::synthetic(seed, count, 64, &|_, _| true).unwrap();
+    let mut pixels = vec![0; count * 64 * 64 * 3];
+    for (i, image) in pixels.chunks_exact_mut(64 * 64 * 3).enumerate() {
+        data.read(i, image).unwrap();
+    }
+    pixels
+}
+
+#[test]
+fn scenes_v1_needs_no_file_and_ranks_what_is_worse() {
+    let extractor = score_space::extractor("scenes-v1", None, &Device::Cpu).unwrap();
+    assert_eq!((extractor.name().as_str(), extractor.dims(Tap::D2048)), ("FD-scenes-v1", 96));
+    // Other weights would be other scores under the same name.
+    assert!(extractor.sha256().starts_with(SCENES_V1), "{}", extractor.sha256());
+    let features = |pixels: &[u8]| {
+        extractor.extract_pixels(Tap::D2048, Resize::Pytorch, pixels, 64, 64, &|_, _| {}).unwrap()
+    };
+    let real = features(&scenes(0, 240));
+    let distance = |pixels: &[u8]| kid(&real, &features(pixels)).unwrap().value;
+    let other = scenes(1, 240);
+    let noisy = |most: u64| -> Vec<u8> {
+        let noise = |i: usize| (draw(7, i as u64) % (2 * most + 1)) as i32 - most as i32;
+        other.iter().enumerate().map(|(i, &x)| (i32::from(x) + noise(i)).clamp(0, 255) as u8).collect()
+    };
+    // Every third of the twelve classes, each three times.
+    let size = 64 * 64 * 3;
+    let few: Vec<u8> = scenes(2, 720).chunks_exact(size).step_by(3).flatten().copied().collect();
+    let scores = [distance(&other), distance(&noisy(24)), distance(&noisy(72)), distance(&few)];
+    let [same, little, much, few] = scores;
+    assert!(same < 0.02 && same < little && little < much && same < few, "{scores:?}");
 }

@@ -56,7 +56,7 @@ fn a_study_trains_every_arm_goes_on_and_ends_with_a_page() {
         }
     }
     let page = fs::read_to_string(dir.path().join("study/report.html")).unwrap();
-    for part in ["kid100-random-v1", "data:image/jpeg;base64,", "model.depths", "\"interpolations\":[{"] {
+    for part in ["kid100-scenes-v1", "data:image/jpeg;base64,", "model.depths", "\"interpolations\":[{"] {
         assert!(page.contains(part), "the page lacks {part}");
     }
 

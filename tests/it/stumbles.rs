@@ -94,7 +94,7 @@ fn hints_name_what_the_verb_has() {
 
     // Both verbs that look for the weights, each with what it takes.
     let missing = nestgen_fid::Error::NoWeights { looked: "nowhere".into() }.hint().unwrap();
-    for part in ["NESTGEN_INCEPTION", "`nestgen fid` with --weights", "--set eval.features=random-v1"] {
+    for part in ["NESTGEN_INCEPTION", "`nestgen fid` with --weights", "--set eval.features=scenes-v1"] {
         assert!(missing.contains(part), "{missing}");
     }
 
@@ -114,7 +114,7 @@ fn runs_that_do_not_compare_are_named_with_a_way_out() {
     let said = refusal(&["compare", text(&runs[0]), text(&other)]);
     assert!(said.contains("different protocols") && !hint(&said).contains("nestgen fid"), "{said}");
 
-    fs::remove_file(runs[5].join("metric-kid2k-random-v1.jsonl")).unwrap();
+    fs::remove_file(runs[5].join("metric-kid2k-scenes-v1.jsonl")).unwrap();
     let compared: Vec<&str> = runs.iter().map(|run| text(run)).collect();
     let said = refusal(&[&["compare"], &compared[..]].concat());
     let listed = format!("the runs share no score: `{}` has no scores; ", compared[5]);

@@ -133,12 +133,27 @@ fn frechet_distances_of_few_images_stand_behind_kid() {
     let dir = tempfile::tempdir().unwrap();
     let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
     for run in &runs {
-        let kid = fs::read_to_string(run.join("metric-kid2k-random-v1.jsonl")).unwrap();
-        fs::write(run.join("metric-fid2k.jsonl"), kid.replace("kid2k-random-v1", "fid2k")).unwrap();
+        let kid = fs::read_to_string(run.join("metric-kid2k-scenes-v1.jsonl")).unwrap();
+        fs::write(run.join("metric-fid2k.jsonl"), kid.replace("kid2k-scenes-v1", "fid2k")).unwrap();
     }
-    assert!(headline(&said(&runs, &[])).contains("kid2k-random-v1"));
+    assert!(headline(&said(&runs, &[])).contains("kid2k-scenes-v1"));
     let text = said(&runs, &["--metric", "fid2k"]);
     assert!(text.contains("fewer than 2048 images is mostly bias"), "{text}");
+}
+
+#[test]
+fn random_features_come_last_and_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
+    let remark = "random features tell trained generators from untrained ones, not better from worse";
+    assert!(!said(&runs, &[]).contains(remark));
+    for run in &runs {
+        let kid = fs::read_to_string(run.join("metric-kid2k-scenes-v1.jsonl")).unwrap();
+        // A name as long and, by its first letter, as likely.
+        fs::write(run.join("metric-kid2k-random-v1.jsonl"), kid.replace("scenes-v1", "random-v1")).unwrap();
+    }
+    assert!(headline(&said(&runs, &[])).contains("kid2k-scenes-v1"));
+    assert!(said(&runs, &["--metric", "kid2k-random-v1"]).contains(remark));
 }
 
 #[test]
@@ -146,7 +161,7 @@ fn what_a_rollback_gave_up_was_paid_for() {
     let dir = tempfile::tempdir().unwrap();
     let runs = write(dir.path(), &[Recorded::nest(0)]);
     // Back from 160 kimg to 80, and to 160 again.
-    for name in ["stats.jsonl", "metric-kid2k-random-v1.jsonl"] {
+    for name in ["stats.jsonl", "metric-kid2k-scenes-v1.jsonl"] {
         let path = runs[0].join(name);
         let text = fs::read_to_string(&path).unwrap();
         let half = text.lines().count() / 2;

@@ -170,7 +170,7 @@ fn settings_and_metrics_that_do_not_fit() {
 fn missing_weights_say_what_to_get() {
     let error = Error::NoWeights { looked: "NESTGEN_INCEPTION (not set)".into() };
     let hint = error.hint().expect("a hint");
-    for word in ["pt_inception-2015-12-05-6726825d.pth", "6726825d0af5f729", "random-v1"] {
+    for word in ["pt_inception-2015-12-05-6726825d.pth", "6726825d0af5f729", "scenes-v1"] {
         assert!(hint.contains(word), "{hint}");
     }
 }

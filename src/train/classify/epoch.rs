@@ -23,7 +23,7 @@ pub const TENSOR_FILES: [&str; 2] = ["classifier", "adam"];
 pub const TENSOR_FILES_EMA: [&str; 3] = ["classifier", "adam", "classifier-ema"];
 
 /// timm's columns, then ours.
-const SUMMARY: &str = "summary.csv";
+pub const SUMMARY: &str = "summary.csv";
 const SUMMARY_HEADER: &str =
     "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr,images_per_sec,train_secs,wall_secs\n";
 
