@@ -2,19 +2,22 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 
 use clap::Args;
+use indicatif::ProgressBar;
 use nestgen::config::{Override, Rescorer};
 use nestgen::ranks::Ranks;
 
-use super::device::DeviceArgs;
+use super::device::PlaceArgs;
 use super::{interrupt, ui};
 
 /// Score the snapshots of runs as training does, so that `compare` can compare them
 ///
 /// Adds to each run's metric-*.jsonl what its snapshots lack, with KID and the Frechet distance; the same scores in another
-/// feature space or of another number of images are other scores beside them. Runs that were scored otherwise, or not
-/// at all, can then be compared. Stopped, it goes on with the same command.
+/// feature space or of another number of images are other scores beside them, which `compare --metric` names. Runs that were
+/// scored otherwise, or not at all, can then be compared. Networks compute in f32. Stopped, it goes on with the same command.
 #[derive(Args)]
 pub(super) struct ScoreArgs {
     /// Run folders
@@ -31,33 +34,36 @@ pub(super) struct ScoreArgs {
     #[arg(long, value_name = "PATH")]
     data: Option<String>,
     #[command(flatten)]
-    device: DeviceArgs,
+    place: PlaceArgs,
 }
 
 pub(super) fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
-    let device = args.device.open(&Ranks::alone())?;
+    let device = args.place.open(&Ranks::alone())?;
     let overrides = overrides(args);
     let mut rescorer = Rescorer::new(&overrides, &device);
     for run in &args.runs {
         rescorer.check(run)?;
     }
     let stop = interrupt::flag_saying("stopping after this snapshot; its scores are kept")?;
-    for run in &args.runs {
-        let bar = ui::progress_bar("reading images", 0);
+    for (index, run) in args.runs.iter().enumerate() {
+        // Not all runs read images: those of the run before may be the same.
+        let bar = OnceLock::new();
         let reading = |done: usize, total: usize| {
-            bar.set_length(total as u64);
+            let bar = bar.get_or_init(|| ui::progress_bar("reading images", total as u64));
             bar.set_position(done as u64);
-            if done == total {
-                bar.finish_and_clear();
-            }
-            true
+            !stop.load(Ordering::Relaxed)
         };
-        let done = rescorer.score(run, &reading, &stop, &mut |line| ui::note(line))?;
+        let mut tell = |line: &str| bar.get().unwrap_or(&ProgressBar::hidden()).suspend(|| ui::note(line));
+        let scored = rescorer.score(run, &reading, &stop, &mut tell);
+        bar.get().iter().for_each(|bar| bar.finish_and_clear());
+        let done = scored?;
         let (run, metrics) = (run.display(), done.metrics.join(", "));
         let had = if done.had > 0 { format!(", {} had these scores", done.had) } else { String::new() };
         ui::result_line(&format!("{run}: snapshots scored: {}{had} ({metrics})", done.scored))?;
-        if done.left > 0 {
-            ui::note(&format!("snapshots left: {}; the same command goes on", done.left));
+        let runs_left = args.runs.len() - index - 1;
+        if done.left > 0 || stop.load(Ordering::Relaxed) && runs_left > 0 {
+            let left = format!("snapshots left: {}, runs not begun: {runs_left}", done.left);
+            ui::note(&format!("{left}; the same command goes on"));
             return Ok(ExitCode::FAILURE);
         }
     }

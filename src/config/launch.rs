@@ -74,13 +74,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let whole = launch.data.source_digest().to_owned();
     let (data, held_out) = config.data.parts(launch.data)?;
     // Before the folder: what cannot be had leaves none behind.
-    let every_kimg = config.eval.every_kimg;
-    let evaluate = if every_kimg > 0.0 && ranks.is_first() {
-        let extractor = score_space::extractor(&config.eval.features, None, launch.device)?;
-        Some((Evaluator::new(data.clone(), config.eval.images, extractor), every_kimg))
-    } else {
-        None
-    };
+    let evaluate = if ranks.is_first() { evaluator(config, &data, launch.device)? } else { None };
     let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
     let record = provenance(config, &networks, &data, launch.device);
     let Begun { folder, state, damaged, record } = match launch.start {
@@ -126,6 +120,16 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     }
     let outcome = training.run()?;
     Ok((folder.path().to_path_buf(), outcome))
+}
+
+/// What scores the run, and how many kimg apart; `None` where it is not to be scored.
+fn evaluator(config: &RunConfig, data: &Arc<ImageData>, device: &Device) -> Result<Option<(Evaluator, f64)>> {
+    let eval = &config.eval;
+    if eval.every_kimg == 0.0 {
+        return Ok(None);
+    }
+    let extractor = score_space::extractor(&eval.features, None, device)?;
+    Ok(Some((Evaluator::new(data.clone(), eval.images, extractor), eval.every_kimg)))
 }
 
 /// A run that can be trained.

@@ -61,12 +61,17 @@ impl<'a> Rescorer<'a> {
         Self { overrides, device, reals: None }
     }
 
-    /// Finds cheap mistakes before the work on runs before this one: gives the snapshots it has.
+    /// Finds cheap mistakes before the work on runs before this one.
     ///
     /// # Errors
     /// When `run` is no run of a generator, or has no snapshots.
-    pub fn check(&self, run: &Path) -> Result<Vec<PathBuf>> {
-        config_of(run, self.overrides)?;
+    pub fn check(&self, run: &Path) -> Result<()> {
+        self.open(run).map(drop)
+    }
+
+    /// A run's configuration and its snapshots.
+    fn open(&self, run: &Path) -> Result<(RunConfig, Vec<PathBuf>)> {
+        let config = config_of(run, self.overrides)?;
         let found: Vec<PathBuf> = snapshots(run)?.into_iter().map(|(_, path)| path).collect();
         if found.is_empty() {
             return Err(Error::Usage {
@@ -74,7 +79,7 @@ impl<'a> Rescorer<'a> {
                 hint: Some("leave this run out, or resume it: it saves one at its end".into()),
             });
         }
-        Ok(found)
+        Ok((config, found))
     }
 
     /// Scores the snapshots of `run` that lack these scores, and adds them to its `metric-*.jsonl`, until `stop` is set.
@@ -90,7 +95,7 @@ impl<'a> Rescorer<'a> {
         stop: &AtomicBool,
         tell: &mut dyn FnMut(&str),
     ) -> Result<Rescored> {
-        let (snapshots, config) = (self.check(run)?, config_of(run, self.overrides)?);
+        let (config, snapshots) = self.open(run)?;
         let folder = RunFolder::open(run)?;
         let device = self.device;
         let reals = self.reals(&config, reading)?;

@@ -1,7 +1,8 @@
 //! `scenes-v1`: a feature space that is part of the program, for scores where no weights of Inception are at hand.
 //!
-//! A NesT-XS of 64 px, trained by `nestgen classify train` to tell the twelve kinds of built-in scenes apart; how well
-//! its scores rank generators, of scenes and of photographs, is measured in `docs/studies.md`. It is not FID.
+//! A NesT-XS of 64 px, trained by `nestgen classify train` to tell the twelve kinds of built-in scenes apart, and those of small
+//! planted objects: 24 classes. How well its scores rank generators, of scenes and of photographs, is measured in
+//! `docs/studies.md`. It is not FID.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! How a score was taken. Scores of different protocols are different quantities, however alike their names.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -92,13 +93,36 @@ pub(super) fn is_biased(metric: &str, protocol: &Protocol) -> bool {
     pool3 && fewest.is_some_and(|count| count < BIASED_BELOW)
 }
 
-/// Whether a score was taken in the features of a random network.
-pub(super) fn is_random(metric: &str) -> bool {
-    metric.ends_with("random-v1")
+/// How far features can be trusted to rank generators, the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum FeatureSpace {
+    /// The published network of FID.
+    Inception,
+    /// A network that somebody chose for the images.
+    Chosen,
+    /// The program's own, for want of another.
+    Scenes,
+    /// Random weights, which do not rank them.
+    Random,
 }
 
-/// The metric to compare by when none was named: one that all runs have, FID before KID before others; of so few images
-/// that FID would be biased, KID first; random features last.
+impl FeatureSpace {
+    /// Of a score.
+    pub(super) fn of(metric: &str, protocol: &Protocol) -> Self {
+        let name = protocol.0.get("features").map_or("", |text| text.split(',').next().unwrap_or_default());
+        match name {
+            "FID" => Self::Inception,
+            "FD-scenes-v1" => Self::Scenes,
+            "FD-random-v1" => Self::Random,
+            // Lines that other programs wrote do not tell.
+            _ if metric.ends_with("random-v1") => Self::Random,
+            _ => Self::Chosen,
+        }
+    }
+}
+
+/// The metric to compare by when none was named: one that all runs have, by the best of the [`FeatureSpace`]; FID before KID
+/// before others, but KID first where FID would be biased; of the most images.
 ///
 /// # Errors
 /// When there is none.
@@ -107,7 +131,9 @@ pub fn usual_metric(runs: &[Run]) -> Result<String> {
     let shared = candidates.filter(|(name, _)| runs.iter().all(|run| run.scores.contains_key(*name)));
     let rank = |name: &str, protocol: &Protocol| {
         let kind = ["fid", "kid", "fd"].iter().position(|start| name.to_lowercase().starts_with(start));
-        (is_random(name), is_biased(name, protocol), kind.unwrap_or(usize::MAX), name.len())
+        let images = protocol.0.get("num_fake").and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
+        let features = FeatureSpace::of(name, protocol);
+        (features, is_biased(name, protocol), kind.unwrap_or(usize::MAX), Reverse(images), name.to_owned())
     };
     let best = shared.min_by_key(|(name, scores)| rank(name, &scores.protocol));
     best.map(|(name, _)| name.clone()).ok_or_else(|| Error::Usage {

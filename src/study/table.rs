@@ -5,7 +5,7 @@ use super::axis::Axis;
 use super::comparison::{ArmResult, Comparison};
 use super::headline::headline;
 use super::numbers::{digits, p_value, short, with_interval};
-use super::protocol;
+use super::protocol::{self, FeatureSpace};
 use super::run::Run;
 use super::statistics::{Estimate, PairedTest};
 
@@ -158,7 +158,7 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
             "a Frechet distance of fewer than {limit} images is mostly bias, which differs between generators: KID has none"
         ));
     }
-    if protocol::is_random(&comparison.metric) {
+    if FeatureSpace::of(&comparison.metric, &comparison.protocol) == FeatureSpace::Random {
         remarks.push(
             "random features tell trained generators from untrained ones, not better from worse: score the snapshots in others with \
              `nestgen score --features …` before you call an arm better"

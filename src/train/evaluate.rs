@@ -77,7 +77,7 @@ impl Evaluator {
         ["kid", kind].map(|kind| format!("{}{}{tail}", kind.to_lowercase(), self.images))
     }
 
-    /// Whether a lower score is a better generator; see [`Extractor::is_random`].
+    /// Whether a lower score can be taken for a better generator; see [`Extractor::is_random`].
     pub fn ranks_generators(&self) -> bool {
         !self.extractor.is_random()
     }

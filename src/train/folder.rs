@@ -50,8 +50,10 @@ impl RunFolder {
         let lock_path = path.join("lock");
         let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
         lock.try_lock().map_err(|_| Error::Usage {
-            message: format!("another process is training in `{}`", path.display()),
-            hint: Some("wait for it, stop it, or start a run of your own without --resume".into()),
+            message: format!("another process trains or scores in `{}`", path.display()),
+            hint: Some(
+                "wait for it or stop it; `nestgen train` without --resume starts a run of its own".into(),
+            ),
         })?;
         sweep(path)?;
         Ok(Self { path: path.to_path_buf(), _lock: Some(lock) })

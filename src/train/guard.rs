@@ -3,7 +3,7 @@
 //! - numbers that are not finite (looked at every step)
 //! - collapse: a batch from fixed z whose images hardly differ from one another
 //! - a discriminator that is always right by a wide margin: the generator learns nothing any more
-//! - a score that has become much worse than its best, by more than its error
+//! - a score that has become much worse than its best, by more than its error (scores in random features say nothing of it)
 //!
 //! What is dangerous by how much differs between data sets, so the limits are settings.
 

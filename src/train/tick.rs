@@ -28,6 +28,9 @@ impl Training<'_> {
         let events = EventFile::create(folder.path(), unix_secs());
         self.events = Some(events.map_err(Error::io("write", folder.path()))?);
         folder.write("config.toml", self.session.config_text.as_bytes())?;
+        if self.session.evaluate.as_ref().is_some_and(|(evaluate, _)| !evaluate.ranks_generators()) {
+            self.say("scores in random features choose no best snapshot and end no run".into())?;
+        }
         if config.minutes > 0.0 {
             let total_secs = config.minutes * 60.0;
             // Until the first save has been timed.

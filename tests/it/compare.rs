@@ -68,7 +68,7 @@ impl Recorded {
             if tick % 2 == 0 {
                 writeln!(
                     scores,
-                    r#"{{"results":{{"kid2k-scenes-v1":{0}}},"metric":"kid2k-scenes-v1","kimg":{kimg},"standard_error":0.001,"num_real":2000,"num_fake":{1},"features":"random-v1","weights":"ema","snapshot":"network-snapshot-{2:06}.safetensors","timestamp":1.0}}"#,
+                    r#"{{"results":{{"kid2k-scenes-v1":{0}}},"metric":"kid2k-scenes-v1","kimg":{kimg},"standard_error":0.001,"num_real":2000,"num_fake":{1},"features":"FD-scenes-v1, resize its own","weights":"ema","snapshot":"network-snapshot-{2:06}.safetensors","timestamp":1.0}}"#,
                     self.score(kimg),
                     self.num_fake,
                     kimg as u64
