@@ -51,6 +51,9 @@ pub(super) fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
         let reading = |done: usize, total: usize| {
             let bar = bar.get_or_init(|| ui::progress_bar("reading images", total as u64));
             bar.set_position(done as u64);
+            if done == total {
+                bar.finish_and_clear();
+            }
             !stop.load(Ordering::Relaxed)
         };
         let mut tell = |line: &str| bar.get().unwrap_or(&ProgressBar::hidden()).suspend(|| ui::note(line));
