@@ -13,7 +13,7 @@ fn arm(dir: &Path, name: &str, depths: &str, batch: usize) -> String {
          depths = {depths}\nhead_dim = 8\nattention = \"multi_head\"\ndeaggregation = \"pixel_shuffle_conv\"\n\
          [discriminator]\nkind = \"residual\"\nresolution = 32\nchannels = [4, 4, 8, 8]\nspectral_norm = true\nminibatch_stddev = false\n\
          [data]\nscenes = 120\nworkers = 0\n[train]\nbatch = {batch}\ngrid = [2, 2]\ntick_kimg = 0.016\n\
-         [eval]\nimages = 100\n"
+         [eval]\nimages = 100\nfeatures = \"scenes-v1\"\n"
     );
     let path = dir.join(format!("{name}.toml"));
     fs::write(&path, text).unwrap();
@@ -42,7 +42,6 @@ fn run_folders(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-#[ignore = "two minutes: the FID network on 800 images"]
 fn a_study_trains_every_arm_goes_on_and_ends_with_a_page() {
     let dir = tempfile::tempdir().unwrap();
     let arms = [arm(dir.path(), "shallow", "[1, 0, 0]", 8), arm(dir.path(), "deep", "[1, 1, 0]", 8)].join(",");

@@ -293,11 +293,10 @@ fn every_preset_makes_a_step() {
 /// The score of an untrained network, by the protocol of training: `nestgen-fid` must be reachable from the loop, the
 /// files written, the best snapshot kept.
 #[test]
-#[ignore = "half a minute: the FID network on 200 images"]
 fn scores_are_written_and_the_best_snapshot_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let config = tiny(&["data.scenes=100", "eval.every_kimg=0.04", "eval.images=100"]);
-    let (run, _) = train(&config, dir.path(), None, None).unwrap();
+    let scored = ["data.scenes=100", "eval.every_kimg=0.04", "eval.images=100", "eval.features=scenes-v1"];
+    let (run, _) = train(&tiny(&scored), dir.path(), None, None).unwrap();
     let names: Vec<String> =
         std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     let metrics: Vec<&String> = names.iter().filter(|name| name.starts_with("metric-")).collect();
