@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// Holds the reason in the folder of a run that diverged: `compare` must not take it for a short one.
 pub const DIVERGED: &str = "diverged.txt";
 
+/// Begins the names of what a run left behind when it was resumed from an earlier state.
+const ABANDONED: &str = "abandoned";
+
 /// An open run folder; nobody else can train in it while it is open.
 pub struct RunFolder {
     path: PathBuf,
@@ -100,10 +103,39 @@ impl RunFolder {
         }
     }
 
+    /// Renames the states and numbered snapshots of more kimg than a resumed run is at, and gives how many: they belong to another
+    /// future, which the next resume, `sample` and scores would take for this one's.
+    pub fn set_aside_beyond(&self, cur_nimg: u64) -> Result<usize> {
+        let (states, snapshots) = (state::numbered(&self.path)?, snapshots(&self.path)?);
+        let beyond: Vec<PathBuf> = states
+            .into_iter()
+            .chain(snapshots)
+            .filter(|(kimg, _)| *kimg > cur_nimg / 1000)
+            .map(|(_, path)| path)
+            .collect();
+        for path in &beyond {
+            let aside = free_name(path, ABANDONED);
+            fs::rename(path, &aside).map_err(Error::io("rename", path))?;
+        }
+        Ok(beyond.len())
+    }
+
     /// Appends a line to `log.txt`.
     pub fn log(&self, line: &str) -> Result<()> {
         stats::append_line(&self.file("log.txt"), line)
     }
+}
+
+/// A name beside `path` that nothing has: `<what>-<name>`, or `<what>2-<name>` and so on.
+pub(super) fn free_name(path: &Path, what: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut free = path.with_file_name(format!("{what}-{name}"));
+    let mut number = 2;
+    while free.exists() {
+        free = path.with_file_name(format!("{what}{number}-{name}"));
+        number += 1;
+    }
+    free
 }
 
 /// The folders in `outdir` whose names begin with a number, in its order.

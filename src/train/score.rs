@@ -1,11 +1,12 @@
 //! A score of a snapshot, with everything that must be known to compare it, and its line in `metric-<name>.jsonl`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::files::write_atomic;
+use super::folder::free_name;
 use crate::error::{Error, Result};
 
 /// What a line says of the choice of real images. Before it was said, they were every n-th of the set.
@@ -123,22 +124,10 @@ pub fn put_aside_others(path: &Path, features: Option<&str>) -> Result<Option<St
     if lines(path)?.iter().all(|(_, value)| alike(value)) {
         return Ok(None);
     }
-    let aside = free_name(path);
+    let aside = free_name(path, "older");
     std::fs::rename(path, &aside).map_err(Error::io("rename", path))?;
     let aside = aside.display();
     Ok(Some(format!("warning: scores that were taken otherwise are in {aside}: they cannot be compared")))
-}
-
-/// `older-<name>`, or `older2-<name>` and so on where that is taken.
-fn free_name(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut aside = path.with_file_name(format!("older-{name}"));
-    let mut number = 2;
-    while aside.exists() {
-        aside = path.with_file_name(format!("older{number}-{name}"));
-        number += 1;
-    }
-    aside
 }
 
 #[cfg(test)]

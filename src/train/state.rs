@@ -198,6 +198,11 @@ pub fn load_as<P: DeserializeOwned>(path: &Path, files: &[&'static str]) -> Resu
 
 /// The states in a run folder, oldest first.
 pub fn list(run: &Path) -> Result<Vec<PathBuf>> {
+    Ok(numbered(run)?.into_iter().map(|(_, path)| path).collect())
+}
+
+/// [`list`] with the kimg in the names; a classifier's only state has none and counts as the last.
+pub(super) fn numbered(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(run).map_err(Error::io("read", run))? {
         let path = entry.map_err(Error::io("read", run))?.path();
@@ -208,7 +213,7 @@ pub fn list(run: &Path) -> Result<Vec<PathBuf>> {
         found.extend(kimg.map(|kimg| (kimg, path)));
     }
     found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    Ok(found)
 }
 
 /// Removes all but the newest `keep` states.

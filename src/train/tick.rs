@@ -51,6 +51,10 @@ impl Training<'_> {
         } else {
             self.rewind()?;
             self.say(format!("resumed at {:.3} kimg", self.position.kimg()))?;
+            let beyond = folder.set_aside_beyond(self.position.cur_nimg)?;
+            if beyond > 0 {
+                self.say(format!("{beyond} states and snapshots of later kimg are now called abandoned-…"))?;
+            }
         }
         Ok(())
     }

@@ -200,6 +200,24 @@ fn a_damaged_state_is_passed_over_and_a_full_set_of_them_is_named() {
 }
 
 #[test]
+fn a_run_resumed_from_an_earlier_state_leaves_its_other_future() {
+    let dir = tempfile::tempdir().unwrap();
+    let length = |kimg: &str| tiny(&["train.tick_kimg=1", "train.batch=100", "train.keep_states=4", kimg]);
+    let (run, _) = train(&length("train.kimg=3"), dir.path(), None, None).unwrap();
+    let file = |name: &str| run.join(name);
+    let weights = std::fs::read(file("network-snapshot-000003.safetensors")).unwrap();
+    let earlier = file("training-state-000001");
+    train(&length("train.kimg=2"), dir.path(), earlier.to_str(), None).unwrap();
+    // The newest is that of 2 kimg; that of 3 is kept under another name.
+    let states = resume_point(dir.path(), "latest").unwrap().states;
+    assert!(states[0].ends_with("training-state-000002") && states.len() == 2, "{states:?}");
+    assert!(!file("network-snapshot-000003.safetensors").exists());
+    assert!(std::fs::read(file("abandoned-network-snapshot-000003.safetensors")).unwrap() == weights);
+    assert!(file("abandoned-training-state-000003").join("manifest.toml").is_file());
+    assert!(std::fs::read_to_string(file("log.txt")).unwrap().contains("abandoned-"));
+}
+
+#[test]
 fn numbers_that_are_not_finite_end_the_run_and_keep_the_last_good_state() {
     let dir = tempfile::tempdir().unwrap();
     let (run, _) = train(&tiny(&[]), dir.path(), None, None).unwrap();
