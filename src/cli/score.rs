@@ -6,7 +6,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
-use indicatif::ProgressBar;
 use nestgen::config::{Override, Rescorer};
 use nestgen::ranks::Ranks;
 
@@ -56,8 +55,7 @@ pub(super) fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
             }
             !stop.load(Ordering::Relaxed)
         };
-        let mut tell = |line: &str| bar.get().unwrap_or(&ProgressBar::hidden()).suspend(|| ui::note(line));
-        let scored = rescorer.score(run, &reading, &stop, &mut tell);
+        let scored = rescorer.score(run, &reading, &stop, &mut |line| ui::note(line));
         bar.get().iter().for_each(|bar| bar.finish_and_clear());
         let done = scored?;
         let (run, metrics) = (run.display(), done.metrics.join(", "));

@@ -66,11 +66,13 @@ impl Training<'_> {
             if path.extension().is_some_and(|extension| extension == "jsonl") {
                 rewind_lines(&path, self.position.kimg())?;
             }
-            if self.session.evaluate.is_some()
-                && score::is_metric_file(&path)
-                && let Some(warning) = score::put_aside_others(&path, None)?
-            {
-                self.session.folder.log(&warning)?;
+            let Some((evaluate, _)) = &self.session.evaluate else { continue };
+            if score::is_metric_file(&path) {
+                let ours = evaluate.metrics().iter().any(|metric| path.ends_with(score::file_name(metric)));
+                let space = ours.then(|| evaluate.space());
+                if let Some(warning) = score::put_aside_others(&path, space.as_deref())? {
+                    self.session.folder.log(&warning)?;
+                }
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use nestgen::config::classify::{ClassifyRunConfig, model_preset};
+use nestgen::data::synthetic::class_names;
 use nestgen::explain::{explain, traceable};
 use nestgen::models::{Classifier, ClassifierConfig};
 use nestgen::rng::Rng;
@@ -87,11 +88,11 @@ fn gradcat_and_activation_maps_agree_with_pytorch() {
     assert!(paths.len() >= 4, "the fixture's paths differ: {paths:?}");
 }
 
-/// A classifier of the built-in scenes with initial weights, as `classify train` would save it.
-fn untrained(folder: &Path, name: &str) {
-    let config = ClassifyRunConfig::of_model(model_preset(name, 32, 12).unwrap());
+/// A classifier for 32 px of `classes` with initial weights, as `classify train` would save it.
+pub(crate) fn untrained(folder: &Path, name: &str, classes: &[impl serde::Serialize]) {
+    let config = ClassifyRunConfig::of_model(model_preset(name, 32, classes.len()).unwrap());
     let classifier = Classifier::new(&config.model, &Rng::new(0), DType::F32, &Device::Cpu).unwrap();
-    let classes = serde_json::json!(nestgen::data::synthetic::class_names()).to_string();
+    let classes = serde_json::json!(classes).to_string();
     let metadata = Metadata::from([
         ("format".into(), nestgen::train::classify::FORMAT.into()),
         ("classes".into(), classes),
@@ -107,7 +108,7 @@ fn untrained(folder: &Path, name: &str) {
 fn figures_and_json_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let (run, scenes, outdir) = (dir.path().join("run"), dir.path().join("scenes"), dir.path().join("out"));
-    untrained(&run, "nest-xs");
+    untrained(&run, "nest-xs", &class_names());
     assert!(nestgen(&["data", "synth", "-n", "24", "--res", "48", "--outdir", text(&scenes)]).status.success());
     let boxes = scenes.join("objects.csv");
     let args = ["classify", "explain", text(&scenes), "--run", text(&run), "--boxes", text(&boxes)];
@@ -133,8 +134,8 @@ fn figures_and_json_are_written() {
 fn what_cannot_be_explained() {
     let dir = tempfile::tempdir().unwrap();
     let (nest, vit) = (dir.path().join("nest"), dir.path().join("vit"));
-    untrained(&nest, "nest-xs");
-    untrained(&vit, "vit-xs");
+    untrained(&nest, "nest-xs", &class_names());
+    untrained(&vit, "vit-xs", &class_names());
     let image = dir.path().join("a.png");
     fs::write(&image, png(16)).unwrap();
     let explain = |run: &Path, image: &Path, more: &[&str], says: &[&str]| {

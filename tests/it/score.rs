@@ -133,6 +133,11 @@ fn a_resumed_run_keeps_one_protocol() {
     assert_eq!(fs::read_to_string(&aside[0]).unwrap(), older);
     assert_eq!((lines(&files[0]).len(), lines(&files[1]).len()), (1, 3));
     assert!(fs::read_to_string(run.join("log.txt")).unwrap().contains("they cannot be compared"));
+    // Another network under the same name.
+    seeded_classifier(dir.path(), "a.safetensors", 2);
+    train(&two_snapshots(&space, 1, &["train.kimg=4"]), dir.path(), Some("latest"), None).unwrap();
+    assert_eq!(metric_files(&run, "older").len(), 3);
+    assert_eq!((lines(&files[0]).len(), lines(&files[1]).len()), (1, 1));
 }
 
 #[test]

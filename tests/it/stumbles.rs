@@ -1,19 +1,14 @@
 //! Where users stumbled: what cannot end well is refused before any work, and a hint names what its verb really has.
 
 use std::fs;
-use std::path::Path;
 
-use candle_core::{DType, Device};
 use nestgen::config::DataConfig;
-use nestgen::config::classify::{ClassDataConfig, ClassifyRunConfig, model_preset};
-use nestgen::models::Classifier;
-use nestgen::rng::Rng;
-use nestgen::train::classify::{FORMAT, MODEL_BEST};
-use nestgen::train::tensors::{self, Metadata};
+use nestgen::config::classify::ClassDataConfig;
 
 use super::bad_input::{png, refused, text};
 use super::cli::nestgen;
 use super::compare::Recorded;
+use super::explain::untrained;
 
 /// Runs the binary, which must refuse; what it says.
 fn refusal(args: &[&str]) -> String {
@@ -29,21 +24,6 @@ fn hint(said: &str) -> &str {
 
 /// The smallest set of scenes that trains a classifier.
 const FEW_SCENES: [&str; 4] = ["--set", "data.scenes=24", "--set", "data.test_scenes=12"];
-
-/// A classifier for 32 px with initial weights and these classes, as a run folder holds it.
-fn untrained(folder: &Path, classes: &[&str]) {
-    let config = ClassifyRunConfig::of_model(model_preset("nest-xs", 32, classes.len()).unwrap());
-    let classifier = Classifier::new(&config.model, &Rng::new(0), DType::F32, &Device::Cpu).unwrap();
-    let metadata = Metadata::from([
-        ("format".into(), FORMAT.into()),
-        ("classes".into(), serde_json::json!(classes).to_string()),
-        ("config".into(), config.to_toml()),
-    ]);
-    let mut bytes = Vec::new();
-    tensors::write(&mut bytes, &metadata, &classifier.timm_tensors().unwrap()).unwrap();
-    fs::create_dir_all(folder).unwrap();
-    fs::write(folder.join(MODEL_BEST), bytes).unwrap();
-}
 
 #[test]
 fn arms_that_are_one_experiment_are_refused_before_training() {
@@ -141,7 +121,7 @@ fn messages_say_what_is_wrong() {
 fn classes_of_other_names_are_told_in_words() {
     let dir = tempfile::tempdir().unwrap();
     let (run, images) = (dir.path().join("run"), dir.path().join("images"));
-    untrained(&run, &["beach", "cat"]);
+    untrained(&run, "nest-xs", &["beach", "cat"]);
     for class in ["zoo", "cat"] {
         fs::create_dir_all(images.join(class)).unwrap();
         (0..4).for_each(|i| fs::write(images.join(class).join(format!("{i}.png")), png(16)).unwrap());
@@ -168,7 +148,7 @@ fn images_are_called_after_their_folder_however_it_is_named() {
 fn explaining_what_cannot_be_read_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (run, outdir) = (dir.path().join("run"), dir.path().join("explained"));
-    untrained(&run, &["cat", "dog"]);
+    untrained(&run, "nest-xs", &["cat", "dog"]);
     let [good, bad, archive] = ["a.png", "b.png", "images.zip"].map(|name| dir.path().join(name));
     fs::write(&good, png(32)).unwrap();
     fs::write(&bad, &png(64)[..100]).unwrap();

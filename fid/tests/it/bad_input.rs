@@ -146,7 +146,8 @@ fn what_needs_images_is_refused_before_features_are_made() {
     let nowhere = bench.folder.path().join("nowhere").join("ref.npz");
     let saved = |path: &Path| ScoreConfig { save_stats: Some(path.to_owned()), ..ScoreConfig::default() };
     refused(&images, &images, None, &saved(&nowhere), ["nowhere", "No such file"]);
-    refused(&images, &images, None, &saved(bench.folder.path()), ["", "directory"]);
+    let folder = bench.folder.path();
+    refused(&images, &images, None, &saved(folder), [folder.to_str().expect("UTF-8"), "directory"]);
     refused(&statistics, &images, None, &saved(&stats), ["saving statistics needs the images", of_real]);
 }
 
