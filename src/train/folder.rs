@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{sweep, write_atomic};
 use super::grid::Picture;
-use super::{state, stats};
+use super::{state, stats, tensors};
 use crate::error::{Error, Result};
 
 /// Holds the reason in the folder of a run that diverged: `compare` must not take it for a short one.
 pub const DIVERGED: &str = "diverged.txt";
+
+/// The snapshot of the best score so far.
+pub(super) const BEST: &str = "network-snapshot-best.safetensors";
 
 /// Begins the names of what a run left behind when it was resumed from an earlier state.
 const ABANDONED: &str = "abandoned";
@@ -103,19 +106,33 @@ impl RunFolder {
         }
     }
 
-    /// Renames the states and numbered snapshots of more kimg than a resumed run is at, and gives how many: they belong to another
+    /// Renames the states and snapshots of more kimg than a resumed run is at, and gives how many: they belong to another
     /// future, which the next resume, `sample` and scores would take for this one's.
-    pub fn set_aside_beyond(&self, cur_nimg: u64) -> Result<usize> {
+    ///
+    /// `best_kimg` is where the best score until then was taken: its numbered snapshot, where it was kept, is the best one again.
+    pub fn set_aside_beyond(&self, cur_nimg: u64, best_kimg: Option<f64>) -> Result<usize> {
         let (states, snapshots) = (state::numbered(&self.path)?, snapshots(&self.path)?);
-        let beyond: Vec<PathBuf> = states
+        let mut beyond: Vec<PathBuf> = states
             .into_iter()
             .chain(snapshots)
             .filter(|(kimg, _)| *kimg > cur_nimg / 1000)
             .map(|(_, path)| path)
             .collect();
+        // After a kill a best one that is ahead is not of another future: the run comes by it again.
+        let best = self.file(BEST);
+        let turned_back =
+            !beyond.is_empty() && snapshot_kimg(&best).is_some_and(|kimg| kimg > cur_nimg as f64 / 1e3);
+        beyond.extend(turned_back.then(|| best.clone()));
         for path in &beyond {
             let aside = free_name(path, ABANDONED);
             fs::rename(path, &aside).map_err(Error::io("rename", path))?;
+        }
+        if let Some(kimg) = best_kimg.filter(|_| turned_back) {
+            let kept = self.file(&snapshot_name((kimg * 1e3).round() as u64));
+            if snapshot_kimg(&kept).is_some_and(|of| (of - kimg).abs() < 5e-4) {
+                let bytes = fs::read(&kept).map_err(Error::io("read", &kept))?;
+                self.write(BEST, &bytes)?;
+            }
         }
         Ok(beyond.len())
     }
@@ -148,6 +165,16 @@ pub fn numbered(outdir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The name of the snapshot after so many images.
+pub(super) fn snapshot_name(cur_nimg: u64) -> String {
+    format!("network-snapshot-{:06}.safetensors", cur_nimg / 1000)
+}
+
+/// The kimg that a snapshot tells of itself; nothing where there is none that can be read.
+fn snapshot_kimg(path: &Path) -> Option<f64> {
+    tensors::read(path).ok()?.0.get("kimg")?.parse().ok()
 }
 
 /// The numbered snapshots of a run, oldest first, with the kimg in their names. Not the best one: that is one of them.

@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use super::adversarial::Training;
 use super::event::{Event, Outcome};
 use super::fakes::{generate, seed_latent};
+use super::folder::{BEST, snapshot_name};
 use super::grid::{Picture, diversity};
 use super::guard::{Judged, OnDivergence, Signs, Trouble};
 use super::held_out::Opinions;
@@ -51,7 +52,8 @@ impl Training<'_> {
         } else {
             self.rewind()?;
             self.say(format!("resumed at {:.3} kimg", self.position.kimg()))?;
-            let beyond = folder.set_aside_beyond(self.position.cur_nimg)?;
+            let best_kimg = self.position.best.as_ref().map(|best| best.kimg);
+            let beyond = folder.set_aside_beyond(self.position.cur_nimg, best_kimg)?;
             if beyond > 0 {
                 self.say(format!("{beyond} states and snapshots of later kimg are now called abandoned-…"))?;
             }
@@ -244,7 +246,7 @@ impl Training<'_> {
                 of,
             };
             self.position.best = Some(best);
-            self.write_snapshot("network-snapshot-best.safetensors")?;
+            self.write_snapshot(BEST)?;
         } else {
             self.position.best = before.map(|best| Best { of, ..best });
         }
@@ -257,7 +259,7 @@ impl Training<'_> {
 
     fn write_score(&mut self, score: &Score) -> Result<()> {
         let kimg = self.position.kimg();
-        let snapshot = format!("network-snapshot-{:06}.safetensors", self.position.cur_nimg / 1000);
+        let snapshot = snapshot_name(self.position.cur_nimg);
         let file = self.session.folder.file(&score::file_name(&score.metric));
         append_line(&file, &score.line(kimg, &snapshot, unix_secs()))?;
         let tag = format!("Metrics/{}", score.metric);
@@ -276,7 +278,7 @@ impl Training<'_> {
 
     /// Saves a snapshot and a training state, which the first rank does; says where they are.
     pub(super) fn save(&mut self) -> Result<(PathBuf, PathBuf)> {
-        let name = format!("network-snapshot-{:06}.safetensors", self.position.cur_nimg / 1000);
+        let name = snapshot_name(self.position.cur_nimg);
         if !self.session.ranks.is_first() {
             let folder = self.session.folder;
             return Ok((folder.file(&name), state::state_path(folder.path(), self.position.cur_nimg)));

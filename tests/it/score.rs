@@ -153,3 +153,19 @@ fn the_best_is_the_best_of_one_feature_space() {
     train(&two_snapshots(&other, 1, &["train.kimg=3"]), dir.path(), Some("latest"), None).unwrap();
     assert!(best().starts_with("kid100-b ") && best().ends_with("at 3.000 kimg, best of 1"), "{}", best());
 }
+
+#[test]
+fn the_best_of_another_future_steps_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = classifier(dir.path(), "a.safetensors");
+    let kept = ["train.kimg=3", "train.keep_states=4"];
+    let (run, _) = train(&two_snapshots(&space, 1, &kept), dir.path(), None, None).unwrap();
+    let bytes = |name: &str| fs::read(run.join(name)).unwrap();
+    // The last one, whichever was the best.
+    let of_3 = bytes("network-snapshot-000003.safetensors");
+    fs::write(run.join("network-snapshot-best.safetensors"), &of_3).unwrap();
+    let earlier = run.join("training-state-000001");
+    train(&two_snapshots(&space, 0, &[]), dir.path(), Some(text(&earlier)), None).unwrap();
+    assert!(bytes("abandoned-network-snapshot-best.safetensors") == of_3);
+    assert!(bytes("network-snapshot-best.safetensors") == bytes("network-snapshot-000001.safetensors"));
+}
