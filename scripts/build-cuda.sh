@@ -9,6 +9,8 @@
 # right names and nothing else, and lie where only the linker looks. The program runs where there is a driver and
 # CUDA 13's libraries (cudart, cublas, curand, nvrtc). Exit code 3: there is no compiler, and none could be had.
 #
+# It needs Python 3, and pip where there is no toolkit.
+#
 # Settings (environment):
 #   CUDA_COMPUTE_CAP   least compute capability to build for   [of the GPU here, else 80: A100 and everything after]
 #   CUDA_LIBRARIES     folders with CUDA's libraries on the machine that runs the program, joined by `:`

@@ -15,7 +15,7 @@ const REALS: &str = "at random";
 /// One score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// Its name, which says the features and the count: `kid2k-random-v1`.
+    /// Its name, which says the features and the count: `kid2000-random-v1`.
     pub metric: String,
     /// The value; lower is better.
     pub value: f64,

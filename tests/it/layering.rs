@@ -21,12 +21,6 @@ const ORDER: &[&str] = &[
     "cli",
 ];
 
-/// What a module may use beyond the modules before it, with the reason.
-const EXCEPTIONS: &[(&str, &str)] = &[
-    // Training draws its sample grids with the code of `nestgen sample`.
-    ("train", "sample"),
-];
-
 pub(crate) fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("src is readable") {
         let path = entry.expect("entry").path();
@@ -71,7 +65,6 @@ fn modules_import_only_from_modules_before_them() {
         for other in imported(&text) {
             if let Some(theirs) = rank(other)
                 && theirs > own
-                && !EXCEPTIONS.contains(&(module, other))
             {
                 wrong.push(format!("{} uses {other}", inside.display()));
             }

@@ -303,7 +303,7 @@ fn the_demo_preset_makes_a_step() {
 }
 
 #[test]
-#[ignore = "a minute and 3 GiB: the presets for GPUs, up to 94 million weights"]
+#[ignore = "a minute and 3 GiB: the presets for GPUs, up to 99 million weights"]
 fn every_preset_makes_a_step() {
     PRESETS.iter().for_each(|preset| step(preset.name));
 }
