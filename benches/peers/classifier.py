@@ -3,7 +3,7 @@
 import compare
 
 ROWS = [
-    compare.Row("nest_t", "NesT-T classifier step, 32 px", 64, convolutions=True),
+    compare.Row("nest_t", "NesT-T classifier step, 32 px", 64, convolutions=True, blocks=True),
     compare.Row("vit_t", "ViT-T classifier step, 32 px", 64),
 ]
 

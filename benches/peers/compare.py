@@ -1,7 +1,7 @@
 """Checks that nestgen computes what PyTorch computes in f64, then times them round by round; a table and JSON rows come out.
 
-PyTorch takes part twice: as installed, and as fast as it gets. The second is chosen for every row by measurement
-among allocator tuning, channels-last memory and torch.compile; the fused optimizer goes with all of them.
+PyTorch takes part as installed and as fast as it gets. That is chosen for every row by measurement among channels-last memory,
+torch.compile and blocks that join the batch for attention; a tuned allocator and the fused optimizer go with all of them.
 """
 
 import argparse
@@ -31,12 +31,12 @@ THREADS = (2, 1)
 class Row:
     """One line of the table: a case of the workers."""
 
-    def __init__(self, case, name, batch, convolutions=False):
-        self.case, self.batch, self.convolutions = case, batch, convolutions
+    def __init__(self, case, name, batch, convolutions=False, blocks=False):
+        self.case, self.batch, self.convolutions, self.blocks = case, batch, convolutions, blocks
         self.work, self.name = name, f"{name}, batch {batch}"
 
     def with_batch(self, batch):
-        return Row(self.case, self.work, batch, self.convolutions)
+        return Row(self.case, self.work, batch, self.convolutions, self.blocks)
 
 
 def build(package_arguments, program="cargo"):
@@ -55,7 +55,8 @@ def torch_worker(name, threads, options, tuned):
 def candidates(row):
     """Option lists that could be the fastest PyTorch."""
     layouts = [[], ["--channels-last"]] if row.convolutions else [[]]
-    return [["--fused", *layout, *compile_] for compile_, layout in itertools.product([[], ["--compile"]], layouts)]
+    folds = [[], ["--fold"]] if row.blocks else [[]]
+    return [["--fused", *itertools.chain(*choice)] for choice in itertools.product(layouts, folds, [[], ["--compile"]])]
 
 
 def make(row, ours, threads, folder):
@@ -68,7 +69,7 @@ def make(row, ours, threads, folder):
 
 
 def fastest_torch(row, threads, made, count):
-    """A prepared worker of the fastest configuration, and what it is."""
+    """The options of the configuration that is fastest in a few rounds."""
     times = {}
     for options in candidates(row):
         label = " ".join(options)
@@ -111,11 +112,11 @@ def agrees(row):
     return row["agreement"] <= max(AGREEMENT, TIMES_PYTORCH * row.get("peer_agreement", 0))
 
 
-def measure(row, threads, ours, folder, options):
+def measure(row, threads, ours, folder, arguments):
     """The JSON rows of one case with one number of threads."""
     print(f"{row.name}, {threads} thread(s)", file=sys.stderr)
     made = make(row, ours, threads, folder)
-    chosen = fastest_torch(row, threads, made, 2 if options.quick else 3)
+    chosen = fastest_torch(row, threads, made, 2 if arguments.quick else 3)
     workers = [
         Worker("nestgen", [ours], threads),
         torch_worker("PyTorch as installed", threads, [], tuned=False),
@@ -123,7 +124,7 @@ def measure(row, threads, ours, folder, options):
     ]
     try:
         agreement = check(workers, made, folder)
-        seconds = interleave.rounds(workers, 3 if options.quick else 9)
+        seconds = interleave.rounds(workers, 3 if arguments.quick else 9)
         memory = [worker.ask(cmd="memory")["peak_mib"] for worker in workers]
         flops = workers[0].ask(cmd="flops")["flops"]
         peak = max(worker.ask(cmd="peak")["gflops"] for worker in workers)

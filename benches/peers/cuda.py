@@ -33,7 +33,8 @@ SETTLE_SECONDS = 0.02
 # Features of scores are f32 on both sides.
 IN_F32 = [row.with_batch(64) for row in inception.ROWS]
 ROWS = [row.with_batch(GAN_BATCH) for row in training.ROWS] + classifier.ROWS + IN_F32
-PEERS = {"eager": [], "compiled": ["--compile"]}
+# Blocks join the batch for attention: PyTorch then has its fused kernels.
+PEERS = {"eager": ["--fold"], "compiled": ["--fold", "--compile"]}
 
 
 def say(text):
@@ -100,7 +101,7 @@ def attempt(*row):
 def contestants(row, ours, folder, options):
     """The workers of a row that are ready to be timed, nestgen first."""
     workers = [Worker("nestgen", [ours, "cuda", "bf16"], options.threads)] + [
-        peer(name, row, options) for name, how in PEERS.items() if not (options.no_compile and how)
+        peer(name, row, options) for name, how in PEERS.items() if not (options.no_compile and "--compile" in how)
     ]
     made = compare.make(row, ours, 1, folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:

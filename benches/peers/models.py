@@ -12,8 +12,16 @@ import torch.nn.functional as F
 from torch import nn
 
 
+# Whether blocks join the batch before attention. PyTorch's fused kernels take [B, heads, N, d] only; with blocks in a dimension of
+# their own, as timm's NesT has them, it multiplies and keeps all probabilities. Which is faster depends on the shapes.
+FOLD_BLOCKS = False
+
+
 def attend(q, k, v):
-    return F.scaled_dot_product_attention(q, k, v)
+    if q.shape[1] > 1 and not FOLD_BLOCKS:
+        return F.scaled_dot_product_attention(q, k, v)
+    folded = [x.flatten(0, 1) for x in (q, k, v)]
+    return F.scaled_dot_product_attention(*folded).unflatten(0, q.shape[:2])
 
 
 class MultiHead(nn.Module):

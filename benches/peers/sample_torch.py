@@ -1,6 +1,6 @@
 """What `nestgen sample` does, in PyTorch: a snapshot's generator, latents from a file, PNGs into a folder.
 
-    sample_torch.py SNAPSHOT LATENTS OUTDIR [--tuned] [--compile]
+    sample_torch.py SNAPSHOT LATENTS OUTDIR [--tuned] [--fold] [--compile]
 
 --compile compiles the generator first. --tuned draws in inference mode and writes the files from as many threads as PyTorch computes with.
 """
@@ -46,8 +46,10 @@ def main():
     parser.add_argument("latents")
     parser.add_argument("outdir", type=pathlib.Path)
     parser.add_argument("--tuned", action="store_true")
+    parser.add_argument("--fold", action="store_true", help="blocks join the batch for attention (see models.py)")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
+    models.FOLD_BLOCKS = options.fold
     options.outdir.mkdir(parents=True, exist_ok=True)
     module, z = generator(options.snapshot), load_file(options.latents)["z"]
     if options.compile:

@@ -63,14 +63,13 @@ def measure(options, worker_binary, folder):
     worker = Worker("nestgen", [worker_binary], 1)
     worker.ask(cmd="latents", count=count, z_dim=256, file=str(folder / "latents.safetensors"))
     worker.close()
-    names = ("ours", "installed", "tuned", "compiled")
-    ours, installed, tuned, compiled = (folder / name for name in names)
+    outdirs = {name: folder / name.replace(" ", "-") for name in ("nestgen", "PyTorch as installed", "tuned", "folded", "compiled")}
     torch = [sys.executable, compare.HERE / "sample_torch.py", network, folder / "latents.safetensors"]
+    flags = {"tuned": ["--tuned"], "folded": ["--tuned", "--fold"], "compiled": ["--tuned", "--compile"]}
     contestants = {
-        "nestgen": ([binary, "sample", "-n", str(count), "--network", network, "--outdir", ours], {}),
-        "PyTorch as installed": ([*torch, installed], {}),
-        "tuned": ([*torch, tuned, "--tuned"], interleave.TUNED_MALLOC),
-        "compiled": ([*torch, compiled, "--tuned", "--compile"], interleave.TUNED_MALLOC),
+        "nestgen": ([binary, "sample", "-n", str(count), "--network", network, "--outdir", outdirs["nestgen"]], {}),
+        "PyTorch as installed": ([*torch, outdirs["PyTorch as installed"]], {}),
+        **{name: ([*torch, outdirs[name], *more], interleave.TUNED_MALLOC) for name, more in flags.items()},
     }
     rows = []
     for threads in options.threads or (compare.THREADS[:1] if options.quick else compare.THREADS):
@@ -79,9 +78,8 @@ def measure(options, worker_binary, folder):
             for name, (command, environment) in contestants.items():
                 times[name].append(seconds(command, threads, environment))
         medians = {name: [statistics.median(kind) for kind in zip(*values)] for name, values in times.items()}
-        best = min(("PyTorch as installed", "tuned", "compiled"), key=lambda name: medians[name][0])
+        best = min((name for name in medians if name != "nestgen"), key=lambda name: medians[name][0])
         for peer, key in (("PyTorch as installed", "PyTorch as installed"), ("best PyTorch", best)):
-            outdir = {"tuned": tuned, "compiled": compiled}.get(key, installed)
             rows.append({
                 "name": NAME if count == COUNT else f"sampling {count} images at 64 px, whole process",
                 "threads": threads,
@@ -89,7 +87,7 @@ def measure(options, worker_binary, folder):
                 "peer": peer,
                 "peer_s": medians[key][0],
                 "ratio": medians["nestgen"][0] / medians[key][0],
-                "agreement": difference(ours, outdir),
+                "agreement": difference(outdirs["nestgen"], outdirs[key]),
                 "nestgen_cpu_s": medians["nestgen"][1],
                 "peer_cpu_s": medians[key][1],
                 "peer_options": key,

@@ -1,10 +1,10 @@
 """PyTorch's side of benches/peers: one process that does one case at a time, told by JSON lines (see interleave.py).
 
-    worker_torch.py [--channels-last] [--compile] [--fused] [--double] [--cuda [--exact]]
+    worker_torch.py [--channels-last] [--compile] [--fold] [--fused] [--double] [--cuda [--exact]]
 
 Without options it is PyTorch as a user would write it. --channels-last keeps images and convolution weights in
-channels-last memory, --compile passes the models through torch.compile, --fused takes the fused Adam. --double
-computes in f64: what all others are compared with. --cuda computes on the GPU, with matrix products and convolutions
+channels-last memory, --compile passes the models through torch.compile, --fold joins blocks and batch for attention (see models.py),
+--fused takes the fused Adam. --double computes in f64: what all others are compared with. --cuda computes on the GPU, with matrix products and convolutions
 in bf16 (autocast) and f32 weights, unless in f64 or --exact; passes then end when the GPU has ended them. Threads and the allocator are set by environment variables.
 """
 
@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cases_torch
+import models
 
 CASES = cases_torch.CASES
 
@@ -104,9 +105,10 @@ def gpu_matmul_peak(options, side=8192, tries=10):
 
 def main():
     parser = argparse.ArgumentParser()
-    for option in ("channels-last", "compile", "fused", "double", "cuda", "exact"):
+    for option in ("channels-last", "compile", "fold", "fused", "double", "cuda", "exact"):
         parser.add_argument(f"--{option}", action="store_true")
     options = parser.parse_args()
+    models.FOLD_BLOCKS = options.fold
     torch.set_default_dtype(torch.float64 if options.double else torch.float32)
     if options.cuda:
         torch.set_default_device("cuda")
