@@ -173,11 +173,11 @@ impl ImageSet {
     }
 
     /// Content digest, SHA-256 in hex. Of files: over their names below the common folder and their encoded bytes, in
-    /// order, so that the same files give the same digest from a folder, a zip or a tar. Of CIFAR-10 batches: over the
-    /// records. Of a pack: over shape, pixels and labels.
+    /// order, so that the same files give the same digest from a folder, a zip or a tar. A file that cannot be read counts with
+    /// its name and that it cannot. Of CIFAR-10 batches: over the records. Of a pack: over shape, pixels and labels.
     ///
     /// # Errors
-    /// The first file that cannot be read.
+    /// A pack that cannot be read.
     pub fn digest(&self) -> Result<String> {
         let mut whole = Sha256::new();
         match &self.kind {
@@ -186,7 +186,10 @@ impl ImageSet {
                     let name = source.entries.get(at).and_then(|e| e.name.get(*stripped..)).unwrap_or_default();
                     whole.update((name.len() as u64).to_le_bytes());
                     whole.update(name);
-                    whole.update(Sha256::digest(source.read(at)?));
+                    match source.read(at) {
+                        Ok(bytes) => whole.update(Sha256::digest(bytes)),
+                        Err(_) => whole.update(b"unreadable"),
+                    }
                 }
             }
             Kind::Cifar(cifar) => {

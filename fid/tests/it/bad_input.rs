@@ -142,7 +142,7 @@ fn what_needs_images_is_refused_before_features_are_made() {
     );
     let subsets = ScoreConfig { kid_subsets: Some((2, 9)), ..ScoreConfig::default() };
     refused(&images, &images, None, &subsets, ["subset size needs at least 9", "real has 6"]);
-    refused(&images, &images, None, &with(Metric::FidInfinity), ["at least 15 images", "fake has 6"]);
+    refused(&images, &images, None, &with(Metric::FidInfinity), ["at least 30 images", "fake has 6"]);
     let nowhere = bench.folder.path().join("nowhere").join("ref.npz");
     let saved = |path: &Path| ScoreConfig { save_stats: Some(path.to_owned()), ..ScoreConfig::default() };
     refused(&images, &images, None, &saved(&nowhere), ["nowhere", "No such file"]);
@@ -161,7 +161,7 @@ fn settings_and_metrics_that_do_not_fit() {
         &ScoreConfig { k: 5, ..with(Metric::Prdc) },
         &["at least 6 images, real has 4"],
     );
-    bench.refused(&bench.bad(), &with(Metric::FidInfinity), &["at least 15 images"]);
+    bench.refused(&bench.bad(), &with(Metric::FidInfinity), &["at least 30 images"]);
     bench.refused(&bench.bad(), &with(Metric::Is), &["needs the Inception network"]);
     assert!("fdi".parse::<Metric>().is_err() && "linear".parse::<nestgen_fid::Resize>().is_err());
     assert!(Tap::try_from(100).is_err());
