@@ -25,11 +25,11 @@ pub(crate) struct Compare {
     /// What to measure convergence against: kimg, steps, seconds (of training), flops (counted) or epochs
     #[arg(long, default_value = "kimg", value_name = "AXIS")]
     x: Axis,
-    /// The score to compare by; lower is better, but for accuracies (top1, top5) [default: one that all runs have: FID if it has 2048 images, else KID]
+    /// The score to compare by; lower is better, but for accuracies (top1, top5) [default: one that all runs have: FID if it has 10,000 images, else KID]
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
     /// The score that "time to" waits for [default: the best one that every run reached]
-    #[arg(long, value_name = "SCORE")]
+    #[arg(long, value_name = "SCORE", value_parser = finite)]
     threshold: Option<f64>,
     /// Write a page with curves, sample grids and provenance that opens without a network
     #[arg(long, value_name = "FILE.html")]
@@ -43,6 +43,10 @@ pub(crate) struct Compare {
     /// Write the curves as a picture
     #[arg(long, value_name = "FILE.svg")]
     figure: Option<PathBuf>,
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| "not a finite number".into())
 }
 
 /// Runs the verb.

@@ -1,7 +1,15 @@
-//! Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends the program at once.
+//! Ctrl-C, SIGTERM and a terminal that hangs up: the first asks for an orderly end, the second ends the program at once.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nestgen::ranks::Ranks;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// What shells say of a program that Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
 
 /// A flag that the first signal raises. Training looks at it between steps, and saves.
 ///
@@ -18,15 +26,34 @@ pub(crate) fn flag() -> anyhow::Result<Arc<AtomicBool>> {
 pub(crate) fn flag_saying(words: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let raised = flag.clone();
-    ctrlc::set_handler(move || {
-        if raised.swap(true, Ordering::SeqCst) {
-            #[expect(
-                clippy::exit,
-                reason = "the user asked twice; every file is written under a temporary name"
-            )]
-            std::process::exit(130);
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal)))?;
+    let listen = move || {
+        for _ in signals.forever() {
+            if raised.swap(true, Ordering::SeqCst) {
+                #[expect(
+                    clippy::exit,
+                    reason = "the user asked twice; every file is written under a temporary name"
+                )]
+                std::process::exit(INTERRUPTED.into());
+            }
+            super::ui::note(&format!("\n{words} (again to stop at once)"));
         }
-        super::ui::note(&format!("\n{words} (again to stop at once)"));
-    })?;
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(listen)?;
     Ok(flag)
+}
+
+/// Whether the program was started to live through a signal, as `nohup` and shells do for what runs in the background.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask =
+        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// The exit code of work that was told to stop and can go on, so that no script takes it for done. Of several ranks it is 0: a
+/// launcher ends the others when one fails, perhaps while it is saving.
+pub(crate) fn exit_code(ranks: &Ranks) -> ExitCode {
+    if ranks.size() > 1 { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) }
 }

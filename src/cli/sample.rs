@@ -294,6 +294,7 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
 /// flatters, so it is taken where it is named.
 fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
     let folders = match run {
+        "latest" if !runs.is_dir() => Vec::new(),
         "latest" => numbered(runs)?.into_iter().map(|(_, folder)| folder).collect(),
         run => vec![PathBuf::from(run)],
     };

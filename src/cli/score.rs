@@ -30,7 +30,7 @@ pub(super) struct ScoreArgs {
     #[arg(long, value_name = "N")]
     images: Option<u32>,
     /// Where the images that the run was trained on lie now [default: as the run is set]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     #[command(flatten)]
     place: PlaceArgs,

@@ -12,6 +12,7 @@ use nestgen::error::Error;
 use nestgen::models::{discriminator, transposed_nest};
 use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
+use nestgen::train::folder::settings_name;
 
 use super::device::DeviceArgs;
 use super::ranks::{RankArgs, connect_gpus, describe_ranks, find_point};
@@ -33,7 +34,7 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "PX")]
     res: Option<usize>,
     /// A folder, zip, tar(.gz), HDF5 pack or CIFAR-10 archive [default: the built-in scenes]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// A built-in configuration: demo64 (15 minutes, for a CPU), fast32 or fast64 (30 minutes, for a GPU), quality32, quality64
     /// or paper64 (a day and more on a GPU) [default: demo64, at --res]
@@ -98,6 +99,14 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         (None, Some(what)) => Start::Transfer(point(what)?),
         (None, None) => Start::New,
     };
+    if let Start::Resume(point) | Start::Transfer(point) = &start
+        && point.is_of_classifier()
+    {
+        anyhow::bail!(Error::Usage {
+            message: format!("`{}` is the run of a classifier", point.run.display()),
+            hint: Some("`nestgen classify train --resume` goes on with it".into()),
+        });
+    }
     let (config, name) = resolve(args, &start)?;
     if args.dry_run {
         return if ranks.is_first() { dry_run::print(&config) } else { Ok(ExitCode::SUCCESS) };
@@ -110,20 +119,27 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     train(&config, &name, &args.outdir, start, ranks, &device)
 }
 
+/// What a run with the settings of a file is called: as the run whose settings they are, else as the file.
+fn name_of(path: &Path) -> String {
+    let of_run =
+        path.ancestors().skip(1).take(2).find_map(settings_name).filter(|_| path.ends_with("config.toml"));
+    of_run.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+}
+
 /// The configuration that the flags ask for, and its name.
 fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String)> {
     let chosen = args.preset.is_some() || args.config.is_some();
     let saved = match start {
         Start::Resume(point) => Some(point.run.join("config.toml")),
-        // The networks' shapes come with the weights, unless a configuration is named.
-        Start::Transfer(point) if !chosen => Some(point.run.join("config.toml")),
+        // The networks' shapes come with the weights, unless a configuration is named; a state may have been copied from its run.
+        Start::Transfer(point) if !chosen => point.states.first().map(|state| state.join("config.toml")),
         _ => None,
     };
     let file = saved.as_deref().or(args.config.as_deref());
     let preset = args.preset.as_deref().unwrap_or(CPU_PRESET);
     let source = file.map_or(Source::Preset(preset), Source::File);
     let name = match file {
-        Some(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        Some(path) => name_of(path),
         None => preset.to_owned(),
     };
     let mut overrides = Vec::new();
@@ -235,7 +251,7 @@ fn train(
     });
     line.finish_and_clear();
     let (folder, outcome) = launched.context("training")?;
-    conclude(&folder, &outcome)
+    conclude(&folder, &outcome, ranks)
 }
 
 /// One line, redrawn in place; nothing where nobody looks (ticks are printed either way).
@@ -258,7 +274,7 @@ pub(super) fn describe(p: &Progress) -> String {
     )
 }
 
-fn conclude(folder: &Path, outcome: &Outcome) -> anyhow::Result<ExitCode> {
+fn conclude(folder: &Path, outcome: &Outcome, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let folder = folder.display();
     match outcome {
         Outcome::Finished { snapshot } => {
@@ -271,7 +287,7 @@ fn conclude(folder: &Path, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         Outcome::Interrupted { state } => {
             ui::result_line(&format!("saved: {}", state.display()))?;
             ui::result_line(&format!("go on with: nestgen train --resume {folder}"))?;
-            Ok(ExitCode::SUCCESS)
+            Ok(interrupt::exit_code(ranks))
         }
         Outcome::Diverged { trouble, last_good } => Err(Error::Usage {
             message: format!("training diverged: {trouble}"),

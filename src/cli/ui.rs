@@ -14,15 +14,20 @@ pub(crate) fn mute() {
     MUTE.store(true, Ordering::Relaxed);
 }
 
-/// Writes one line of results.
+/// Writes one line of results. A reader that has gone, as of `| head`, does not end the work.
 ///
 /// # Errors
-/// When stdout is closed.
+/// When stdout cannot be written to.
 pub(crate) fn result_line(line: &str) -> std::io::Result<()> {
     if MUTE.load(Ordering::Relaxed) {
         return Ok(());
     }
-    writeln!(std::io::stdout(), "{line}")
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| {
+            std::io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))
+        }),
+    }
 }
 
 /// Writes one line about the work to stderr.

@@ -23,6 +23,8 @@ use crate::train::folder::{ResumePoint, RunFolder};
 use crate::train::held_out::HeldOut;
 use crate::train::parallel::{share_batches, share_out};
 use crate::train::reals::RealImages;
+use crate::train::schedule::ScheduleKind;
+use crate::train::settings::TrainConfig;
 use crate::train::state::{self, Position, SavedState};
 
 /// What a run needs beside its configuration.
@@ -75,17 +77,19 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let (data, held_out) = config.data.parts(launch.data)?;
     // Before the folder: what cannot be had leaves none behind.
     let evaluate = if ranks.is_first() { evaluator(config, &data, launch.device)? } else { None };
-    let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
+    let create = || create_run(launch.outdir, &config.data.path, &config.data.name(), launch.name);
     let record = provenance(config, &networks, &data, launch.device);
     let Begun { folder, state, damaged, record } = match launch.start {
         Start::New => Begun::anew(enter(ranks, create)?, record),
         Start::Resume(point) => {
+            point.refuse_abandoned()?;
             // Runs of before went by the whole source, whatever part of it they used.
             let trained_on = record.data_digest.clone();
-            let begun = resume(ranks, &point, state::load, record, &[&trained_on, &whole])?;
+            let mut begun = resume(ranks, &point, state::load, record, &[&trained_on, &whole])?;
             if let Some(state) = &begun.state {
                 refuse_changes(&state.path, &state.saved.config, &config_text)?;
                 refuse_the_past(config, &config_text, state)?;
+                begun.record.lengths.extend(other_length(config, &state.saved.config));
             }
             begun
         }
@@ -129,7 +133,7 @@ fn evaluator(config: &RunConfig, data: &Arc<ImageData>, device: &Device) -> Resu
         return Ok(None);
     }
     let extractor = score_space::extractor(&eval.features, None, device)?;
-    Ok(Some((Evaluator::new(data.clone(), eval.images, extractor), eval.every_kimg)))
+    Ok(Some((Evaluator::new(data.clone(), eval.images, extractor)?, eval.every_kimg)))
 }
 
 /// A run that can be trained.
@@ -215,6 +219,33 @@ fn refuse_the_past(config: &RunConfig, config_text: &str, state: &FoundState<Pos
             message: format!("a length of {wanted}, but `{}` is at {done} already", state.path.display()),
             hint: Some("give a longer --kimg or --minutes, or leave it out".into()),
         }),
+    }
+}
+
+/// The length that a run had before, where that gave it other rates than it would have had with its length of now.
+fn other_length(config: &RunConfig, before: &str) -> Option<String> {
+    let before: RunConfig = toml::from_str(before).ok()?;
+    let length = |train: &TrainConfig| (train.kimg, train.minutes);
+    if length(&before.train) == length(&config.train) || config.train.schedule.kind == ScheduleKind::Constant {
+        return None;
+    }
+    let (kimg, minutes) = length(&before.train);
+    Some(if minutes > 0.0 { format!("{minutes} minutes") } else { format!("{kimg} kimg") })
+}
+
+/// The folder of a new run, which must not lie among its images: the next reading would take its pictures for some of them.
+pub(super) fn create_run(outdir: &Path, images: &str, data: &str, name: &str) -> Result<RunFolder> {
+    let outdir_now = std::path::absolute(outdir).map_err(Error::io("find", outdir))?;
+    let there = outdir_now.ancestors().find_map(|part| part.canonicalize().ok());
+    let images_now = Path::new(images).canonicalize().ok().filter(|path| !images.is_empty() && path.is_dir());
+    match (there, images_now) {
+        (Some(there), Some(folder)) if there.starts_with(&folder) => Err(Error::Usage {
+            message: format!("`{}` lies in the folder of the images, `{images}`", outdir.display()),
+            hint: Some(
+                "runs write pictures, which would be read as images later: name another --outdir".into(),
+            ),
+        }),
+        _ => RunFolder::create(outdir, data, name),
     }
 }
 

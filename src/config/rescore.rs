@@ -160,7 +160,7 @@ impl<'a> Rescorer<'a> {
                     images: config.eval.images,
                     features: config.eval.features.clone(),
                     digests: [data.digest().to_owned(), whole],
-                    evaluator: Evaluator::new(data, config.eval.images, extractor),
+                    evaluator: Evaluator::new(data, config.eval.images, extractor)?,
                 }
             }
         };

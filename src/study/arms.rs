@@ -52,7 +52,7 @@ pub fn differences(arms: &[Arm]) -> Vec<Difference> {
     settings::differences(&arms.iter().map(|arm| &arm.settings).collect::<Vec<_>>())
 }
 
-/// The shortest names that tell arms apart: an architecture, a few settings, or the folder.
+/// The names that a study has given, or the shortest ones that tell arms apart: an architecture, a few settings, or the folder.
 fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
     let bare = |value: &Option<String>| value.as_deref().unwrap_or("none").trim_matches(['"', '\'']).to_owned();
     let distinct = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
@@ -60,7 +60,9 @@ fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
     let kinds = differing
         .iter()
         .filter(|difference| difference.key.ends_with("kind") || difference.key.ends_with("arch"));
-    let mut choices: Vec<Vec<String>> = kinds.map(|kind| kind.values.iter().map(bare).collect()).collect();
+    let given = |arm: &Arm| arm.runs.first().and_then(|&index| runs[index].arm.clone());
+    let mut choices: Vec<Vec<String>> = arms.iter().map(given).collect::<Option<_>>().into_iter().collect();
+    choices.extend(kinds.map(|kind| kind.values.iter().map(bare).collect()));
     let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
     for count in 1..=2 {
         let some = || differing.iter().take(count);

@@ -7,6 +7,7 @@
 //! <study>/report.html ...        written when every run has ended
 //! ```
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,11 +15,22 @@ use serde::{Deserialize, Serialize};
 use super::settings::{Difference, Settings, differences, flatten, of_arm};
 use crate::error::{Error, Result};
 use crate::train::files::write_atomic;
-use crate::train::folder::{ResumePoint, resume_point};
+use crate::train::folder::{self, ResumePoint, resume_point};
 
 /// Generators this much apart in parameters and in operations are not of one class. Widths come in steps, so that two
 /// narrow architectures cannot match more closely.
 const CAPACITY_RATIO: f64 = 1.25;
+
+/// What says which images there are: a study reads one set.
+const IMAGES: [&str; 7] = [
+    "data.path",
+    "data.max_images",
+    "data.scenes",
+    "data.test_scenes",
+    "data.hold_out",
+    "data.held_out",
+    "model.resolution",
+];
 
 /// The settings in which arms may differ.
 const FREE_SECTION: &str = "model.";
@@ -30,6 +42,9 @@ pub struct Plan {
     pub seeds: Vec<u64>,
     /// What is unfair about it and was allowed.
     pub allowed_unfair: Vec<String>,
+    /// A setting that every arm has its own value of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<String>,
     /// The arms.
     pub arms: Vec<PlannedArm>,
 }
@@ -65,7 +80,8 @@ impl Plan {
     pub fn unfair(&self) -> Result<Vec<String>> {
         let settings: Vec<Settings> = self.arms.iter().map(PlannedArm::settings).collect::<Result<_>>()?;
         let others = differences(&settings.iter().collect::<Vec<_>>());
-        let others = others.into_iter().filter(|difference| !difference.key.starts_with(FREE_SECTION));
+        let is_free = |key: &str| key.starts_with(FREE_SECTION) || self.tuned.as_deref() == Some(key);
+        let others = others.into_iter().filter(|difference| !is_free(&difference.key));
         let mut reasons: Vec<String> = others.map(|difference| self.in_words(&difference)).collect();
         let ratio = |value: fn(&PlannedArm) -> u64| {
             let values = || self.arms.iter().map(|arm| value(arm).max(1) as f64);
@@ -102,6 +118,25 @@ impl Plan {
         Ok(())
     }
 
+    /// Refuses arms on different images: scores of one set say nothing beside those of another.
+    ///
+    /// # Errors
+    /// With the setting that differs; when a configuration is not TOML.
+    pub fn refuse_other_images(&self) -> Result<()> {
+        let settings: Vec<Settings> = self.arms.iter().map(PlannedArm::settings).collect::<Result<_>>()?;
+        let found = differences(&settings.iter().collect::<Vec<_>>());
+        match found.iter().find(|difference| IMAGES.contains(&difference.key.as_str())) {
+            None => Ok(()),
+            Some(difference) => Err(Error::Usage {
+                message: format!("the arms have different images: {}", self.in_words(difference)),
+                hint: Some(
+                    "a study trains all arms on one set of one size: name it with --data, --res or --set"
+                        .into(),
+                ),
+            }),
+        }
+    }
+
     /// The setting's values, each with the arms that have it; of three arms and more, most arms are "the others".
     fn in_words(&self, difference: &Difference) -> String {
         let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -121,11 +156,12 @@ impl Plan {
         format!("{} is {}", difference.key, words.collect::<Vec<_>>().join(" and "))
     }
 
-    /// Makes the study's folder, or checks that the one there holds the same study; seeds may be added.
+    /// Makes the study's folder, or checks that the one there holds the same study; seeds may be added. The folder is this process's
+    /// until the file that is given back is dropped.
     ///
     /// # Errors
-    /// When another study is there.
-    pub fn open(&self, study: &Path) -> Result<()> {
+    /// When another study is there, or another process works at it.
+    pub fn open(&self, study: &Path) -> Result<File> {
         let path = study.join("study.toml");
         if path.exists() {
             let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -139,9 +175,11 @@ impl Plan {
             }
         }
         std::fs::create_dir_all(study).map_err(Error::io("create", study))?;
+        let held = folder::lock(study, "wait for it or stop it, or give another --outdir")?;
         let text =
             toml::to_string(self).map_err(|error| Error::Usage { message: error.to_string(), hint: None })?;
-        write_atomic(&path, |file| file.write_all(text.as_bytes()))
+        write_atomic(&path, |file| file.write_all(text.as_bytes()))?;
+        Ok(held)
     }
 
     /// Why runs of the plan `before` are not runs of this one.
@@ -228,6 +266,14 @@ impl Task {
         }
     }
 
+    /// Renames what an attempt that saved no state has left: two runs of one seed cannot be compared.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn begin_anew(&self) -> Result<()> {
+        folder::set_runs_aside(&self.outdir)
+    }
+
     /// Notes that it has ended.
     ///
     /// # Errors
@@ -253,7 +299,7 @@ mod tests {
             flops: flops[i],
             config: configs[i].into(),
         };
-        Plan { seeds: vec![0, 1], allowed_unfair: Vec::new(), arms: vec![arm(0), arm(1)] }
+        Plan { seeds: vec![0, 1], allowed_unfair: Vec::new(), tuned: None, arms: vec![arm(0), arm(1)] }
     }
 
     const NEST: &str = "[model]\nkind = 'nest'\n[train]\nbatch = 8\n";

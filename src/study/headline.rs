@@ -42,7 +42,7 @@ pub fn headline(comparison: &Comparison) -> String {
                 score(&best.1),
                 score(&second.1),
                 second.0.name,
-                verdict(best.0, second.0, &seeds, comparison.arms.len())
+                verdict(best.0, second.0, &seeds)
             )
         }
     };
@@ -85,16 +85,15 @@ fn losses(comparison: &Comparison) -> String {
     format!("{}; without them no arm is called the better one. ", each.join(", "))
 }
 
-/// What a paired test says about the best two arms, on the seeds that ranked them. They were chosen among all pairs of arms
-/// for their scores, so p is multiplied by the number of pairs (Bonferroni).
-fn verdict(best: &ArmResult, second: &ArmResult, seeds: &BTreeSet<i64>, arms: usize) -> String {
+/// What a paired test says about the best two arms, on the seeds that ranked them. That they were chosen for being the best needs no
+/// correction: the choice takes the smallest difference to the best, and of two equal arms far ahead of all others, the worst case, p
+/// is that of the two alone (Gutmann and Maymin 1987).
+fn verdict(best: &ArmResult, second: &ArmResult, seeds: &BTreeSet<i64>) -> String {
     let of_seed = |seed: i64| second.runs.iter().find(|run| run.seed == seed);
     let pair = |run: &RunResult| Some((run.last, of_seed(run.seed)?.last));
     let pairs: Vec<(f64, f64)> =
         best.runs.iter().filter(|run| seeds.contains(&run.seed)).filter_map(pair).collect();
-    let choices = arms * (arms - 1) / 2;
-    let chosen = if choices > 1 { format!(", corrected for {choices} pairs of arms") } else { String::new() };
-    let p = paired_test(&pairs).and_then(|test| test.p).map(|p| (p * choices as f64).min(1.0));
+    let p = paired_test(&pairs).and_then(|test| test.p);
     match (pairs.len(), p) {
         (count, _) if count < MIN_PAIRS => {
             "; with this few seeds in common nothing can be said about luck. ".into()
@@ -103,10 +102,10 @@ fn verdict(best: &ArmResult, second: &ArmResult, seeds: &BTreeSet<i64>, arms: us
         (count, Some(p)) if p < LEVEL => {
             let p = p_value(p);
             let p = if p.starts_with('<') { p } else { format!("= {p}") };
-            format!(" (paired over {count} seeds, p {p}{chosen}). ")
+            format!(" (paired over {count} seeds, p {p}). ")
         }
         (count, Some(p)) => {
-            format!("; over {count} paired seeds that cannot be told from luck (p = {p:.2}{chosen}). ")
+            format!("; over {count} paired seeds that cannot be told from luck (p = {p:.2}). ")
         }
     }
 }
@@ -114,11 +113,14 @@ fn verdict(best: &ArmResult, second: &ArmResult, seeds: &BTreeSet<i64>, arms: us
 /// How far along the axis each arm was when it reached the threshold.
 fn speed<'a>(comparison: &Comparison, arms: impl Iterator<Item = &'a ArmResult>) -> String {
     let place = |arm: &ArmResult| {
-        let (reached, runs) = (arm.to_threshold?, arm.runs.len());
-        let all =
-            if reached.count < runs { format!(" ({} of {runs} seeds)", reached.count) } else { String::new() };
+        let (place, runs) = (arm.to_threshold?, arm.runs.len());
+        let all = if arm.reached < runs {
+            format!(" or more ({} of {runs} seeds did)", arm.reached)
+        } else {
+            String::new()
+        };
         let when = if arm.or_before { "at or before" } else { "after" };
-        Some(format!("{} {when} {} {}{all}", arm.name, short(reached.mean), comparison.axis.name()))
+        Some(format!("{} {when} {} {}{all}", arm.name, short(place.mean), comparison.axis.name()))
     };
     let places: Vec<String> = arms.filter_map(place).collect();
     let threshold = short(comparison.threshold);

@@ -19,3 +19,4 @@ pub mod run;
 pub mod settings;
 pub mod statistics;
 pub mod table;
+pub mod tuned;

@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 /// What a line of scores may hold that is not part of how they were taken.
 const NOT_PROTOCOL: [&str; 6] = ["snapshot", "timestamp", "total_time", "total_time_str", "tick", "value"];
 
-/// Images below which a Frechet distance is mostly bias: as many as pool3 has features.
-pub(super) const BIASED_BELOW: u64 = 2048;
+/// Images below which the bias of a Frechet distance in pool3's 2048 features can turn an order round: about five for each
+/// feature. As many as features only make the covariance whole.
+pub(super) const BIASED_BELOW: u64 = 10_000;
 
 /// Every circumstance of a score, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -82,7 +83,7 @@ pub fn higher_is_better(metric: &str) -> bool {
     metric.starts_with("top")
 }
 
-/// Whether a score is a Frechet distance, in the features of an Inception network, of so few images that it is mostly bias.
+/// Whether a score is a Frechet distance, in the features of an Inception network, of so few images that its bias can decide.
 pub(super) fn is_biased(metric: &str, protocol: &Protocol) -> bool {
     let name = metric.to_lowercase();
     let count = |key: &str| protocol.0.get(key).and_then(|count| count.parse::<u64>().ok());

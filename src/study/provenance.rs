@@ -32,6 +32,8 @@ pub struct Provenance {
     pub initial: String,
     /// The command lines that went on with it later, each with the commit of its program.
     pub resumed: Vec<String>,
+    /// The lengths that it had before, where it was made longer on the way and its rates are drawn out over its length.
+    pub lengths: Vec<String>,
     /// The generator.
     pub generator: Network,
     /// The discriminator.
@@ -75,6 +77,7 @@ impl Provenance {
             version: before.version,
             commit: before.commit,
             initial: before.initial,
+            lengths: before.lengths,
             // The same images, by the name they were recorded under: runs are compared by it.
             data_digest: if before.data_digest.is_empty() { self.data_digest } else { before.data_digest },
             resumed,

@@ -32,6 +32,8 @@ pub struct Run {
     pub path: PathBuf,
     /// The folder's name.
     pub name: String,
+    /// What a study calls its arm.
+    pub arm: Option<String>,
     /// The resolved configuration.
     pub settings: Settings,
     /// The seed.
@@ -104,9 +106,20 @@ impl Run {
             text.parse().map_err(|error: toml::de::Error| damaged(&config_path, error.message()))?;
         let provenance = Provenance::read(path)?;
         let mut settings = flatten(&table);
-        if provenance.as_ref().is_some_and(|record| !record.initial.is_empty()) {
-            // No seed of runs that began with random weights.
-            settings.insert("initial weights".into(), "of another run".into());
+        if let Some(state) =
+            provenance.as_ref().map(|record| Path::new(&record.initial)).filter(|state| *state != Path::new(""))
+        {
+            // No seed of runs that began with random weights, or with those of another state. By the names of run and state:
+            // wherever they lie.
+            let names: Vec<_> =
+                state.components().rev().take(2).map(|part| part.as_os_str().to_string_lossy()).collect();
+            settings.insert("initial weights".into(), names.into_iter().rev().collect::<Vec<_>>().join("/"));
+        }
+        if let Some(lengths) =
+            provenance.as_ref().map(|record| &record.lengths).filter(|lengths| !lengths.is_empty())
+        {
+            // No seed of runs that had their whole length from the beginning: its rates fell twice.
+            settings.insert("length before".into(), lengths.join(", "));
         }
         let number = |key: &str| settings.get(key).and_then(|value| value.parse::<f64>().ok());
         let images_per_step = number("train.batch").unwrap_or(1.0) * number("train.d_steps").unwrap_or(1.0);
@@ -125,6 +138,7 @@ impl Run {
             diverged: why_diverged(path)?,
             path: path.to_path_buf(),
             name,
+            arm: None,
             settings,
             seed,
             images_per_step,

@@ -46,6 +46,11 @@ fn moments(values: &[f64]) -> (f64, f64) {
     (mean, if deviation > ROUNDING * mean.abs() { deviation } else { 0.0 })
 }
 
+/// The standard deviation with n - 1; `None` of fewer than two values.
+pub fn spread(values: &[f64]) -> Option<f64> {
+    (values.len() > 1).then(|| moments(values).1)
+}
+
 /// Student's t that bounds [`CONFIDENCE`] for the mean of `count` values.
 fn quantile(count: usize) -> Option<f64> {
     student(count).map(|student| student.inverse_cdf(0.5 + CONFIDENCE / 2.0))

@@ -74,11 +74,11 @@ pub fn summary(comparison: &Comparison) -> Table {
 
 fn summary_row(arm: &ArmResult, networks: usize) -> Vec<String> {
     let seeds = arm.runs.len();
-    let reached = or_unknown(arm.to_threshold.as_ref(), |reached| {
-        let all =
-            if reached.count < seeds { format!(" ({} of {seeds})", reached.count) } else { String::new() };
-        let place = if arm.or_before { format!("≤ {}", short(reached.mean)) } else { estimate(reached) };
-        place + &all
+    let reached = or_unknown(arm.to_threshold.as_ref(), |reached| match (arm.or_before, arm.reached < seeds) {
+        (false, false) => estimate(reached),
+        (true, false) => format!("≤ {}", short(reached.mean)),
+        (false, true) => format!("≥ {} ({} of {seeds})", short(reached.mean), arm.reached),
+        (true, true) => format!("about {} ({} of {seeds})", short(reached.mean), arm.reached),
     });
     let parameters = [arm.parameters.map(|p| p.0), arm.parameters.map(|p| p.1)];
     let parameters = parameters.into_iter().take(networks).map(|p| or_unknown(p, |p| short(p as f64)));
@@ -155,7 +155,8 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
     let limit = protocol::BIASED_BELOW;
     if protocol::is_biased(&comparison.metric, &comparison.protocol) {
         remarks.push(format!(
-            "a Frechet distance of fewer than {limit} images is mostly bias, which differs between generators: KID has none"
+            "the bias of a Frechet distance of fewer than {limit} images differs between generators and can turn their order round: KID has \
+             none"
         ));
     }
     if FeatureSpace::of(&comparison.metric, &comparison.protocol) == FeatureSpace::Random {
@@ -166,8 +167,19 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
         );
     }
     if comparison.arms.iter().any(|arm| arm.or_before) {
-        remarks
-            .push("≤: already there at the first score of a run; such seeds are not tested for speed".into());
+        remarks.push("≤: already there at the first score of a run; then speed is not tested".into());
+    }
+    if comparison.arms.iter().any(|arm| arm.to_threshold.is_some() && arm.reached < arm.runs.len()) {
+        remarks.push(
+            "≥: runs that never came there count with the end of the range; then speed is not tested".into(),
+        );
+    }
+    if !comparison.higher_is_better && comparison.arms.iter().any(ArmResult::is_steadier_than_its_scores) {
+        remarks.push(
+            "seeds scatter less than 1.5 standard errors of a score: all runs are scored against the same real images, so ± and p are too \
+             small; take more (`nestgen score --images`)"
+                .into(),
+        );
     }
     let tested = 3 * comparison.tests.len();
     if comparison.tests.iter().any(|test| test.last.is_some_and(|test| test.p.is_some())) {

@@ -14,7 +14,7 @@ use super::fakes::{generate, latents};
 use super::grid::to_byte;
 use super::score::Score;
 use crate::data::ImageData;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::Generator;
 use crate::rng::Rng;
 
@@ -22,6 +22,8 @@ use crate::rng::Rng;
 const BATCH: usize = 32;
 /// The latents of scores: the same in every run, apart from those of training and of samples.
 const STREAM: &str = "z-score";
+/// Images that KID's error is made from, at least.
+const FEWEST: usize = 3;
 
 /// Scores generators against one set of real images.
 pub struct Evaluator {
@@ -34,9 +36,18 @@ pub struct Evaluator {
 
 impl Evaluator {
     /// Scores by at most `images` images a side, in the features of `extractor`.
-    pub fn new(data: Arc<ImageData>, images: usize, extractor: Extractor<'static>) -> Self {
+    ///
+    /// # Errors
+    /// When there are too few real images for KID's error.
+    pub fn new(data: Arc<ImageData>, images: usize, extractor: Extractor<'static>) -> Result<Self> {
         let images = images.min(data.len());
-        Self { extractor, data, images, real: None }
+        if images < FEWEST {
+            return Err(Error::Usage {
+                message: format!("a score needs {FEWEST} real images at least, there are {images}"),
+                hint: Some("`--eval 0` trains without scores".into()),
+            });
+        }
+        Ok(Self { extractor, data, images, real: None })
     }
 
     /// KID first, then the Frechet distance.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{sweep, write_atomic};
 use super::grid::Picture;
+use super::state::Position;
 use super::{state, stats, tensors};
 use crate::error::{Error, Result};
 
@@ -40,7 +41,7 @@ impl RunFolder {
         loop {
             let path = outdir.join(format!("{number:05}-{}-{}", slug(data), slug(preset)));
             match fs::create_dir(&path) {
-                Ok(()) => return Self::open(&path),
+                Ok(()) => return Self::lock(&path),
                 // Another run took the name in the meantime.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
                 Err(error) => return Err(Error::io("create", &path)(error)),
@@ -51,16 +52,21 @@ impl RunFolder {
     /// Opens a run folder to go on in it, and removes what a crash left unfinished.
     ///
     /// # Errors
-    /// When another process trains in it.
+    /// When it is none, or another process trains in it.
     pub fn open(path: &Path) -> Result<Self> {
-        let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(Error::io("create", &lock_path))?;
-        lock.try_lock().map_err(|_| Error::Usage {
-            message: format!("another process trains or scores in `{}`", path.display()),
-            hint: Some(
-                "wait for it or stop it; `nestgen train` without --resume starts a run of its own".into(),
-            ),
-        })?;
+        // Somebody's other folder may hold files of these names.
+        if !path.join("config.toml").is_file() {
+            return Err(Error::Usage {
+                message: format!("`{}` is not a run folder: it has no config.toml", path.display()),
+                hint: Some("name a folder that training made, such as runs/00000-...".into()),
+            });
+        }
+        Self::lock(path)
+    }
+
+    fn lock(path: &Path) -> Result<Self> {
+        let lock =
+            lock(path, "wait for it or stop it; `nestgen train` without --resume starts a run of its own")?;
         sweep(path)?;
         Ok(Self { path: path.to_path_buf(), _lock: Some(lock) })
     }
@@ -106,11 +112,12 @@ impl RunFolder {
         }
     }
 
-    /// Renames the states and snapshots of more kimg than a resumed run is at, and gives how many: they belong to another
-    /// future, which the next resume, `sample` and scores would take for this one's.
+    /// Renames the states, snapshots and pictures of more kimg than a resumed run is at, and gives how many: they belong to
+    /// another future, which the next resume, `sample`, scores and reports would take for this one's.
     ///
-    /// `best_kimg` is where the best score until then was taken: its numbered snapshot, where it was kept, is the best one again.
-    pub fn set_aside_beyond(&self, cur_nimg: u64, best_kimg: Option<f64>) -> Result<usize> {
+    /// Where the numbered snapshot of the best score until then was kept, it is the best one again.
+    pub fn set_aside_beyond(&self, position: &Position) -> Result<usize> {
+        let cur_nimg = position.cur_nimg;
         let (states, snapshots) = (state::numbered(&self.path)?, snapshots(&self.path)?);
         let mut beyond: Vec<PathBuf> = states
             .into_iter()
@@ -123,11 +130,16 @@ impl RunFolder {
         let turned_back =
             !beyond.is_empty() && snapshot_kimg(&best).is_some_and(|kimg| kimg > cur_nimg as f64 / 1e3);
         beyond.extend(turned_back.then(|| best.clone()));
+        if !beyond.is_empty() {
+            let pictures = numbered_files(&self.path, "fakes", ".png")?;
+            beyond
+                .extend(pictures.into_iter().filter(|(kimg, _)| *kimg > cur_nimg / 1000).map(|(_, path)| path));
+        }
         for path in &beyond {
             let aside = free_name(path, ABANDONED);
             fs::rename(path, &aside).map_err(Error::io("rename", path))?;
         }
-        if let Some(kimg) = best_kimg.filter(|_| turned_back) {
+        if let Some(kimg) = position.best.as_ref().map(|best| best.kimg).filter(|_| turned_back) {
             let kept = self.file(&snapshot_name((kimg * 1e3).round() as u64));
             if snapshot_kimg(&kept).is_some_and(|of| (of - kimg).abs() < 5e-4) {
                 let bytes = fs::read(&kept).map_err(Error::io("read", &kept))?;
@@ -141,6 +153,29 @@ impl RunFolder {
     pub fn log(&self, line: &str) -> Result<()> {
         stats::append_line(&self.file("log.txt"), line)
     }
+}
+
+/// Holds a folder for this process, until the file is dropped.
+///
+/// # Errors
+/// When another process holds it; `hint` says what to do then.
+pub(crate) fn lock(folder: &Path, hint: &str) -> Result<File> {
+    let path = folder.join("lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(Error::io("create", &path))?;
+    file.try_lock().map_err(|_| Error::Usage {
+        message: format!("another process works in `{}`", folder.display()),
+        hint: Some(hint.into()),
+    })?;
+    Ok(file)
+}
+
+/// Renames the runs in `outdir`, which left nothing to go on from.
+pub(crate) fn set_runs_aside(outdir: &Path) -> Result<()> {
+    let runs = if outdir.is_dir() { numbered(outdir)? } else { Vec::new() };
+    for (_, run) in runs {
+        fs::rename(&run, free_name(&run, ABANDONED)).map_err(Error::io("rename", &run))?;
+    }
+    Ok(())
 }
 
 /// A name beside `path` that nothing has: `<what>-<name>`, or `<what>2-<name>` and so on.
@@ -182,10 +217,12 @@ fn snapshot_kimg(path: &Path) -> Option<f64> {
 /// # Errors
 /// When the folder cannot be read.
 pub fn snapshots(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let number = |path: &Path| {
-        let name = path.file_name()?.to_str()?;
-        name.strip_prefix("network-snapshot-")?.strip_suffix(".safetensors")?.parse().ok()
-    };
+    numbered_files(run, "network-snapshot-", ".safetensors")
+}
+
+fn numbered_files(run: &Path, prefix: &str, suffix: &str) -> Result<Vec<(u64, PathBuf)>> {
+    let number =
+        |path: &Path| path.file_name()?.to_str()?.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok();
     let mut found = Vec::new();
     for entry in fs::read_dir(run).map_err(Error::io("read", run))? {
         let path = entry.map_err(Error::io("read", run))?.path();
@@ -195,6 +232,13 @@ pub fn snapshots(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// The name of the settings that a run folder was made with: what [`RunFolder::create`] was told.
+pub fn settings_name(run: &Path) -> Option<String> {
+    let mut parts = run.file_name()?.to_str()?.splitn(3, '-');
+    parts.next()?.parse::<u64>().ok()?;
+    parts.nth(1).map(str::to_owned)
+}
+
 /// What `--resume` names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumePoint {
@@ -202,6 +246,33 @@ pub struct ResumePoint {
     pub run: PathBuf,
     /// The training states to try, best first: the one that was named, or all of the run, newest first.
     pub states: Vec<PathBuf>,
+}
+
+impl ResumePoint {
+    /// Whether it is a classifier's, by the name of its state.
+    pub fn is_of_classifier(&self) -> bool {
+        self.states.first().is_some_and(|state| state.ends_with(state::LAST))
+    }
+
+    /// Refuses to go on from a state that was left behind when its run was resumed from an earlier one: what the run has written
+    /// since is not its past.
+    ///
+    /// # Errors
+    /// When it names such a state.
+    pub fn refuse_abandoned(&self) -> Result<()> {
+        let is_abandoned =
+            |state: &Path| state.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ABANDONED));
+        match self.states.first() {
+            Some(state) if is_abandoned(state) => Err(Error::Usage {
+                message: format!("`{}` is of another future than its run has now", state.display()),
+                hint: Some(format!(
+                    "begin a new run from its weights: nestgen train --transfer {}",
+                    state.display()
+                )),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Finds the run and states that `--resume latest`, `--resume RUN` or `--resume RUN/training-state-KIMG` means.
@@ -266,11 +337,24 @@ mod tests {
     fn one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let run = RunFolder::create(dir.path(), "d", "p").unwrap();
+        assert_eq!(settings_name(run.path()).unwrap(), "p");
+        run.write("config.toml", b"").unwrap();
         let error = RunFolder::open(run.path()).err().unwrap();
         assert!(error.to_string().contains("another process"), "{error}");
         let path = run.path().to_path_buf();
         drop(run);
         RunFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_run_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("lock"), "keep").unwrap();
+        fs::create_dir(dir.path().join(".unfinished-thesis")).unwrap();
+        assert!(resume_point(dir.path(), dir.path().to_str().unwrap()).is_err());
+        assert!(RunFolder::open(dir.path()).err().unwrap().to_string().contains("not a run folder"));
+        assert_eq!(fs::read_to_string(dir.path().join("lock")).unwrap(), "keep");
+        assert!(dir.path().join(".unfinished-thesis").is_dir());
     }
 
     #[test]

@@ -30,12 +30,12 @@ impl HeldOut {
         self.data.len()
     }
 
-    /// The first `count` of them, `[count, H, W, 3]` in -1..1.
+    /// `count` of them, `[count, H, W, 3]` in -1..1, evenly from the whole set: its first ones may be of one class.
     pub(super) fn images(&self, count: usize) -> Result<Tensor> {
         let res = self.data.res();
         let mut pixels = vec![0; count * res * res * 3];
         for (i, image) in pixels.chunks_exact_mut(res * res * 3).enumerate() {
-            self.data.read(i, image)?;
+            self.data.read(i * self.data.len() / count, image)?;
         }
         let images = Tensor::from_vec(pixels, (count, res, res, 3), &Device::Cpu)?;
         Ok(images.to_dtype(DType::F32)?.affine(2.0 / 255.0, -1.0)?)

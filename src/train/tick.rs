@@ -32,6 +32,12 @@ impl Training<'_> {
         if self.session.evaluate.as_ref().is_some_and(|(evaluate, _)| !evaluate.ranks_generators()) {
             self.say("scores in random features choose no best snapshot and end no run".into())?;
         }
+        if config.snap_ticks > 0 && config.tick_kimg * (config.snap_ticks as f64) < 1.0 {
+            self.say(
+                "snapshots and states are named in whole kimg: those closer together replace one another"
+                    .into(),
+            )?;
+        }
         if config.minutes > 0.0 {
             let total_secs = config.minutes * 60.0;
             // Until the first save has been timed.
@@ -52,10 +58,9 @@ impl Training<'_> {
         } else {
             self.rewind()?;
             self.say(format!("resumed at {:.3} kimg", self.position.kimg()))?;
-            let best_kimg = self.position.best.as_ref().map(|best| best.kimg);
-            let beyond = folder.set_aside_beyond(self.position.cur_nimg, best_kimg)?;
+            let beyond = folder.set_aside_beyond(&self.position)?;
             if beyond > 0 {
-                self.say(format!("{beyond} states and snapshots of later kimg are now called abandoned-…"))?;
+                self.say(format!("{beyond} files of later kimg are now called abandoned-…"))?;
             }
         }
         Ok(())

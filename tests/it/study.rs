@@ -77,6 +77,68 @@ fn a_study_trains_every_arm_goes_on_and_ends_with_a_page() {
 }
 
 #[test]
+fn arms_on_different_images_are_refused_whatever_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (few, many) = (arm(dir.path(), "few", "[1, 0, 0]", 8), arm(dir.path(), "many", "[1, 0, 0]", 8));
+    let more = fs::read_to_string(&many).unwrap().replace("scenes = 120", "scenes = 240");
+    fs::write(&many, more).unwrap();
+    let out = study(dir.path(), &[few, many].join(","), &["--allow-unfair"]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = text(&out.stderr);
+    assert!(said.contains("different images: data.scenes is 120 for few and 240 for many"), "{said}");
+    assert!(!dir.path().join("study").exists());
+}
+
+#[test]
+fn a_study_belongs_to_one_process_and_begins_anew_where_nothing_was_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let arms = [arm(dir.path(), "shallow", "[1, 0, 0]", 8), arm(dir.path(), "deep", "[1, 1, 0]", 8)].join(",");
+    // What a kill before the first state leaves.
+    let begun = dir.path().join("study/shallow/seed0/00000-scenes-shallow");
+    fs::create_dir_all(&begun).unwrap();
+    fs::write(begun.join("config.toml"), "").unwrap();
+    let held = fs::File::create(dir.path().join("study/lock")).unwrap();
+    held.lock().unwrap();
+    let out = study(dir.path(), &arms, &["--seeds", "1"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("another process works in"), "{}", text(&out.stderr));
+    drop(held);
+    let out = study(dir.path(), &arms, &["--seeds", "1"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let names: Vec<String> = run_folders(dir.path())
+        .iter()
+        .map(|run| run.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(names, ["00000-scenes-deep", "00000-scenes-shallow", "abandoned-00000-scenes-shallow"]);
+}
+
+#[test]
+fn every_arm_can_be_tuned_and_confirmed_on_other_seeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let arms = [arm(dir.path(), "shallow", "[1, 0, 0]", 8), arm(dir.path(), "deep", "[1, 1, 0]", 8)];
+    let tuned = ["--seeds", "2", "--tune", "train.generator.lr=1e-3,2e-3"];
+    let out = study(dir.path(), &arms.join(","), &tuned);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let said = text(&out.stdout);
+    for part in
+        ["shallow@1e-3  ", "deep@2e-3  ", "the best train.generator.lr of each", "paired over 2 seeds, p "]
+    {
+        assert!(said.contains(part), "`{part}` is not in {said}");
+    }
+    let config = dir.path().join("study/deep@2e-3/seed1/00000-scenes-deep_2e_3/config.toml");
+    assert!(fs::read_to_string(&config).unwrap().contains("lr = 0.002"));
+    let chosen = format!("{}@2e-3,{}@1e-3", arms[0], arms[1]);
+    let out = study(
+        dir.path(),
+        &chosen,
+        &["-n", "--seeds", "1", "--tune", "train.generator.lr", "--first-seed", "2"],
+    );
+    assert!(text(&out.stdout).contains("shallow@2e-3/seed2  to do"), "{}", text(&out.stdout));
+    let bare = study(dir.path(), &arms.join(","), &["-n", "--tune", "train.generator.lr"]);
+    assert!(text(&bare.stderr).contains("has no value of train.generator.lr"), "{}", text(&bare.stderr));
+}
+
+#[test]
 fn an_unfair_study_is_refused_unless_told() {
     let dir = tempfile::tempdir().unwrap();
     let arms = [arm(dir.path(), "one", "[1, 0, 0]", 8), arm(dir.path(), "two", "[1, 0, 0]", 4)].join(",");

@@ -215,6 +215,32 @@ fn a_run_resumed_from_an_earlier_state_leaves_its_other_future() {
     assert!(std::fs::read(file("abandoned-network-snapshot-000003.safetensors")).unwrap() == weights);
     assert!(file("abandoned-training-state-000003").join("manifest.toml").is_file());
     assert!(std::fs::read_to_string(file("log.txt")).unwrap().contains("abandoned-"));
+    // Its pictures would be shown as this one's; to go on from its states would join two pasts.
+    assert!(!file("fakes000003.png").exists() && file("abandoned-fakes000003.png").is_file());
+    let abandoned = file("abandoned-training-state-000003");
+    let error = train(&length("train.kimg=4"), dir.path(), abandoned.to_str(), None).unwrap_err();
+    assert!(error.to_string().contains("another future"), "{error}");
+}
+
+#[test]
+fn a_run_that_was_made_longer_is_no_seed_of_those_that_were_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let cosine = |kimg: &str| tiny(&["train.schedule.kind=cosine", kimg]);
+    let (run, _) = train(&cosine("train.kimg=0.08"), dir.path(), None, None).unwrap();
+    let settings = || nestgen::study::run::Run::read(&run).unwrap().settings;
+    assert!(!settings().contains_key("length before"));
+    train(&cosine("train.kimg=0.16"), dir.path(), Some("latest"), None).unwrap();
+    assert_eq!(settings()["length before"], "0.08 kimg");
+}
+
+#[test]
+fn a_run_among_its_own_images_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = super::score_space::images(dir.path(), "images", 4);
+    let data = format!("data.path={}", images.display());
+    let error = train(&tiny(&[&data]), &images.join("new/runs"), None, None).unwrap_err();
+    assert!(error.to_string().contains("lies in the folder of the images"), "{error}");
+    assert!(!images.join("new").exists());
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(in crate::cli) struct EvalArgs {
     device: DeviceArgs,
     /// Labelled images; a source with a test split is tested on that, any other as it was held out in training
     /// [default: what the classifier was trained on]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// Also the share of every class that is right, and what it is taken for most often
     #[arg(long)]

@@ -8,6 +8,7 @@ use candle_core::{DType, Device};
 use clap::Args;
 use nestgen::config::Override;
 use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset};
+use nestgen::error::Error;
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
 use nestgen::ranks::Ranks;
@@ -36,7 +37,7 @@ pub(in crate::cli) struct TrainArgs {
     #[arg(long, value_name = "PX", default_value_t = 32, conflicts_with_all = ["config", "resume"])]
     res: usize,
     /// Class folders, a zip or tar(.gz) of them, an HDF5 pack or a CIFAR-10 archive [default: the built-in scenes]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// A configuration file, as `-n` prints it
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
@@ -84,6 +85,12 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
 
 fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let resume = args.resume.as_deref().map(|what| find_point(&args.outdir, what, ranks)).transpose()?;
+    if let Some(point) = resume.as_ref().filter(|point| !point.is_of_classifier()) {
+        anyhow::bail!(Error::Usage {
+            message: format!("`{}` is the run of a generator", point.run.display()),
+            hint: Some("`nestgen train --resume` goes on with it".into()),
+        });
+    }
     let saved = resume.as_ref().map(|point| point.run.join("config.toml"));
     let file = saved.as_deref().or(args.config.as_deref());
     let overrides = overrides(args)?;
@@ -107,7 +114,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     }
     let device = args.device.open(ranks)?;
     let started = launch_and_show(&config, &data, &device, &args.outdir, &name, resume, ranks)?;
-    conclude(&started.0, &started.1)
+    conclude(&started.0, &started.1, ranks)
 }
 
 /// The dedicated flags win over `--set`.
@@ -196,17 +203,18 @@ pub(in crate::cli) fn describe(p: &Progress) -> String {
     )
 }
 
-fn conclude(folder: &Path, outcome: &Outcome) -> anyhow::Result<ExitCode> {
+fn conclude(folder: &Path, outcome: &Outcome, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let folder = folder.display();
     match outcome {
         Outcome::Finished { model_best } => {
             ui::result_line(&format!("done: {}", model_best.display()))?;
             ui::result_line(&format!("every epoch is in {folder}/summary.csv"))?;
+            Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted { state } => {
             ui::result_line(&format!("saved: {}", state.display()))?;
             ui::result_line(&format!("go on with: nestgen classify train --resume {folder}"))?;
+            Ok(interrupt::exit_code(ranks))
         }
     }
-    Ok(ExitCode::SUCCESS)
 }

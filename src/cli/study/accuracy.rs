@@ -39,7 +39,7 @@ pub(in crate::cli) struct Accuracy {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     fraction: Vec<f64>,
     /// Class folders, a zip or tar(.gz) of them, an HDF5 pack or a CIFAR-10 archive [default: the built-in scenes]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// Side of the images in pixels: 32, 64 or 224
     #[arg(long, value_name = "PX", default_value_t = 32)]
@@ -89,7 +89,7 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     }
     let device = args.device.open(ranks)?;
     describe_ranks(ranks);
-    let tasks = open_and_deal(&plan, &args.outdir, ranks)?;
+    let (tasks, _held) = open_and_deal(&plan, &args.outdir, ranks)?;
     let stop = interrupt::flag()?;
     let train_all = || -> anyhow::Result<bool> {
         for task in &tasks {
@@ -158,7 +158,9 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         Ok(PlannedArm { name: name.clone(), parameters, flops: classifier.flops(), config: config.to_toml() })
     };
     let planned: Vec<PlannedArm> = arms.iter().map(arm).collect::<Result<_>>()?;
-    let plan = Plan { seeds: (0..args.seeds).collect(), allowed_unfair: Vec::new(), arms: planned };
+    let plan =
+        Plan { seeds: (0..args.seeds).collect(), allowed_unfair: Vec::new(), tuned: None, arms: planned };
+    plan.refuse_other_images()?;
     plan.refuse_twins()?;
     let mut unfair = Vec::new();
     let mut shares: Vec<f64> = arms.iter().map(|(_, config)| config.data.fraction).collect();
@@ -167,7 +169,7 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
     for share in shares {
         let alike = arms.iter().zip(&plan.arms).filter(|((_, config), _)| config.data.fraction == share);
         let arms = alike.map(|(_, planned)| planned.clone()).collect();
-        unfair.extend(Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), arms }.unfair()?);
+        unfair.extend(Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), tuned: None, arms }.unfair()?);
     }
     unfair.dedup();
     if !unfair.is_empty() && !args.allow_unfair {
@@ -190,7 +192,10 @@ fn train_task(
     let resume = match task.status()? {
         Status::Ended(_) => return Ok(true),
         Status::Interrupted(point) => Some(point),
-        Status::New => None,
+        Status::New => {
+            task.begin_anew()?;
+            None
+        }
     };
     let going_on = if resume.is_some() { ", going on" } else { "" };
     ui::note(&format!("{name}, seed {}{going_on}", task.seed));

@@ -22,6 +22,7 @@ use nestgen::study::panels;
 use nestgen::train::event::{Event, Outcome};
 
 use super::over_ranks::{conclude_together, open_and_deal};
+use super::tune::{At, Tune, arms_at};
 use super::{describe, usage};
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, describe_ranks};
@@ -35,12 +36,20 @@ const SCORES_PER_RUN: f64 = 10.0;
 #[cfg_attr(feature = "mpi", doc = "Under mpirun or srun the runs are dealt over the processes.")]
 #[derive(clap::Args)]
 pub(in crate::cli) struct Convergence {
-    /// Generators: `nest` (of the configuration), `sagan` (as large as that one), or configuration files
+    /// Generators: `nest` (of the configuration), `sagan` (as large as that one), or configuration files; with --tune also at a
+    /// value, like `nest@1e-4`
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "nest,sagan")]
     arms: Vec<String>,
-    /// Runs of each arm, with seeds 0, 1, ...
+    /// Train every generator at each of these values of a setting, and name the best value of each: a rate that suits one may not
+    /// suit another
+    #[arg(long, value_name = "KEY=V1,V2", value_parser = Tune::parse)]
+    tune: Option<Tune>,
+    /// Runs of each arm, with seeds 0, 1, ... (from --first-seed on)
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
+    /// The first seed: others than before, to confirm what was chosen on those
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    first_seed: u64,
     /// Length of a run: thousands of real images shown to the discriminator
     #[arg(long, required_unless_present = "minutes", conflicts_with = "minutes")]
     kimg: Option<f64>,
@@ -48,7 +57,7 @@ pub(in crate::cli) struct Convergence {
     #[arg(long)]
     minutes: Option<f64>,
     /// A folder, zip, tar(.gz), HDF5 pack or CIFAR-10 archive [default: the built-in scenes]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// Side of the images in pixels [default: the preset's]
     #[arg(long, value_name = "PX")]
@@ -124,7 +133,7 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;
     // Before the plan is written: images that cannot be read are no study yet, and the next command may name others.
     let data = open_data(first)?;
-    let tasks = open_and_deal(&plan, &args.outdir, ranks)?;
+    let (tasks, _held) = open_and_deal(&plan, &args.outdir, ranks)?;
     let stop = interrupt::flag()?;
     let study = Study { configs: &configs, data: &data, device: &device, stop: &stop };
     let trained = match args.parallel {
@@ -149,17 +158,18 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
     let base = args.config.as_deref().map_or(Source::Preset(preset), Source::File);
     let fixed = args.preset.is_some() || args.config.is_some();
     let mut arms: Vec<(String, RunConfig)> = Vec::new();
-    for arm in &args.arms {
-        let path = Path::new(arm);
+    for At { name, arm, value } in arms_at(&args.arms, args.tune.as_ref())? {
+        let path = Path::new(&arm);
         let (name, source) = match arm.as_str() {
-            "nest" | "sagan" => (arm.clone(), base),
+            "nest" | "sagan" => (name, base),
             _ if path.extension().is_some_and(|extension| extension == "toml") => {
-                (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), Source::File(path))
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                (format!("{stem}{}", &name[arm.len()..]), Source::File(path))
             }
             _ => {
                 return Err(usage(
                     &format!("`{arm}` is no arm"),
-                    "arms are `nest`, `sagan` and configuration files ending in .toml",
+                    "arms are `nest`, `sagan` and configuration files ending in .toml; with --tune KEY also `nest@VALUE`",
                 )
                 .into());
             }
@@ -167,7 +177,9 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
         if arms.iter().any(|(other, _)| *other == name) {
             return Err(usage(&format!("two arms are named {name}"), "name files differently").into());
         }
-        let config = load(source, &overrides(args, source, fixed)?)?;
+        let mut settings = overrides(args, source, fixed)?;
+        settings.extend(value);
+        let config = load(source, &settings)?;
         if config.eval.every_kimg == 0.0 {
             let hint = "leave --eval out for ten scores a run, or give thousands of images between scores";
             return Err(usage("--eval 0: without scores there is nothing to compare", hint).into());
@@ -224,7 +236,10 @@ fn plan(args: &Convergence, configs: &[(String, RunConfig)]) -> anyhow::Result<P
         Ok(PlannedArm { name: name.clone(), parameters, flops: generator.flops(), config: config.to_toml() })
     };
     let arms = configs.iter().map(arm).collect::<Result<_>>()?;
-    let mut plan = Plan { seeds: (0..args.seeds).collect(), allowed_unfair: Vec::new(), arms };
+    let seeds = (args.first_seed..args.first_seed + args.seeds).collect();
+    let tuned = args.tune.as_ref().map(|tune| tune.key.clone());
+    let mut plan = Plan { seeds, allowed_unfair: Vec::new(), tuned, arms };
+    plan.refuse_other_images()?;
     plan.refuse_twins()?;
     let unfair = plan.unfair()?;
     if !unfair.is_empty() && !args.allow_unfair {
@@ -305,7 +320,10 @@ impl Study<'_> {
         let (start, going_on) = match task.status()? {
             Status::Ended(_) => return Ok(true),
             Status::Interrupted(point) => (Start::Resume(point), ", going on"),
-            Status::New => (Start::New, ""),
+            Status::New => {
+                task.begin_anew()?;
+                (Start::New, "")
+            }
         };
         ui::note(&format!("{name}, seed {}{going_on}", task.seed));
         let mut config = config.clone();

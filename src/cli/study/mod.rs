@@ -3,6 +3,7 @@
 mod accuracy;
 mod convergence;
 mod over_ranks;
+mod tune;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use nestgen::error::Error;
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{Question, compare};
 use nestgen::study::convergence::{Ended, Plan, Status};
-use nestgen::study::{arms, data_efficiency, protocol, report, table};
+use nestgen::study::{arms, data_efficiency, protocol, report, table, tuned};
 
 use super::compare::{read_runs, write};
 use super::ui;
@@ -47,12 +48,14 @@ fn describe(status: &Status) -> String {
 /// Compares the runs that have ended and writes the page; says what is still missing.
 fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
     let (mut folders, mut endings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut names = Vec::new();
     notes.extend(plan.allowed_unfair.iter().map(|reason| format!("unfair, and allowed: {reason}")));
     let mut missing = 0;
     for task in plan.tasks(outdir) {
         match task.status()? {
             Status::Ended(Ended { run, diverged }) => {
                 folders.push(task.outdir.join(run));
+                names.push(plan.arms[task.arm].name.clone());
                 endings.push(diverged);
             }
             Status::New | Status::Interrupted(_) => missing += 1,
@@ -62,8 +65,11 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
         notes.push(format!("{missing} runs of the study are still to be trained"));
     }
     let mut runs = read_runs(&folders)?;
-    // Runs of before a run folder said so itself.
-    runs.iter_mut().zip(endings).for_each(|(run, ending)| run.diverged = run.diverged.take().or(ending));
+    for ((run, name), ending) in runs.iter_mut().zip(names).zip(endings) {
+        run.arm = Some(name);
+        // Runs of before a run folder said so itself.
+        run.diverged = run.diverged.take().or(ending);
+    }
     let (runs, lost, left_out) = arms::without_diverged(runs)?;
     notes.extend(left_out);
     if runs.is_empty() {
@@ -76,6 +82,10 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
         return Ok(());
     }
     let metric = protocol::usual_metric(&runs)?;
+    if let Some(key) = &plan.tuned {
+        let question = Question { metric: &metric, axis, threshold: None, notes: &[], lost: &lost };
+        notes.extend(tuned::best_values(&compare(&runs, &arms, &question)?, key));
+    }
     let question = Question { metric: &metric, axis, threshold: None, notes: &notes, lost: &lost };
     let compared = compare(&runs, &arms, &question)?;
     let file = |name: &str| outdir.join(name);

@@ -1,5 +1,6 @@
 //! The runs of a study, dealt over the processes of a job: each trains whole runs alone.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,14 +10,14 @@ use nestgen::study::axis::Axis;
 use nestgen::study::convergence::{Plan, Status, Task};
 
 use super::conclude;
-use crate::cli::{report, ui};
+use crate::cli::{interrupt, report, ui};
 
-/// Opens the study's folder, which the first rank does, and deals out what is left to train.
-pub(super) fn open_and_deal(plan: &Plan, outdir: &Path, ranks: &Ranks) -> Result<Vec<Task>> {
+/// Opens the study's folder, which the first rank does and holds until the file is dropped, and deals out what is left to train.
+pub(super) fn open_and_deal(plan: &Plan, outdir: &Path, ranks: &Ranks) -> Result<(Vec<Task>, Option<File>)> {
     let tasks = plan.tasks(outdir);
-    let mut left = Vec::new();
+    let (mut left, mut held) = (Vec::new(), None);
     if ranks.is_first() {
-        plan.open(outdir)?;
+        held = Some(plan.open(outdir)?);
         for (number, task) in tasks.iter().enumerate() {
             if !matches!(task.status()?, Status::Ended(_)) {
                 left.push(number);
@@ -25,7 +26,7 @@ pub(super) fn open_and_deal(plan: &Plan, outdir: &Path, ranks: &Ranks) -> Result
     }
     let left = ranks.first_tells(left)?;
     let own = left.into_iter().enumerate().filter(|&(turn, _)| player(turn, ranks.size()) == ranks.rank());
-    Ok(own.filter_map(|(_, number)| tasks.get(number).cloned()).collect())
+    Ok((own.filter_map(|(_, number)| tasks.get(number).cloned()).collect(), held))
 }
 
 /// Who gets what is dealt in a turn: back and forth, so that of two arms none is always the same rank's.
@@ -45,7 +46,8 @@ pub(super) fn conclude_together(
 ) -> anyhow::Result<ExitCode> {
     if ranks.size() == 1 {
         let all = trained?;
-        return conclude_alone(all, plan, outdir, axis);
+        conclude_alone(all, plan, outdir, axis)?;
+        return Ok(if all { ExitCode::SUCCESS } else { interrupt::exit_code(ranks) });
     }
     let (all, failed) = match trained {
         Ok(all) => (all, false),
@@ -64,12 +66,12 @@ pub(super) fn conclude_together(
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn conclude_alone(all: bool, plan: &Plan, outdir: &Path, axis: Axis) -> anyhow::Result<ExitCode> {
+fn conclude_alone(all: bool, plan: &Plan, outdir: &Path, axis: Axis) -> anyhow::Result<()> {
     conclude(outdir, axis, plan)?;
     if !all {
         ui::result_line("stopped; the same command goes on with the study")?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 #[cfg(test)]

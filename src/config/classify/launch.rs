@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{DType, Device};
 
 use super::{ClassData, ClassifyRunConfig};
-use crate::config::launch::{Begun, enter, name_passed_over, resume};
+use crate::config::launch::{Begun, create_run, enter, name_passed_over, resume};
 use crate::data::LabelledImages;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
@@ -16,7 +16,7 @@ use crate::study::provenance::{self, Network, Provenance};
 use crate::train::changes::refuse_changes;
 use crate::train::classify::training::{Event, Outcome, Position, Session, Training};
 use crate::train::classify::{TENSOR_FILES, TENSOR_FILES_EMA};
-use crate::train::folder::{ResumePoint, RunFolder};
+use crate::train::folder::ResumePoint;
 use crate::train::parallel::share_out_pairs;
 use crate::train::state::{SavedState, load_as};
 
@@ -65,7 +65,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         network.params().move_to(launch.device)?;
     }
     let record = provenance(config, &classifier, &train, launch.device);
-    let create = || RunFolder::create(launch.outdir, &config.data.name(), launch.name);
+    let create = || create_run(launch.outdir, &config.data.path, &config.data.name(), launch.name);
     let Begun { folder, state, damaged, record } = match launch.resume {
         None => Begun::anew(enter(ranks, create)?, record),
         Some(point) => {

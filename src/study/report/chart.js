@@ -49,7 +49,9 @@ function scale(low, high, start, end, log) {
 
 /** The bounds that show all means, and intervals as far as they do not dwarf them. */
 function bounds(series, log) {
-  const means = series.flatMap((s) => s.curve.map((p) => p[1])).concat(series.flatMap((s) => s.runs.flat().map((p) => p[1])));
+  const all = series.flatMap((s) => s.curve.map((p) => p[1])).concat(series.flatMap((s) => s.runs.flat().map((p) => p[1])));
+  // A score of one seed may be below zero where the means are not: on a logarithmic axis it lies on the edge.
+  const means = log ? all.filter((value) => value > 0) : all;
   const low = Math.min(...means), high = Math.max(...means);
   const room = Math.max(high - low, Math.abs(high) * 0.05, 1e-12);
   const edges = series.flatMap((s) => s.curve.flatMap((p) => [p[1] - (p[2] ?? 0), p[1] + (p[2] ?? 0)]));

@@ -166,11 +166,10 @@ impl Training<'_> {
 
     /// A line of each metric's file, with everything that must be known to compare it.
     fn write_scores(&self, tested: &Evaluation) -> Result<()> {
-        let p = tested.top5 / 100.0;
-        let top5_error = 100.0 * (p * (1.0 - p) / tested.count.max(1) as f64).sqrt();
-        for (metric, value, standard_error) in
-            [("top1", tested.top1, tested.standard_error()), ("top5", tested.top5, top5_error)]
-        {
+        for (metric, value, standard_error) in [
+            ("top1", tested.top1, tested.standard_error()),
+            ("top5", tested.top5, tested.top5_standard_error()),
+        ] {
             let line = serde_json::json!({
                 "results": { metric: value },
                 "metric": metric,

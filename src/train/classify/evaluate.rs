@@ -30,8 +30,19 @@ pub struct Evaluation {
 impl Evaluation {
     /// The binomial standard error of `top1`, in per cent.
     pub fn standard_error(&self) -> f64 {
-        let p = self.top1 / 100.0;
-        100.0 * (p * (1.0 - p) / self.count.max(1) as f64).sqrt()
+        self.error_of(self.top1)
+    }
+
+    /// That of `top5`.
+    pub fn top5_standard_error(&self) -> f64 {
+        self.error_of(self.top5)
+    }
+
+    /// With half an image more on either side: where all are right, that does not mean that nothing could be wrong.
+    fn error_of(&self, per_cent: f64) -> f64 {
+        let count = self.count as f64;
+        let p = (per_cent / 100.0 * count + 0.5) / (count + 1.0);
+        100.0 * (p * (1.0 - p) / (count + 1.0)).sqrt()
     }
 }
 
@@ -127,6 +138,11 @@ mod tests {
     #[test]
     fn the_standard_error_is_binomial() {
         let evaluation = Evaluation { count: 400, loss: 0.0, top1: 50.0, top5: 100.0, confusion: Vec::new() };
-        assert!((evaluation.standard_error() - 2.5).abs() < 1e-12);
+        assert!((evaluation.standard_error() - 2.5).abs() < 0.01);
+        // All of 400 right does not mean that none could be wrong.
+        let error = evaluation.top5_standard_error();
+        assert!(
+            (error - 100.0 * (0.5_f64 / 401.0 * (400.5 / 401.0) / 401.0).sqrt()).abs() < 1e-9 && error > 0.1
+        );
     }
 }

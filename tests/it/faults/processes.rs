@@ -9,7 +9,7 @@ fn a_run_folder_belongs_to_one_process_and_a_dead_one_holds_nothing() {
     let run = run_with_state(dir.path());
     let second = resumed(&run, "1000").output().unwrap();
     assert!(first.try_wait().unwrap().is_none(), "the first run ended");
-    failed(&second, &["another process trains or scores in", text(&run)]);
+    failed(&second, &["another process works in", text(&run)]);
     assert_eq!(names(dir.path()).len(), 1, "a second folder was made");
     // A process that was killed cannot tidy up: its lock must be gone with it.
     first.kill().unwrap();
