@@ -120,7 +120,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
 }
 
 /// What a run with the settings of a file is called: as the run whose settings they are, else as the file.
-fn name_of(path: &Path) -> String {
+pub(super) fn name_of(path: &Path) -> String {
     let of_run =
         path.ancestors().skip(1).take(2).find_map(settings_name).filter(|_| path.ends_with("config.toml"));
     of_run.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())

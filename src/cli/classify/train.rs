@@ -18,7 +18,7 @@ use nestgen::train::folder::ResumePoint;
 use super::open_data;
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, connect_gpus, describe_ranks, find_point};
-use crate::cli::train::progress_line;
+use crate::cli::train::{name_of, progress_line};
 use crate::cli::{interrupt, ui};
 
 /// Train a classifier
@@ -95,10 +95,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let file = saved.as_deref().or(args.config.as_deref());
     let overrides = overrides(args)?;
     let (mut config, name) = match file {
-        Some(path) => {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            (ClassifyRunConfig::read(path, &overrides)?, name)
-        }
+        Some(path) => (ClassifyRunConfig::read(path, &overrides)?, name_of(path)),
         None => {
             let model = model_preset(&args.model, args.res, nestgen::data::synthetic::class_names().len())?;
             let place = format!("--model {}", args.model);

@@ -32,8 +32,9 @@ impl Tune {
         let (key, values) = text.split_once('=').unwrap_or((text, ""));
         let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
         let values: Vec<String> = values.into_iter().filter(|value| !value.is_empty()).collect();
-        if key.trim().is_empty() || key.contains(AT) {
-            return Err("write it like train.generator.lr=1e-4,2e-4".into());
+        // Other settings say which images or scores there are, or are free anyway.
+        if !key.trim().starts_with("train.") || key.trim() == "train.seed" {
+            return Err("it must be a setting of training, like train.generator.lr=1e-4,2e-4".into());
         }
         Ok(Self { key: key.trim().to_owned(), values })
     }
@@ -87,7 +88,7 @@ mod tests {
         assert_eq!(names(&["a.toml@3"], "train.d_steps"), [pair("a.toml@3", "a.toml")]);
         let bare = Tune::parse("train.generator.lr").unwrap();
         assert!(arms_at(&["nest".into()], Some(&bare)).is_err());
-        assert!(Tune::parse("=1").is_err());
+        assert!(Tune::parse("=1").is_err() && Tune::parse("eval.images=100,200").is_err());
         assert_eq!(arms_at(&["nest".into()], None).unwrap()[0].name, "nest");
     }
 }
