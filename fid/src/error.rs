@@ -164,6 +164,7 @@ impl Error {
                 }
                 _ => "check that the path can be read and written".into(),
             },
+            Error::Mismatch(_) => "score both sides in the same features, or leave out the score that needs others".into(),
             Error::Device { .. } => "compute the features on the processor: --device cpu".into(),
             _ => return None,
         };

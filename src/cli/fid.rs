@@ -92,6 +92,12 @@ pub(super) fn run(args: &FidArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
+    if args.weights.is_some() && !matches!(args.features.as_str(), "auto" | "inception") {
+        anyhow::bail!(Error::Usage {
+            message: format!("--weights are Inception's, and the features are `{}`", args.features),
+            hint: Some("leave --weights out, or score with --features inception".into()),
+        });
+    }
     if !matches!(args.features.as_str(), "inception" | "random-v1")
         && (args.dims != Tap::D2048 || args.resize.is_some())
     {
@@ -109,6 +115,9 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let fake = Input::open(&args.fake, &OpenOptions::default())?;
     let held_out =
         args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
+    for input in [&real, &fake].into_iter().chain(&held_out) {
+        name_split(input, args.split.as_deref());
+    }
     let device = args.place.open(ranks)?;
     let extractor = score_space::extractor(&args.features, args.weights.as_deref(), &device)?;
     let config = config(args);
@@ -136,6 +145,16 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         ui::result_line(report.to_string().trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says which part of a side is scored, where it has parts and none was asked for.
+fn name_split(input: &Input, asked: Option<&str>) {
+    if let (Input::Images(set), None) = (input, asked)
+        && let Some(split) = set.split()
+    {
+        let path = set.path().display();
+        ui::note(&format!("of `{path}` the split `{split}` is scored ({} images)", set.len()));
+    }
 }
 
 fn config(args: &FidArgs) -> ScoreConfig {

@@ -72,7 +72,9 @@ impl Boxes {
     /// # Errors
     /// The first line that is not five columns with numbers.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        // Names may hold other bytes; what is no table fails at its first line.
+        let text = String::from_utf8_lossy(&bytes);
         let bad = |line: usize| Error::Usage {
             message: format!("`{}`, line {line}: expected file,left,top,right,bottom", path.display()),
             hint: Some("`nestgen data synth` writes such a table: objects.csv".into()),
