@@ -62,8 +62,20 @@ fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
         .filter(|difference| difference.key.ends_with("kind") || difference.key.ends_with("arch"));
     let given = |arm: &Arm| arm.runs.first().and_then(|&index| runs[index].arm.clone());
     let mut choices: Vec<Vec<String>> = arms.iter().map(given).collect::<Option<_>>().into_iter().collect();
-    choices.extend(kinds.map(|kind| kind.values.iter().map(bare).collect()));
+    let kinds: Vec<Vec<String>> = kinds.map(|kind| kind.values.iter().map(bare).collect()).collect();
     let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
+    // One architecture at several values of one setting outside of it.
+    let with_setting = |kinds: &Vec<String>| -> Vec<Vec<String>> {
+        let others =
+            differing.iter().filter(|d| !d.key.starts_with("model.") && !d.key.starts_with("generator."));
+        let both = |d: &Difference| {
+            let value = |(kind, value): (&String, _)| format!("{kind}, {} {}", last(&d.key), bare(value));
+            kinds.iter().zip(&d.values).map(value).collect()
+        };
+        others.map(both).collect()
+    };
+    choices.extend(kinds.iter().cloned());
+    choices.extend(kinds.first().into_iter().flat_map(with_setting));
     for count in 1..=2 {
         let some = || differing.iter().take(count);
         let name = |arm: usize| {

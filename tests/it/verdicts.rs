@@ -181,3 +181,17 @@ fn what_a_rollback_gave_up_was_paid_for() {
         assert!(text.contains("seed 0, was rolled back 1 time"), "{text}");
     }
 }
+
+#[test]
+fn two_kinds_at_two_rates_have_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = [Recorded::nest(0), Recorded::sagan(0), Recorded::nest(0), Recorded::sagan(0)];
+    let runs = write(dir.path(), &recorded);
+    for (run, lr) in runs.iter().zip(["0.001", "0.001", "0.002", "0.002"]) {
+        append(&run.join("config.toml"), &format!("[train.generator]\nlr = {lr}\n"));
+    }
+    let text = said(&runs, &[]);
+    for name in ["transposed_nest, lr 0.001  ", "sagan, lr 0.002  "] {
+        assert!(text.contains(name), "{text}");
+    }
+}
