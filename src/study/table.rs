@@ -174,12 +174,14 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
             "≥: runs that never came there count with the end of the range; then speed is not tested".into(),
         );
     }
-    if !comparison.higher_is_better && comparison.arms.iter().any(ArmResult::is_steadier_than_its_scores) {
-        remarks.push(
-            "seeds scatter less than 1.5 standard errors of a score: all runs are scored against the same real images, so ± and p are too \
-             small; take more (`nestgen score --images`)"
-                .into(),
-        );
+    let steady = comparison.arms.iter().filter(|arm| arm.is_steadier_than_its_scores());
+    let steady: Vec<&str> = steady.map(|arm| arm.name.as_str()).collect();
+    if !comparison.higher_is_better && !steady.is_empty() {
+        remarks.push(format!(
+            "seeds of {} scatter less than 1.5 standard errors of a score: all runs are scored against the same real images, so ± and p \
+             are too small there; take more (`nestgen score --images`)",
+            steady.join("; ")
+        ));
     }
     let tested = 3 * comparison.tests.len();
     if comparison.tests.iter().any(|test| test.last.is_some_and(|test| test.p.is_some())) {

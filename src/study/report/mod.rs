@@ -148,7 +148,11 @@ fn fill(parts: &[(&str, &str)]) -> String {
 
 fn title(arms: &[Arm], metric: &str) -> String {
     let names: Vec<&str> = arms.iter().map(|arm| arm.name.as_str()).collect();
-    format!("{}: {metric}", names.join(" vs "))
+    match names.len() {
+        // More do not fit into a heading.
+        4.. => format!("{} arms: {metric}", names.len()),
+        _ => format!("{}: {metric}", names.join(" vs ")),
+    }
 }
 
 impl AxisPage {
