@@ -104,23 +104,42 @@ pub fn draw(plot: &Plot) -> String {
     for ((_, points), color) in plot.curves.iter().zip(COLORS.iter().cycle()) {
         curve(&mut body, &scale, points, color);
     }
-    let mut left = MARGIN[0];
-    for ((name, _), color) in plot.curves.iter().zip(COLORS.iter().cycle()) {
-        let length = name.chars().count();
-        let name = escape(name);
+    let above = legend(&mut body, plot);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 {} {WIDTH} {}\" role=\"img\" \
+         font-family=\"system-ui, sans-serif\" font-size=\"13\" fill=\"#333\"><title>{}</title>\
+         <rect y=\"{}\" width=\"100%\" height=\"100%\" fill=\"#fff\"/>{body}</svg>\n",
+        0.0 - above,
+        HEIGHT + above,
+        escape(&plot.title),
+        0.0 - above
+    )
+}
+
+/// Names the curves, in as many rows as that takes, the last of them at the height of the only one; how far the others reach above
+/// the picture.
+fn legend(body: &mut String, plot: &Plot) -> f64 {
+    const ROW: f64 = 20.0;
+    let (mut left, mut row, mut places) = (MARGIN[0], 0.0, Vec::new());
+    for (name, _) in &plot.curves {
+        let width = 19.0 + 7.5 * name.chars().count() as f64 + 22.0;
+        if left > MARGIN[0] && left + width > WIDTH {
+            (left, row) = (MARGIN[0], row + ROW);
+        }
+        places.push((left, row));
+        left += width;
+    }
+    for (((name, _), (left, place)), color) in plot.curves.iter().zip(places).zip(COLORS.iter().cycle()) {
+        let y = 18.0 + place - row;
         let _ = write!(
             body,
-            r#"<rect x="{left:.0}" y="18" width="14" height="4" fill="{color}"/><text x="{:.0}" y="24">{name}</text>"#,
-            left + 19.0
+            r#"<rect x="{left:.0}" y="{y:.0}" width="14" height="4" fill="{color}"/><text x="{:.0}" y="{:.0}">{}</text>"#,
+            left + 19.0,
+            y + 6.0,
+            escape(name)
         );
-        left += 19.0 + 7.5 * length as f64 + 22.0;
     }
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
-         font-family=\"system-ui, sans-serif\" font-size=\"13\" fill=\"#333\"><title>{}</title>\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>{body}</svg>\n",
-        escape(&plot.title)
-    )
+    row
 }
 
 fn axes(body: &mut String, scale: &Scale, plot: &Plot) {
@@ -223,6 +242,24 @@ mod tests {
         assert_eq!(ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         let small = ticks(0.011, 0.049, 5);
         assert!(small.iter().all(|tick| (0.011..=0.0491).contains(tick)) && small.len() >= 3, "{small:?}");
+    }
+
+    #[test]
+    fn many_names_take_several_rows_above_the_picture() {
+        let points = [(0.0, 1.0, None), (1.0, 2.0, None)];
+        let names = ["transposed_nest, lr 0.000125", "sagan, lr 0.000125", "transposed_nest, lr 0.0005", "b"];
+        let plot = |count: usize| Plot {
+            title: String::new(),
+            x_label: "x",
+            y_label: "y (".into(),
+            curves: names.iter().take(count).map(|&name| (name, points.as_slice())).collect(),
+        };
+        assert!(draw(&plot(2)).contains("viewBox=\"0 0 720 420\""));
+        let four = draw(&plot(4));
+        assert!(
+            four.contains("viewBox=\"0 -20 720 440\"") && names.iter().all(|name| four.contains(name)),
+            "{four}"
+        );
     }
 
     #[test]
