@@ -61,7 +61,7 @@ pub(crate) fn enough(dims: usize, images: usize) -> Result<()> {
 pub fn fid_infinity(real: &Spectrum, fake: &Features, seed: u64) -> Result<FidInfinity> {
     enough(fake.dims, fake.len())?;
     let pool = fake.len();
-    let smallest = smallest_subset(fake.dims).max(pool / 10).max(2);
+    let smallest = smallest_subset(fake.dims).max(pool / 10);
     let mut points = Vec::with_capacity(POINTS);
     let mut whole_pool = None;
     for point in 0..POINTS {

@@ -115,9 +115,10 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let fake = Input::open(&args.fake, &OpenOptions::default())?;
     let held_out =
         args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
-    for input in [&real, &fake].into_iter().chain(&held_out) {
-        name_split(input, args.split.as_deref());
+    if args.split.is_none() {
+        name_split(&real);
     }
+    [&fake].into_iter().chain(&held_out).for_each(name_split);
     let device = args.place.open(ranks)?;
     let extractor = score_space::extractor(&args.features, args.weights.as_deref(), &device)?;
     let config = config(args);
@@ -147,9 +148,9 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says which part of a side is scored, where it has parts and none was asked for.
-fn name_split(input: &Input, asked: Option<&str>) {
-    if let (Input::Images(set), None) = (input, asked)
+/// Says which part of a side is scored, where it has parts and nobody chose one.
+fn name_split(input: &Input) {
+    if let Input::Images(set) = input
         && let Some(split) = set.split()
     {
         let path = set.path().display();

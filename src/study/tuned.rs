@@ -4,8 +4,8 @@ use super::comparison::{ArmResult, Comparison};
 use super::numbers::{p_value, with_interval};
 use super::statistics::paired_test;
 
-/// Stands between the name of a generator and the value.
-const AT: char = '@';
+/// Stands between the name of a generator and its value: `nest@1e-4`.
+pub const AT: char = '@';
 
 /// The value that each generator did best with, by its mean over the range; `None` where no arm has a value.
 pub fn best_values(comparison: &Comparison, key: &str) -> Option<String> {

@@ -45,6 +45,19 @@ fn scenes_are_written_checked_and_packed() {
     assert_eq!(std::fs::read(&target).unwrap(), before);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_be_read_is_left_out_like_one_that_cannot_be_decoded() {
+    let dir = tempfile::tempdir().unwrap();
+    synth(dir.path());
+    let class = std::fs::read_dir(dir.path().join("scenes")).unwrap().next().unwrap().unwrap().path();
+    std::os::unix::fs::symlink(dir.path().join("nothing.png"), class.join("zz.png")).unwrap();
+    let (code, _, err) = data(dir.path(), "pack", &[], &["scenes", "s.h5"]);
+    assert!(code == Some(1) && err.contains("zz.png"), "{err}");
+    let (code, out, err) = data(dir.path(), "pack", &["--skip-bad"], &["scenes", "s.h5"]);
+    assert!(code == Some(0) && out.contains("packed 24 images"), "{out} {err}");
+}
+
 #[test]
 fn planted_objects_have_the_size_asked_for() {
     let dir = tempfile::tempdir().unwrap();

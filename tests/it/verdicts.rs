@@ -183,6 +183,18 @@ fn what_a_rollback_gave_up_was_paid_for() {
 }
 
 #[test]
+fn runs_that_never_came_there_count_with_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |floor, seed| Recorded { floor, ..Recorded::nest(seed) };
+    let recorded = [at(0.05, 0), at(0.3, 1), Recorded::sagan(0), Recorded::sagan(1)];
+    let text = said(&write(dir.path(), &recorded), &["--threshold", "0.2"]);
+    assert!(text.contains("≥ ") && text.contains(" (1 of 2)"), "{text}");
+    assert!(headline(&text).contains("or more (1 of 2 seeds did)"), "{text}");
+    let speed = text.lines().find(|line| line.contains("kimg to threshold")).unwrap();
+    assert!(speed.trim_end().ends_with('-'), "speed is not tested: {speed}");
+}
+
+#[test]
 fn two_kinds_at_two_rates_have_names() {
     let dir = tempfile::tempdir().unwrap();
     let recorded = [Recorded::nest(0), Recorded::sagan(0), Recorded::nest(0), Recorded::sagan(0)];

@@ -2,16 +2,13 @@
 
 use nestgen::config::Override;
 use nestgen::error::Result;
+use nestgen::study::tuned::AT;
 
 use super::usage;
-
-/// Stands between an arm and its value.
-const AT: char = '@';
 
 /// `KEY=V1,V2,...`, or `KEY` where every arm names its value.
 #[derive(Clone, Debug)]
 pub(super) struct Tune {
-    /// The setting.
     pub(super) key: String,
     values: Vec<String>,
 }
@@ -30,8 +27,8 @@ impl Tune {
     /// From the command line.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (key, values) = text.split_once('=').unwrap_or((text, ""));
-        let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
-        let values: Vec<String> = values.into_iter().filter(|value| !value.is_empty()).collect();
+        let values = values.split(',').map(str::trim).filter(|value| !value.is_empty());
+        let values = values.map(str::to_owned).collect();
         // Other settings say which images or scores there are, or are free anyway.
         if !key.trim().starts_with("train.") || key.trim() == "train.seed" {
             return Err("it must be a setting of training, like train.generator.lr=1e-4,2e-4".into());
