@@ -12,6 +12,6 @@ static ALLOCATOR: nestgen_kernels::alloc::Counting = nestgen_kernels::alloc::Cou
 fn main() -> ExitCode {
     nestgen_kernels::alloc::keep_pages();
     cli::panic_hook::install();
-    nestgen_kernels::threads::join_pool();
+    nestgen_kernels::threads::join_pool(cli::threads::of_rank());
     cli::main()
 }

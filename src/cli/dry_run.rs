@@ -24,7 +24,7 @@ pub(super) fn print(config: &RunConfig) -> anyhow::Result<ExitCode> {
         gibi(memory.weights),
         gibi(memory.activations(config.train.micro_batch()))
     ))?;
-    if let Some(available) = available_bytes() {
+    if let Some(available) = available_bytes(1) {
         let largest = memory.largest_batch(available).unwrap_or(0);
         let free = gibi(available);
         ui::result_line(&format!(

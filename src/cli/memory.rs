@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use nestgen::config::{RunConfig, build_networks};
 use nestgen::error::Error;
+use nestgen::ranks::Ranks;
 use nestgen::train::adversarial::Networks;
 use nestgen_kernels::{Var, alloc::live_bytes};
 
@@ -69,9 +70,12 @@ fn kept(networks: &Networks, batch: usize) -> anyhow::Result<usize> {
     Ok(generator_step.max(discriminator_step))
 }
 
-/// Refuses a training whose step cannot fit into the memory that there is. Where that cannot be told, it is let go on.
-pub(super) fn refuse_what_cannot_fit(config: &RunConfig, ranks: usize) -> anyhow::Result<()> {
-    let Some(available) = available_bytes() else { return Ok(()) };
+/// Refuses a training whose step cannot fit into the memory that there is, which the ranks of a machine share. Where that cannot be
+/// told, it is let go on.
+pub(super) fn refuse_what_cannot_fit(config: &RunConfig, ranks: &Ranks) -> anyhow::Result<()> {
+    let Some(available) = available_bytes(ranks.on_machine()) else { return Ok(()) };
+    let for_each = if ranks.on_machine() > 1 { " for each rank" } else { "" };
+    let ranks = ranks.size();
     let memory = TrainingMemory::of(&build_networks(config)?)?;
     let batch = config.train.micro_batch() / ranks;
     let needed = memory.weights + memory.activations(batch);
@@ -90,7 +94,7 @@ pub(super) fn refuse_what_cannot_fit(config: &RunConfig, ranks: usize) -> anyhow
     );
     Err(Error::Usage {
         message: format!(
-            "out of memory: a batch of {batch} at {} px needs at least {:.2} GiB, and {:.2} GiB are free",
+            "out of memory: a batch of {batch} at {} px needs at least {:.2} GiB, and {:.2} GiB are free{for_each}",
             config.model.resolution(),
             needed as f64 / GIB,
             available as f64 / GIB
@@ -100,12 +104,13 @@ pub(super) fn refuse_what_cannot_fit(config: &RunConfig, ranks: usize) -> anyhow
     .into())
 }
 
-/// What this process can still take: of the machine, of its control group, of its address space.
-pub(super) fn available_bytes() -> Option<usize> {
-    let machine = kib_field("/proc/meminfo", "MemAvailable")?;
+/// What each of so many processes can still take: of the machine and of its control group a share, of its address space all.
+pub(super) fn available_bytes(processes: usize) -> Option<usize> {
+    let machine = kib_field("/proc/meminfo", "MemAvailable")? / processes;
     let address_space = limit("Max address space")
         .and_then(|limit| Some(limit.saturating_sub(kib_field("/proc/self/status", "VmSize")?)));
-    [Some(machine), control_group(), address_space].into_iter().flatten().min()
+    let control_group = control_group().map(|bytes| bytes / processes);
+    [Some(machine), control_group, address_space].into_iter().flatten().min()
 }
 
 /// The bytes of a line `key:  N kB`.

@@ -16,6 +16,7 @@ mod report;
 mod sample;
 mod score;
 mod study;
+pub(crate) mod threads;
 mod train;
 mod ui;
 

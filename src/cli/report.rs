@@ -4,6 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// What to do where a GPU's memory is too small.
+const OUT_OF_GPU_MEMORY: &str = "the GPU's memory is full: a smaller --batch, --set train.accumulate=N to take a batch in N parts, \
+    --precision bf16, or more GPUs; `nvidia-smi` names what else is on it";
+
 /// Prints clap's own message: help and version to stdout with exit code 0, mistakes with exit code 1.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     // Nothing sensible is left to do when the terminal is gone.
@@ -56,19 +60,34 @@ fn printable(text: &str) -> String {
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| {
-        let own = cause.downcast_ref::<nestgen::error::Error>().and_then(nestgen::error::Error::hint);
-        own.or_else(|| cause.downcast_ref::<nestgen_images::Error>()?.hint())
-            .or_else(|| cause.downcast_ref::<nestgen_fid::Error>()?.hint())
+    error
+        .chain()
+        .find_map(|cause| {
+            let own = cause.downcast_ref::<nestgen::error::Error>().and_then(nestgen::error::Error::hint);
+            own.or_else(|| cause.downcast_ref::<nestgen_images::Error>()?.hint())
+                .or_else(|| cause.downcast_ref::<nestgen_fid::Error>()?.hint())
+        })
+        .or_else(|| is_out_of_gpu_memory(error).then(|| OUT_OF_GPU_MEMORY.to_owned()))
+}
+
+/// Whether the GPU's memory was too small: how the driver, cuBLAS and cuDNN say so comes as the text of a tensor's error.
+fn is_out_of_gpu_memory(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let text = cause.to_string();
+        ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"]
+            .iter()
+            .any(|code| text.contains(code))
     })
 }
 
-/// A failed tensor operation is never the user's doing: configurations are validated before they run.
+/// A failed tensor operation is never the user's doing: configurations are validated before they run. How much memory a GPU has left
+/// is not known then.
 fn is_defect(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.is::<candle_core::Error>()
-            || matches!(cause.downcast_ref(), Some(nestgen::error::Error::Tensor(_)))
-    })
+    !is_out_of_gpu_memory(error)
+        && error.chain().any(|cause| {
+            cause.is::<candle_core::Error>()
+                || matches!(cause.downcast_ref(), Some(nestgen::error::Error::Tensor(_)))
+        })
 }
 
 /// `nestgen ... | head` ends early, and that is fine. A pipe that was named as an output is not: what was asked for is lost.

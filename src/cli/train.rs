@@ -114,7 +114,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let device = args.device.open(ranks)?;
     // What is counted is the processor's memory.
     if device.is_cpu() {
-        memory::refuse_what_cannot_fit(&config, ranks.size())?;
+        memory::refuse_what_cannot_fit(&config, ranks)?;
     }
     train(&config, &name, &args.outdir, start, ranks, &device)
 }

@@ -21,7 +21,7 @@ use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
 use crate::train::folder::{ResumePoint, RunFolder};
 use crate::train::held_out::HeldOut;
-use crate::train::parallel::{share_batches, share_out};
+use crate::train::parallel::{check_work, share_batches, share_out};
 use crate::train::reals::RealImages;
 use crate::train::schedule::ScheduleKind;
 use crate::train::settings::TrainConfig;
@@ -76,6 +76,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let whole = launch.data.source_digest().to_owned();
     let (data, held_out) = config.data.parts(launch.data)?;
     // Before the folder: what cannot be had leaves none behind.
+    check_work(ranks, &[&data], &config_text)?;
     let evaluate = if ranks.is_first() { evaluator(config, &data, launch.device)? } else { None };
     let create = || create_run(launch.outdir, &config.data.path, &config.data.name(), launch.name);
     let record = provenance(config, &networks, &data, launch.device);

@@ -29,8 +29,8 @@ use crate::error::{Error, Result};
 /// The verbs that several processes carry out together.
 const SEVERAL: &str = "`train`, `classify train`, `fid` and `study`";
 
-/// What launchers tell each process: how many there are.
-const SIZE_VARIABLES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+/// What launchers tell each process: how many there are. Slurm's last: in its job, `mpirun` starts processes of its own.
+const SIZE_VARIABLES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 
 /// This process among those of its run. Cloning shares the connection.
 #[derive(Clone)]
@@ -69,6 +69,16 @@ fn launched() -> usize {
     SIZE_VARIABLES.into_iter().find_map(size).unwrap_or(1)
 }
 
+/// How to tell a process of Slurm's that it has nothing to do with the others.
+fn each_for_itself() -> String {
+    let [.., slurm] = SIZE_VARIABLES;
+    if std::env::var_os(slurm).is_some() {
+        format!("; if each is to work for itself, `env -u {slurm} nestgen ...`")
+    } else {
+        String::new()
+    }
+}
+
 /// For work that is one process's: several of them would each do all of it.
 ///
 /// # Errors
@@ -80,7 +90,10 @@ pub fn refuse_several() -> Result<()> {
             message: format!(
                 "{size} processes were launched, but of all verbs only {SEVERAL} run on several ranks"
             ),
-            hint: Some("start it without mpirun or srun; one process uses all cores of its machine".into()),
+            hint: Some(format!(
+                "start it without mpirun or srun; one process uses all cores of its machine{}",
+                each_for_itself()
+            )),
         }),
     }
 }
@@ -105,16 +118,35 @@ impl Ranks {
         #[cfg(feature = "mpi")]
         if mpi::launched() {
             let link = mpi::Link::new(patience, on_lost)?;
+            if link.size() < launched() {
+                return Err(Error::Usage {
+                    message: format!(
+                        "{} processes were launched, but MPI connects {} of them",
+                        launched(),
+                        link.size()
+                    ),
+                    hint: Some(
+                        "the launcher is not that of this program's MPI: with Slurm try `srun --mpi=pmix` (`srun --mpi=list` names \
+                         what there is), else the mpirun of the library it was built with"
+                            .into(),
+                    ),
+                });
+            }
             return Ok(Self { rank: link.rank(), size: link.size(), link: Some(Rc::new(link)) });
         }
         #[cfg(not(feature = "mpi"))]
         let _ = (patience, on_lost);
+        let (why, hint) = if cfg!(feature = "mpi") {
+            ("not for MPI", "with Slurm, `srun --mpi=pmix` (`srun --mpi=list` names what there is)")
+        } else {
+            ("this program was built without MPI", "build it with `cargo build --release --features mpi`")
+        };
         match launched() {
-            size if size > 1 && !cfg!(feature = "mpi") => Err(Error::Usage {
-                message: format!("{size} processes were launched, but this program was built without MPI"),
-                hint: Some("build it with `cargo build --release --features mpi`".into()),
+            0 | 1 => Ok(Self::alone()),
+            size => Err(Error::Usage {
+                message: format!("{size} processes were launched, but {why}"),
+                hint: Some(format!("{hint}{}", each_for_itself())),
             }),
-            _ => Ok(Self::alone()),
         }
     }
 
@@ -130,6 +162,15 @@ impl Ranks {
             return link.place();
         }
         0
+    }
+
+    /// How many of them share this process's machine, at least 1.
+    pub fn on_machine(&self) -> usize {
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            return link.on_machine();
+        }
+        1
     }
 
     /// How many there are, at least 1.
@@ -291,18 +332,21 @@ impl Ranks {
         }
     }
 
-    /// Makes sure that a digest is the same on all ranks: their networks must never part.
+    /// Makes sure that a digest is the same on all ranks. Some may have taken long to find it. `hint` is what to do where it is not.
     ///
     /// # Errors
     /// Names the ranks whose digest is not the first one's.
-    pub fn check_same(&self, what: &str, digest: u64) -> Result<()> {
+    pub fn check_same(&self, what: &str, digest: u64, hint: &str) -> Result<()> {
         if self.size == 1 {
             return Ok(());
         }
         // 52 bits are exact in f64, and every rank fills its own place.
         let mut digests = vec![0.0; self.size];
         digests[self.rank] = (digest >> 12) as f64;
-        self.sum(&mut digests);
+        #[cfg(feature = "mpi")]
+        if let Some(link) = &self.link {
+            link.sum_patiently(&mut digests);
+        }
         let other: Vec<String> =
             (1..self.size).filter(|&r| digests[r] != digests[0]).map(|r| self.name(r)).collect();
         if other.is_empty() {
@@ -310,9 +354,7 @@ impl Ranks {
         }
         Err(Error::Usage {
             message: format!("{what} differs from rank 0's on {}", other.join(", ")),
-            hint: Some(
-                "ranks need the same program and the same kind of processor; resume from the last state".into(),
-            ),
+            hint: Some(hint.to_owned()),
         })
     }
 
@@ -357,7 +399,8 @@ mod tests {
         assert_eq!((ranks.place(), ranks.connect_gpus(&Device::Cpu).unwrap()), (0, None));
         assert!(ranks.any(true) && !ranks.any(false) && ranks.first_decides(true));
         assert_eq!(ranks.first_tells(Some(7)).unwrap(), Some(7));
-        ranks.check_same("nothing", 1).unwrap();
+        ranks.check_same("nothing", 1, "").unwrap();
+        assert_eq!(ranks.on_machine(), 1);
         assert_eq!(ranks.bring_to_first(vec![0.5]), [[0.5]]);
         assert_eq!(ranks.all_tell_first("yes".into()), ["yes"]);
     }

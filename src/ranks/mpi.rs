@@ -51,6 +51,8 @@ pub(super) struct Link {
     names: Vec<String>,
     /// This process's number among those of its machine.
     place: usize,
+    /// How many they are.
+    on_machine: usize,
     spent: Cell<Spent>,
     /// When this rank last said that it is at work.
     said: Cell<Instant>,
@@ -66,13 +68,16 @@ impl Link {
             return Err(Error::Usage { message: "MPI was started before".into(), hint: None });
         };
         let world = universe.world();
-        let place = world.split_shared(world.rank()).rank() as usize;
+        let machine = world.split_shared(world.rank());
+        let (place, on_machine) = (machine.rank() as usize, machine.size() as usize);
+        drop(machine);
         let mut link = Self {
             world,
             patience,
             on_lost,
             names: Vec::new(),
             place,
+            on_machine,
             spent: Cell::default(),
             said: Cell::new(Instant::now()),
             #[cfg(feature = "nccl")]
@@ -97,6 +102,10 @@ impl Link {
 
     pub(super) fn place(&self) -> usize {
         self.place
+    }
+
+    pub(super) fn on_machine(&self) -> usize {
+        self.on_machine
     }
 
     /// The GPUs of all ranks, where they are connected.
@@ -141,6 +150,11 @@ impl Link {
     /// Replaces each value by its sum over the ranks.
     pub(super) fn sum<T: Equivalence + Copy>(&self, values: &mut [T]) {
         self.sum_within(self.patience, values);
+    }
+
+    /// As [`Self::sum`], where some may have taken long to come here.
+    pub(super) fn sum_patiently<T: Equivalence + Copy>(&self, values: &mut [T]) {
+        self.sum_within(self.patience * TICK_PATIENCE, values);
     }
 
     fn sum_within<T: Equivalence + Copy>(&self, patience: Duration, values: &mut [T]) {
@@ -225,7 +239,7 @@ impl Link {
     pub(super) fn gather<T: Equivalence + Default + Clone>(&self, own: Vec<T>) -> Vec<Vec<T>> {
         let mut counts = vec![0u64; self.size()];
         counts[self.rank()] = own.len() as u64;
-        self.sum_within(self.patience * TICK_PATIENCE, &mut counts);
+        self.sum_patiently(&mut counts);
         if self.rank() != 0 {
             let first = self.world.process_at_rank(0);
             for part in own.chunks(MESSAGE) {

@@ -204,6 +204,11 @@ impl<'a> Training<'a> {
                 return Ok(outcome);
             }
             if self.session.ranks.any(self.session.stop.load(Ordering::Relaxed)) && !over {
+                if let Some(trouble) = self.broken_weights()?
+                    && let Some(outcome) = self.respond(trouble)?
+                {
+                    return Ok(outcome);
+                }
                 return Ok(Outcome::Interrupted { state: self.save()?.1 });
             }
         }

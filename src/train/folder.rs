@@ -3,7 +3,7 @@
 // Reads what may be hostile: nothing in it may end the program.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -162,11 +162,21 @@ impl RunFolder {
 pub(crate) fn lock(folder: &Path, hint: &str) -> Result<File> {
     let path = folder.join("lock");
     let file = File::options().create(true).append(true).open(&path).map_err(Error::io("create", &path))?;
-    file.try_lock().map_err(|_| Error::Usage {
-        message: format!("another process works in `{}`", folder.display()),
-        hint: Some(hint.into()),
-    })?;
-    Ok(file)
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Usage {
+            message: format!("another process works in `{}`", folder.display()),
+            hint: Some(hint.into()),
+        }),
+        Err(TryLockError::Error(error)) => Err(Error::Usage {
+            message: format!("cannot lock `{}`: {error}", path.display()),
+            hint: Some(
+                "two processes in one folder would spoil each other's files: give an --outdir on a file system with locks \
+                 (Lustre: mounted with `flock`)"
+                    .into(),
+            ),
+        }),
+    }
 }
 
 /// Renames the runs in `outdir`, which left nothing to go on from.

@@ -73,3 +73,24 @@ impl Opinions {
         if gap.abs() < f64::EPSILON { 0.0 } else { (self.seen - self.held_out) / gap }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_taken_evenly_from_a_set_in_the_order_of_its_classes() {
+        // Six classes of four images of one pixel, whose value is the class.
+        let pixels = (0..24u8).flat_map(|i| [i / 4; 3]).collect();
+        let data = ImageData::from_pixels(1, pixels, None, vec![], "classes".into(), String::new()).unwrap();
+        let held_out = HeldOut::new(data);
+        for (count, expected) in
+            [(6, vec![0, 1, 2, 3, 4, 5]), (3, vec![0, 2, 4]), (24, (0..24).map(|i| i / 4).collect())]
+        {
+            let images = held_out.images(count).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let classes: Vec<i32> =
+                images.iter().step_by(3).map(|v| ((v + 1.0) * 127.5).round() as i32).collect();
+            assert_eq!(classes, expected);
+        }
+    }
+}

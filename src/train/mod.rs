@@ -26,3 +26,4 @@ pub mod stats;
 pub mod tensorboard;
 pub mod tensors;
 mod tick;
+mod trouble;

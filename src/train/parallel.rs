@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use candle_core::Tensor;
+use nestgen_fid::formula::fnv1a64;
 use nestgen_kernels::cpu::with_downloaded;
 use nestgen_kernels::{Gradients, Param, SumOverParts, Var, backward, backward_telling};
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use super::adversarial::{Networks, Training};
 use super::guard::Trouble;
 use super::settings::TrainConfig;
 use super::state::Position;
-use crate::data::Share;
+use crate::data::{ImageData, Share};
 use crate::error::{Error, Result};
 use crate::nn::ParamSet;
 use crate::ranks::{Give, Ranks};
@@ -174,7 +175,23 @@ pub(super) fn check_same(ranks: &Ranks, what: &str, params: &ParamSet) -> Result
     if ranks.size() == 1 {
         return Ok(());
     }
-    ranks.check_same(what, digest(params)?)
+    let hint = "ranks need the same program and the same kind of processor; resume from the last state";
+    ranks.check_same(what, digest(params)?, hint)
+}
+
+/// Makes sure that all ranks were given the same work: shares of other images, or under other settings, would be shares of no
+/// one run.
+///
+/// # Errors
+/// Names the ranks that have other images or settings than the first one.
+pub fn check_work(ranks: &Ranks, data: &[&ImageData], config: &str) -> Result<()> {
+    let digests = data.iter().map(|data| data.digest()).collect::<Vec<_>>().join(" ");
+    ranks.check_same(
+        "the set of images",
+        fnv1a64(&digests),
+        "every rank reads the images itself: put them where all nodes see the same files",
+    )?;
+    ranks.check_same("the configuration", fnv1a64(config), "give all ranks the same flags and files")
 }
 
 /// FNV-1a over the bits of every number, buffers included.

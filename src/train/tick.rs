@@ -1,15 +1,15 @@
-//! What happens between steps: statistics, pictures, scores, snapshots, states, and answers to trouble.
+//! What happens between steps: statistics, pictures, scores, snapshots, states.
 
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 
 use super::adversarial::Training;
-use super::event::{Event, Outcome};
+use super::event::Event;
 use super::fakes::{generate, seed_latent};
 use super::folder::{BEST, snapshot_name};
 use super::grid::{Picture, diversity};
-use super::guard::{Judged, OnDivergence, Signs, Trouble};
+use super::guard::{Judged, Signs, Trouble};
 use super::held_out::Opinions;
 use super::schedule::Length;
 use super::score::{self, Score};
@@ -112,8 +112,11 @@ impl Training<'_> {
         signs.score = self.evaluate_if_due(over)?;
         self.write_statistics(train_secs)?;
 
-        let trouble = self.position.guard.judge(&config.guard, &signs);
+        let mut trouble = self.position.guard.judge(&config.guard, &signs);
         self.position.tick_start_nimg = self.position.cur_nimg;
+        if trouble.is_none() && snap_due {
+            trouble = self.broken_weights()?;
+        }
         if trouble.is_none() && snap_due && !over {
             self.save()?;
         }
@@ -341,45 +344,6 @@ impl Training<'_> {
             elapsed_secs: self.position.elapsed_secs.max(state.position.elapsed_secs),
             ..state.position.clone()
         };
-        Ok(())
-    }
-
-    /// Does about trouble what the settings say; an outcome when that ends the run.
-    pub(super) fn respond(&mut self, trouble: Trouble) -> Result<Option<Outcome>> {
-        let guard = &self.session.config.guard;
-        let last_good = state::list(self.session.folder.path())?.pop();
-        let last_good = self.session.ranks.first_tells(last_good)?;
-        let broken = matches!(trouble, Trouble::NonFinite { .. });
-        let action = match (guard.on_divergence, &last_good) {
-            (OnDivergence::Warn, _) if !broken => {
-                self.tell_trouble(&trouble, "going on".into())?;
-                return Ok(None);
-            }
-            (OnDivergence::Rollback, Some(path)) if self.position.rollbacks < guard.max_rollbacks => {
-                let rollbacks = self.position.rollbacks + 1;
-                let state = state::load(path)?;
-                self.restore(&state)?;
-                self.position.rollbacks = rollbacks;
-                let action = format!("back to `{}` with half the learning rate", path.display());
-                self.tell_trouble(&trouble, action)?;
-                return Ok(None);
-            }
-            (_, Some(path)) => format!("stopped; the last good state is `{}`", path.display()),
-            (_, None) => "stopped; no state had been saved yet".into(),
-        };
-        self.tell_trouble(&trouble, action)?;
-        if self.session.ranks.is_first() {
-            self.session.folder.mark_diverged(&trouble.to_string())?;
-        }
-        Ok(Some(Outcome::Diverged { trouble, last_good }))
-    }
-
-    fn tell_trouble(&mut self, trouble: &Trouble, action: String) -> Result<()> {
-        if !self.session.ranks.is_first() {
-            return Ok(());
-        }
-        self.session.folder.log(&format!("warning: {trouble}; {action}"))?;
-        (self.session.on_event)(Event::Trouble { trouble: trouble.clone(), action });
         Ok(())
     }
 

@@ -23,12 +23,17 @@ fn an_unknown_verb_is_exit_code_1() {
 
 #[test]
 fn verbs_of_one_process_refuse_to_be_launched_as_several() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
-    command.args(["classify", "eval"]).env("OMPI_COMM_WORLD_SIZE", "2");
-    let out = command.output().expect("the binary runs");
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(1));
-    assert!(stderr.starts_with("error: 2 processes were launched") && stderr.contains("hint: "), "{stderr}");
+    for variable in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
+        command.args(["classify", "eval"]).env(variable, "2");
+        let out = command.output().expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1));
+        assert!(
+            stderr.starts_with("error: 2 processes were launched") && stderr.contains("hint: "),
+            "{stderr}"
+        );
+    }
 }
 
 #[test]

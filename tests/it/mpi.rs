@@ -1,6 +1,7 @@
 //! Data-parallel training under a real `mpirun`: what one process computes, resumable on any number of ranks, and an
 //! end with a name where a rank dies or hangs. The other verbs are in `verbs`.
 
+mod launching;
 mod slurm;
 mod verbs;
 

@@ -256,6 +256,21 @@ fn numbers_that_are_not_finite_end_the_run_and_keep_the_last_good_state() {
     assert!(run.join("training-state-000000").is_dir());
 }
 
+/// The losses of the step that breaks them are those of before.
+#[test]
+fn weights_that_broke_in_the_last_step_are_not_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let explode = ["train.generator.lr=1e41", "train.kimg=0.008", "train.batch=8"];
+    let (run, outcome) = train(&tiny(&explode), dir.path(), None, None).unwrap();
+    let Outcome::Diverged { trouble, last_good: None } = outcome else { panic!("{outcome:?}") };
+    assert!(trouble.to_string().starts_with("the generator's "), "{trouble}");
+    let names: Vec<_> = std::fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let saved = |name: &std::ffi::OsString| {
+        ["network-snapshot", "training-state"].iter().any(|start| name.to_string_lossy().starts_with(start))
+    };
+    assert!(!names.iter().any(saved), "{names:?}");
+}
+
 /// A margin that every discriminator exceeds, from the second tick on.
 const NARROW: [&str; 4] = [
     "train.guard.on_divergence=rollback",

@@ -37,7 +37,7 @@ static ALLOCATOR: nestgen_kernels::alloc::Counting = nestgen_kernels::alloc::Cou
 
 fn main() -> Result<()> {
     nestgen_kernels::alloc::keep_pages();
-    nestgen_kernels::threads::join_pool();
+    nestgen_kernels::threads::join_pool(None);
     place::choose(std::env::args().skip(1))?;
     let mut case: Option<Box<dyn Case>> = None;
     for line in std::io::stdin().lock().lines() {

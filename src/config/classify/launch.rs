@@ -17,7 +17,7 @@ use crate::train::changes::refuse_changes;
 use crate::train::classify::training::{Event, Outcome, Position, Session, Training};
 use crate::train::classify::{TENSOR_FILES, TENSOR_FILES_EMA};
 use crate::train::folder::ResumePoint;
-use crate::train::parallel::share_out_pairs;
+use crate::train::parallel::{check_work, share_out_pairs};
 use crate::train::state::{SavedState, load_as};
 
 /// What a run needs beside its configuration.
@@ -64,6 +64,8 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     for network in [Some(&classifier), ema.as_ref()].into_iter().flatten() {
         network.params().move_to(launch.device)?;
     }
+    // Before the folder: what cannot be had leaves none behind.
+    check_work(ranks, &[train.data(), test.data()], &config_text)?;
     let record = provenance(config, &classifier, &train, launch.device);
     let create = || create_run(launch.outdir, &config.data.path, &config.data.name(), launch.name);
     let Begun { folder, state, damaged, record } = match launch.resume {

@@ -11,7 +11,7 @@ use crate::bad_input::text;
 use crate::score_space::images;
 
 /// Options come first, then the program.
-const SRUN: &str = "[ \"$1\" != --mpi=list ] || { printf 'MPI plugin types are...\\n\\tpmix\\n' >&2; exit; }
+const SRUN: &str = "[ \"$1\" != --mpi=list ] || { printf 'MPI plugin types are...\\n\\tnone\\n\\tpmi2\\n\\tpmix\\n\\tpmix_v4\\n' >&2; exit; }
 echo \"$*\" >>\"$(dirname \"$0\")/started\"
 while [[ $1 == --* ]]; do shift; done
 exec mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2 \"$@\"";

@@ -249,6 +249,8 @@ fn a_run_that_fails_is_named_and_the_others_are_trained() {
     let output = study(2, &arms, &outdir).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("error: rank 1 of 2: deep, seed 0: "), "{said}");
+    // By this line Slurm's script asks for another job, which would meet the same.
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("stopped; the same command goes on"));
     for run in ["flat/seed0", "deep/seed1"] {
         assert!(outdir.join(run).join("outcome.json").is_file(), "{run}: {said}");
     }
