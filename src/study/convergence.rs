@@ -5,6 +5,7 @@
 //! <study>/study.toml             the plan
 //! <study>/<arm>/seed<k>/         runs of one arm and seed: 00000-..., and outcome.json once it has ended
 //! <study>/report.html ...        written when every run has ended
+//! <study>/confirmed/             a study of the best of several values, on other seeds
 //! ```
 
 use std::fs::File;
@@ -73,6 +74,11 @@ impl PlannedArm {
 }
 
 impl Plan {
+    /// The configurations of all arms as one text.
+    pub fn settings_of_all(&self) -> String {
+        self.arms.iter().map(|arm| arm.config.as_str()).collect::<Vec<_>>().join("\n")
+    }
+
     /// Why a comparison of these arms would say little about their generators; empty if it is fair.
     ///
     /// # Errors

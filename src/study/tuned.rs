@@ -7,32 +7,44 @@ use super::statistics::paired_test;
 /// Stands between the name of a generator and its value: `nest@1e-4`.
 pub const AT: char = '@';
 
-/// The value that each generator did best with, by its mean over the range; `None` where no arm has a value.
-pub fn best_values(comparison: &Comparison, key: &str) -> Option<String> {
-    let mut best: Vec<(&str, &str, &ArmResult)> = Vec::new();
-    let better = |a: f64, b: f64| if comparison.higher_is_better { a > b } else { a < b };
+/// Of each generator the arm whose value did best, by its mean over the range: among those that lost the fewest runs to
+/// divergence, since an arm without its worst seeds looks better than it is.
+pub fn best_arms(comparison: &Comparison) -> Vec<&ArmResult> {
+    let lost = |arm: &ArmResult| {
+        comparison.lost.iter().find(|lost| lost.arm == arm.name).map_or(0, |lost| lost.diverged)
+    };
+    let sign = if comparison.higher_is_better { -1.0 } else { 1.0 };
+    let rank = |arm: &ArmResult| (lost(arm), sign * arm.area.mean);
+    let mut best: Vec<(&str, &ArmResult)> = Vec::new();
     for arm in &comparison.arms {
-        let Some((generator, value)) = arm.name.rsplit_once(AT) else { continue };
-        match best.iter_mut().find(|(other, ..)| *other == generator) {
-            Some(found) if better(arm.area.mean, found.2.area.mean) => *found = (generator, value, arm),
+        let Some((generator, _)) = arm.name.rsplit_once(AT) else { continue };
+        match best.iter_mut().find(|(other, _)| *other == generator) {
+            Some((_, found)) if rank(arm) < rank(found) => *found = arm,
             Some(_) => {}
-            None => best.push((generator, value, arm)),
+            None => best.push((generator, arm)),
         }
     }
-    if best.is_empty() {
+    best.into_iter().map(|(_, arm)| arm).collect()
+}
+
+/// The value that each generator did best with; `None` where none was trained at several.
+pub fn best_values(comparison: &Comparison, key: &str) -> Option<String> {
+    let best = best_arms(comparison);
+    if best.len() == comparison.arms.iter().filter(|arm| arm.name.contains(AT)).count() {
         return None;
     }
-    let each = best.iter().map(|(generator, value, arm)| {
-        format!("{generator} {value} ({})", with_interval(arm.area.mean, arm.area.half_width))
+    let each = best.iter().filter_map(|arm| {
+        let (generator, value) = arm.name.rsplit_once(AT)?;
+        Some(format!("{generator} {value} ({})", with_interval(arm.area.mean, arm.area.half_width)))
     });
     let each = each.collect::<Vec<_>>().join(", ");
     let test = match best.as_slice() {
-        [(.., first), (.., second)] => paired(first, second),
+        [first, second] => paired(first, second),
         _ => String::new(),
     };
     Some(format!(
         "the best {key} of each by its mean over the range: {each}{test}; the best of several flatters: confirm it on seeds that \
-         did not choose it (--first-seed)"
+         did not choose it (--confirm)"
     ))
 }
 

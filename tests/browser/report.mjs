@@ -111,6 +111,20 @@ async function main() {
   await press("ArrowRight", 39);
   check(await value("document.getElementById('readout').textContent") !== read, "an arrow key moves to the next value");
 
+  // One seed's KID may be below zero where the means are not: on a logarithmic axis it lies on the lower edge.
+  const below = `(() => {
+    const box = document.body.appendChild(document.createElement("div"));
+    const s = { name: "a", color: "red", curve: [[1, 0.5, 0.6], [2, 0.05, 0.06], [3, 0.01, 0.02]], runs: [[[1, 0.5], [2, 0.1], [3, -0.01]]] };
+    drawChart(box, [s], { logY: true, xLabel: "x", yLabel: "y", onCursor: () => {} });
+    const points = [...box.querySelectorAll("polyline, polygon")].map((line) => line.getAttribute("points"));
+    box.remove();
+    return points;
+  })()`;
+  const numbers = (await value(below)).map((points) => points.split(/[ ,]/).map(Number));
+  check(numbers.length === 3 && numbers.flat().every(Number.isFinite), "a score below zero leaves a logarithmic axis whole");
+  const heights = numbers[1].filter((_, i) => i % 2);
+  check(heights[2] === Math.max(...numbers.flatMap((line) => line.filter((_, i) => i % 2))), "and lies on its edge");
+
   const picture = () => value("document.querySelector('#grids img').src.length + document.querySelector('#grids img').alt");
   const last = await picture(), lastText = await value("document.getElementById('kimg-text').value");
   await click("#kimg", 0.1);

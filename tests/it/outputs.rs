@@ -150,7 +150,7 @@ fn pictures_go_through_links_and_into_pipes() {
 }
 
 /// Both ends of a pipe whose reader is gone.
-fn broken_pipe() -> std::io::PipeWriter {
+pub(crate) fn broken_pipe() -> std::io::PipeWriter {
     std::io::pipe().unwrap().1
 }
 

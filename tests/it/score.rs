@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nestgen::config::RunConfig;
 use serde_json::Value;
 
 use super::bad_input::{refused, text};
 use super::cli::nestgen;
+use super::outputs::broken_pipe;
 use super::score_space::{classifier, images, seeded_classifier};
 use super::train::{tiny, train};
 
@@ -72,6 +74,13 @@ fn snapshots_get_the_scores_that_training_takes() {
     assert!(said(&["score", text(&run)]).contains("snapshots scored: 1, 1 had these scores"));
     assert_eq!(again(), taken);
     assert!(said(&["score", text(&run)]).contains("snapshots scored: 0, 2 had these scores"));
+    assert_eq!(again(), taken);
+    // Nobody reads what it says, as of `nestgen score RUN | head -1`.
+    fs::write(&files[1], "").unwrap();
+    let mut unread = Command::new(env!("CARGO_BIN_EXE_nestgen"));
+    let status =
+        unread.args(["score", text(&run)]).stdout(broken_pipe()).stderr(broken_pipe()).status().unwrap();
+    assert!(status.success(), "{status}");
     assert_eq!(again(), taken);
     // Other features and numbers are other scores, beside these.
     said(&["score", text(&run), "--features", text(&other), "--images", "120"]);

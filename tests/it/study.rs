@@ -112,6 +112,15 @@ fn a_study_belongs_to_one_process_and_begins_anew_where_nothing_was_saved() {
     assert_eq!(names, ["00000-scenes-deep", "00000-scenes-shallow", "abandoned-00000-scenes-shallow"]);
 }
 
+/// What a study of `shallow` and `deep` says their best values are, as names of arms.
+fn best_of_each(said: &str) -> Vec<String> {
+    let (_, values) = said.split_once("by its mean over the range: ").unwrap();
+    let mut words = values.split_whitespace();
+    ["shallow", "deep"]
+        .map(|arm| format!("{arm}@{}", words.by_ref().skip_while(|word| *word != arm).nth(1).unwrap()))
+        .into()
+}
+
 #[test]
 fn every_arm_can_be_tuned_and_confirmed_on_other_seeds() {
     let dir = tempfile::tempdir().unwrap();
@@ -134,6 +143,43 @@ fn every_arm_can_be_tuned_and_confirmed_on_other_seeds() {
         &["-n", "--seeds", "1", "--tune", "train.generator.lr", "--first-seed", "2"],
     );
     assert!(text(&out.stdout).contains("shallow@2e-3/seed2  to do"), "{}", text(&out.stdout));
+    // The same study once more trains only what confirms its choice.
+    let planned = study(dir.path(), &arms.join(","), &[&tuned[..], &["--confirm", "1", "-n"]].concat());
+    assert!(text(&planned.stdout).contains("study/confirmed  then the best of every generator, seeds 2"));
+    let out = study(dir.path(), &arms.join(","), &[&tuned[..], &["--confirm", "1"]].concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let best = best_of_each(&said);
+    let confirmed = dir.path().join("study/confirmed");
+    assert!(
+        text(&out.stderr).contains(&format!("confirming {} on seeds 2", best.join(", "))),
+        "{}",
+        text(&out.stderr)
+    );
+    for name in &best {
+        assert!(confirmed.join(name).join("seed2/outcome.json").exists(), "{name}");
+    }
+    let page = fs::read_to_string(confirmed.join("tables.md")).unwrap();
+    assert!(page.contains(&best[0]) && !page.contains("the best train.generator.lr"), "{page}");
+    // A value that lost a run is not the best, however good the others are.
+    let outcome = dir.path().join("study").join(&best[0]).join("seed0/outcome.json");
+    let ended: serde_json::Value = serde_json::from_str(&fs::read_to_string(&outcome).unwrap()).unwrap();
+    fs::write(
+        &outcome,
+        serde_json::json!({ "run": ended["run"], "diverged": "a loss is not finite" }).to_string(),
+    )
+    .unwrap();
+    let out = study(dir.path(), &arms.join(","), &tuned);
+    let now = best_of_each(&text(&out.stdout));
+    assert!(now[0] != best[0] && now[1] == best[1], "{best:?}, {now:?}");
+    let other = study(dir.path(), &arms.join(","), &[&tuned[..], &["--confirm", "1"]].concat());
+    assert!(
+        text(&other.stderr).contains("confirmed` holds another study: its arms are"),
+        "{}",
+        text(&other.stderr)
+    );
+    let one =
+        study(dir.path(), &arms.join(","), &["-n", "--tune", "train.generator.lr=1e-3", "--confirm", "1"]);
+    assert!(text(&one.stderr).contains("nothing is chosen"), "{}", text(&one.stderr));
     let bare = study(dir.path(), &arms.join(","), &["-n", "--tune", "train.generator.lr"]);
     assert!(text(&bare.stderr).contains("has no value of train.generator.lr"), "{}", text(&bare.stderr));
 }

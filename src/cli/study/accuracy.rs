@@ -14,6 +14,7 @@ use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
 use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
 use nestgen::train::classify::training::{Event, Outcome};
+use nestgen::train::parallel::check_work;
 
 use super::over_ranks::{conclude_together, open_and_deal};
 use super::{describe, usage};
@@ -89,6 +90,10 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     }
     let device = args.device.open(ranks)?;
     describe_ranks(ranks);
+    if let Some((_, config)) = arms.first() {
+        let (train, test) = data.chosen(&config.data);
+        check_work(ranks, &[train.data(), test.data()], &plan.settings_of_all())?;
+    }
     let (tasks, _held) = open_and_deal(&plan, &args.outdir, ranks)?;
     let stop = interrupt::flag()?;
     let train_all = || -> anyhow::Result<bool> {
@@ -100,7 +105,7 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         }
         Ok(true)
     };
-    conclude_together(train_all(), &plan, &args.outdir, args.x, ranks)
+    Ok(conclude_together(train_all(), &plan, &args.outdir, args.x, ranks)?.exit)
 }
 
 /// The images, and every classifier with every share of them.

@@ -1,27 +1,22 @@
 //! `nestgen study convergence`: several generators, several seeds, everything else equal; one page at the end.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use anyhow::Context as _;
-use candle_core::{DType, Device};
-use indicatif::{MultiProgress, ProgressDrawTarget};
-use nestgen::config::{Launch, Override, RunConfig, Source, Start, build_generator, launch, load, parse};
+use nestgen::config::{Override, RunConfig, Source, build_generator, load};
 use nestgen::data::ImageData;
-use nestgen::error::{Error, Result};
+use nestgen::error::Result;
+use nestgen::models::GeneratorConfig;
 use nestgen::models::sagan::{self, Budget};
-use nestgen::models::{Generator, GeneratorConfig};
 use nestgen::ranks::Ranks;
-use nestgen::rng::Rng;
-use nestgen::sample::read_snapshot;
 use nestgen::study::axis::Axis;
-use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
-use nestgen::study::panels;
-use nestgen::train::event::{Event, Outcome};
+use nestgen::study::convergence::{Plan, PlannedArm};
+use nestgen::study::tuned::AT;
+use nestgen::train::parallel::check_work;
 
-use super::over_ranks::{conclude_together, open_and_deal};
+use super::runs::{CONFIRMED, Study, fresh_seeds, listed};
 use super::tune::{At, Tune, arms_at};
 use super::{describe, usage};
 use crate::cli::device::DeviceArgs;
@@ -50,6 +45,10 @@ pub(in crate::cli) struct Convergence {
     /// The first seed: others than before, to confirm what was chosen on those
     #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     first_seed: u64,
+    /// Then train the best of every generator on N other seeds, in the folder `confirmed` of the study: a verdict by seeds that did
+    /// not choose
+    #[arg(long, value_name = "N", requires = "tune", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    confirm: Option<u64>,
     /// Length of a run: thousands of real images shown to the discriminator
     #[arg(long, required_unless_present = "minutes", conflicts_with = "minutes")]
     kimg: Option<f64>,
@@ -114,6 +113,13 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     }
     let configs = arm_configs(args)?;
     let plan = plan(args, &configs)?;
+    if args.confirm.is_some() && one_value_each(&plan) {
+        return Err(usage(
+            "--confirm: every generator has one value, nothing is chosen",
+            "give several, like --tune train.generator.lr=1e-4,2e-4",
+        )
+        .into());
+    }
     for arm in &plan.arms {
         let (parameters, flops) = (arm.parameters as f64 / 1e6, arm.flops as f64 / 1e9);
         ui::note(&format!(
@@ -126,6 +132,11 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         for task in plan.tasks(&args.outdir) {
             ui::result_line(&format!("{}  {}", task.outdir.display(), describe(&task.status()?)))?;
         }
+        if let Some(seeds) = args.confirm {
+            let folder = args.outdir.join(CONFIRMED);
+            let seeds = listed(&fresh_seeds(&plan, seeds));
+            ui::result_line(&format!("{}  then the best of every generator, seeds {seeds}", folder.display()))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let device = args.device.open(ranks)?;
@@ -133,23 +144,22 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;
     // Before the plan is written: images that cannot be read are no study yet, and the next command may name others.
     let data = open_data(first)?;
-    let (tasks, _held) = open_and_deal(&plan, &args.outdir, ranks)?;
+    check_work(ranks, &[&data], &plan.settings_of_all())?;
     let stop = interrupt::flag()?;
-    let study = Study { configs: &configs, data: &data, device: &device, stop: &stop };
-    let trained = match args.parallel {
-        1 => study.train_in_turn(&tasks, ranks),
-        parallel => study.train_side_by_side(tasks, parallel as usize),
-    };
-    conclude_together(trained, &plan, &args.outdir, args.x, ranks)
+    let parallel = args.parallel as usize;
+    let study = Study { configs: &configs, data: &data, device: &device, stop: &stop, parallel, axis: args.x };
+    let (concluded, _held) = study.train_all(&plan, &args.outdir, ranks)?;
+    match args.confirm {
+        Some(seeds) if !concluded.chosen.is_empty() => {
+            study.confirm(&plan, &concluded.chosen, seeds, &args.outdir, ranks)
+        }
+        _ => Ok(concluded.exit),
+    }
 }
 
-/// What all runs of a study have in common.
-#[derive(Clone, Copy)]
-struct Study<'a> {
-    configs: &'a [(String, RunConfig)],
-    data: &'a Arc<ImageData>,
-    device: &'a Device,
-    stop: &'a AtomicBool,
+fn one_value_each(plan: &Plan) -> bool {
+    let generators = plan.arms.iter().filter_map(|arm| Some(arm.name.rsplit_once(AT)?.0));
+    generators.collect::<BTreeSet<_>>().len() == plan.arms.len()
 }
 
 /// The name and configuration of each arm.
@@ -259,138 +269,4 @@ fn open_data(config: &RunConfig) -> Result<Arc<ImageData>> {
     });
     bar.finish_and_clear();
     data
-}
-
-impl Study<'_> {
-    /// Trains runs one after the other; `false` if one was interrupted. Other ranks hear that this one is at work.
-    fn train_in_turn(&self, tasks: &[Task], ranks: &Ranks) -> anyhow::Result<bool> {
-        let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        for task in tasks {
-            if !self.train(task, &lines, &|| ranks.at_work())? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Trains `parallel` runs at a time; `false` if one was interrupted. An error stops the other runs as Ctrl-C does, with
-    /// their states saved.
-    fn train_side_by_side(&self, tasks: Vec<Task>, parallel: usize) -> anyhow::Result<bool> {
-        let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let threads = (rayon::current_num_threads() / parallel).max(1);
-        let queue = Mutex::new(tasks.into_iter());
-        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let work = || -> anyhow::Result<bool> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-            while let Some(task) = next() {
-                let trained = pool.install(|| self.train(&task, &lines, &|| {}));
-                if !matches!(trained, Ok(true)) {
-                    self.stop.store(true, Ordering::Relaxed);
-                    return trained;
-                }
-            }
-            Ok(true)
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..parallel).map(|_| scope.spawn(work)).collect();
-            let mut all = true;
-            for worker in workers {
-                // A panic has been reported by its hook.
-                all &= worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            }
-            Ok(all)
-        })
-    }
-
-    /// Trains one run, or goes on with it; `false` if it was interrupted. An error has its name.
-    fn train(&self, task: &Task, lines: &MultiProgress, at_work: &dyn Fn()) -> anyhow::Result<bool> {
-        let (name, config) = &self.configs[task.arm];
-        self.train_one(task, name, config, lines, at_work)
-            .with_context(|| format!("{name}, seed {}", task.seed))
-    }
-
-    fn train_one(
-        &self,
-        task: &Task,
-        name: &str,
-        config: &RunConfig,
-        lines: &MultiProgress,
-        at_work: &dyn Fn(),
-    ) -> anyhow::Result<bool> {
-        let (start, going_on) = match task.status()? {
-            Status::Ended(_) => return Ok(true),
-            Status::Interrupted(point) => (Start::Resume(point), ", going on"),
-            Status::New => {
-                task.begin_anew()?;
-                (Start::New, "")
-            }
-        };
-        ui::note(&format!("{name}, seed {}{going_on}", task.seed));
-        let mut config = config.clone();
-        config.train.seed = task.seed;
-        let line = lines.add(train::progress_line());
-        let mut on_event = |event: Event| {
-            at_work();
-            match event {
-                Event::Progress(progress) => {
-                    line.set_message(format!("{name} seed {}: {}", task.seed, train::describe(&progress)))
-                }
-                Event::Line(text) => line.suspend(|| ui::note(&text)),
-                Event::Trouble { trouble, action } => {
-                    line.suspend(|| ui::warn(&format!("{trouble}; {action}")))
-                }
-            }
-        };
-        let launched = launch(Launch {
-            config: &config,
-            data: self.data.clone(),
-            device: self.device,
-            outdir: &task.outdir,
-            name,
-            start,
-            ranks: &Ranks::alone(),
-            stop: self.stop,
-            on_start: &mut |_| {},
-            on_event: &mut on_event,
-        });
-        line.finish_and_clear();
-        let (folder, outcome) = launched?;
-        let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match outcome {
-            Outcome::Interrupted { .. } => return Ok(false),
-            Outcome::Finished { snapshot } => {
-                draw_panels(&config, self.data, self.device, &folder, &snapshot)?;
-                task.end(&Ended { run, diverged: None })?;
-            }
-            Outcome::Diverged { trouble, .. } => {
-                task.end(&Ended { run, diverged: Some(trouble.to_string()) })?
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// Writes the pictures of a finished run that the page shows beside its samples.
-fn draw_panels(
-    config: &RunConfig,
-    data: &ImageData,
-    device: &Device,
-    folder: &Path,
-    snapshot: &Path,
-) -> Result<()> {
-    let read = read_snapshot(snapshot)?;
-    let saved = parse(&snapshot.display().to_string(), &read.config)?;
-    let generator = Generator::new(&saved.model, &Rng::new(0), DType::F32, &Device::Cpu)?;
-    generator.params().load(&read.tensors.into_iter().collect())?;
-    generator.params().move_to(device)?;
-    let pictures = [
-        ("interpolation.png", panels::interpolations(&generator)?),
-        ("nearest.png", panels::nearest(&generator, data, config.data.mirror)?),
-    ];
-    for (name, picture) in pictures {
-        let path = folder.join(name);
-        let png = picture.png().map_err(Error::io("write", &path))?;
-        nestgen::train::files::write_atomic(&path, |file| file.write_all(&png))?;
-    }
-    Ok(())
 }

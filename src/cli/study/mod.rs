@@ -3,6 +3,7 @@
 mod accuracy;
 mod convergence;
 mod over_ranks;
+mod runs;
 mod tune;
 
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 
 use nestgen::error::Error;
 use nestgen::study::axis::Axis;
-use nestgen::study::comparison::{Question, compare};
+use nestgen::study::comparison::{ArmResult, Question, compare};
 use nestgen::study::convergence::{Ended, Plan, Status};
 use nestgen::study::{arms, data_efficiency, protocol, report, table, tuned};
 
@@ -45,8 +46,9 @@ fn describe(status: &Status) -> String {
     }
 }
 
-/// Compares the runs that have ended and writes the page; says what is still missing.
-fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
+/// Compares the runs that have ended and writes the page; says what is still missing. Gives the arms that tuning has chosen, by
+/// their number in the plan.
+fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<Vec<usize>> {
     let (mut folders, mut endings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     let mut names = Vec::new();
     notes.extend(plan.allowed_unfair.iter().map(|reason| format!("unfair, and allowed: {reason}")));
@@ -74,17 +76,21 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
     notes.extend(left_out);
     if runs.is_empty() {
         notes.iter().for_each(|note| ui::warn(note));
-        return Ok(());
+        return Ok(Vec::new());
     }
     let arms = arms::group(&runs)?;
     if runs.iter().all(|run| run.scores.is_empty()) {
         ui::warn("no run has scores: there is nothing to compare");
-        return Ok(());
+        return Ok(Vec::new());
     }
     let metric = protocol::usual_metric(&runs)?;
+    let mut chosen = Vec::new();
     if let Some(key) = &plan.tuned {
         let question = Question { metric: &metric, axis, threshold: None, notes: &[], lost: &lost };
-        notes.extend(tuned::best_values(&compare(&runs, &arms, &question)?, key));
+        let compared = compare(&runs, &arms, &question)?;
+        notes.extend(tuned::best_values(&compared, key));
+        let number = |best: &ArmResult| plan.arms.iter().position(|arm| arm.name == best.name);
+        chosen = tuned::best_arms(&compared).into_iter().filter_map(number).collect();
     }
     let question = Question { metric: &metric, axis, threshold: None, notes: &notes, lost: &lost };
     let compared = compare(&runs, &arms, &question)?;
@@ -98,5 +104,6 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<()> {
     write(Some(&file("curves.svg")), || Ok(report::figure::svg(&compared)))?;
     write(Some(&file("report.html")), || report::html(&runs, &arms, &question))?;
     // Last: who reads only the first lines of it has all of the files.
-    Ok(ui::result_line(table::terminal(&compared, &arms).trim_end())?)
+    ui::result_line(table::terminal(&compared, &arms).trim_end())?;
+    Ok(chosen)
 }

@@ -35,6 +35,14 @@ fn player(turn: usize, ranks: usize) -> usize {
     if round % 2 == 1 { ranks - 1 - place } else { place }
 }
 
+/// How a study ended, on every rank.
+pub(super) struct Concluded {
+    /// What the process ends with.
+    pub(super) exit: ExitCode,
+    /// The arms that tuning has chosen, by their number in the plan; none unless every run of the study was trained.
+    pub(super) chosen: Vec<usize>,
+}
+
 /// Waits for all ranks; the first one writes the page. `trained` is how this rank's runs ended: whether all of them did,
 /// or the error of one, which has its name. An error ends the runs of its rank alone; the page says what is missing.
 pub(super) fn conclude_together(
@@ -43,11 +51,12 @@ pub(super) fn conclude_together(
     outdir: &Path,
     axis: Axis,
     ranks: &Ranks,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<Concluded> {
     if ranks.size() == 1 {
         let all = trained?;
-        conclude_alone(all, plan, outdir, axis)?;
-        return Ok(if all { ExitCode::SUCCESS } else { interrupt::exit_code(ranks) });
+        let chosen = conclude_alone(all, plan, outdir, axis)?;
+        let exit = if all { ExitCode::SUCCESS } else { interrupt::exit_code(ranks) };
+        return Ok(Concluded { exit, chosen });
     }
     let (all, failed) = match trained {
         Ok(all) => (all, false),
@@ -57,21 +66,27 @@ pub(super) fn conclude_together(
         }
     };
     ranks.wait_for_all();
-    let (stopped, failed) = (ranks.any(!all), ranks.any(failed));
+    let (stopped, failed) = (ranks.any(!all && !failed), ranks.any(failed));
+    let mut chosen = Vec::new();
     if ranks.is_first() {
-        conclude_alone(!stopped, plan, outdir, axis)?;
+        // Of a failure, its rank has told; `stopped` would have Slurm's script begin a job that meets it again.
+        chosen = conclude_alone(!stopped, plan, outdir, axis)?;
     }
     // The others stay until the page is written: a launcher ends the job when one of them fails.
-    ranks.first_tells(true)?;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let mut chosen = ranks.first_tells(chosen)?;
+    if failed {
+        chosen.clear();
+    }
+    Ok(Concluded { exit: if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }, chosen })
 }
 
-fn conclude_alone(all: bool, plan: &Plan, outdir: &Path, axis: Axis) -> anyhow::Result<()> {
-    conclude(outdir, axis, plan)?;
+fn conclude_alone(all: bool, plan: &Plan, outdir: &Path, axis: Axis) -> anyhow::Result<Vec<usize>> {
+    let chosen = conclude(outdir, axis, plan)?;
     if !all {
         ui::result_line("stopped; the same command goes on with the study")?;
+        return Ok(Vec::new());
     }
-    Ok(())
+    Ok(chosen)
 }
 
 #[cfg(test)]
