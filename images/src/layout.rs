@@ -1,9 +1,11 @@
 //! From a list of file names to splits and classes; names are bytes, so that any file name works.
 //!
 //! 1. Folders common to all images are stripped (`cifar10/` in `cifar10/train/cat/1.jpg`).
-//! 2. If every first-level folder is then a split by name (train, val, test, ...), one split is taken: the one asked for,
-//!    else `train`, else `training`, else all. `all` keeps every image. Any other first-level folder can be asked for by
-//!    name too. Names count in any case (`Train`), the exact one before others.
+//! 2. Where a first-level folder is then the training split by name (`train`, `training`) and another one another split (val,
+//!    test, ...), or where all are splits, one split is taken: the one asked for, else the training split, else all. What lies
+//!    beside them (`extra`, `unlabeled`, a loose picture) is passed over: a class called `train` has no split beside it. `all`
+//!    keeps every image. Any other first-level folder can be asked for by name too. Names count in any case (`Train`), the exact
+//!    one before others.
 //! 3. Common folders are stripped again. If now every image lies in a first-level folder, these folders, in byte order,
 //!    are the classes. Folders that are splits by name are never classes.
 
@@ -35,7 +37,6 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
     let outer = common_folders(names, &all);
     let mut chosen = None;
     let mut kept = all;
-    let folders = first_folders(names, &kept, outer);
     match split {
         Some(EVERYTHING) => {}
         Some(wanted) => {
@@ -46,13 +47,19 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
             } else {
                 chosen = named(last_folder(names, outer).into_iter(), wanted);
                 if chosen.is_none() {
-                    return Err(folders.unwrap_or_default().iter().map(|f| text(f)).collect());
+                    return Err(some_folders(names, &kept, outer).iter().map(|f| text(f)).collect());
                 }
             }
         }
         None => {
-            let splits = folders.filter(|folders| folders.iter().all(is_split)).unwrap_or_default();
-            chosen = TRAINING_NAMES.iter().find_map(|name| named(splits.iter().copied(), name));
+            let folders = some_folders(names, &kept, outer);
+            let is_training = |folder: &&[u8]| is_among(&TRAINING_NAMES, folder);
+            let is_other = |folder: &&[u8]| is_split(folder) && !is_training(folder);
+            let several = folders.iter().any(is_training) && folders.iter().any(is_other);
+            let nothing_else = first_folders(names, &kept, outer).is_some_and(|all| all.iter().all(is_split));
+            if several || nothing_else {
+                chosen = TRAINING_NAMES.iter().find_map(|name| named(folders.iter().copied(), name));
+            }
             if chosen.is_some() {
                 kept.retain(|&i| first_folder(names[i], outer) == chosen);
             }
@@ -76,7 +83,11 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
 }
 
 fn is_split(folder: &&[u8]) -> bool {
-    SPLIT_NAMES.iter().any(|name| folder.eq_ignore_ascii_case(name.as_bytes()))
+    is_among(&SPLIT_NAMES, folder)
+}
+
+fn is_among(names: &[&str], folder: &[u8]) -> bool {
+    names.iter().any(|name| folder.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// The folder called `name`: exactly so, or else in another case.
@@ -112,10 +123,16 @@ fn last_folder<'a>(names: &[&'a [u8]], stripped: usize) -> Option<&'a [u8]> {
 
 /// Sorted first-level folders, or `None` when an image lies outside any.
 fn first_folders<'a>(names: &[&'a [u8]], kept: &[usize], stripped: usize) -> Option<Vec<&'a [u8]>> {
-    let mut folders = kept.iter().map(|&i| first_folder(names[i], stripped)).collect::<Option<Vec<_>>>()?;
+    let loose = kept.iter().any(|&i| first_folder(names[i], stripped).is_none());
+    (!loose).then(|| some_folders(names, kept, stripped))
+}
+
+/// Sorted first-level folders, whatever lies beside them.
+fn some_folders<'a>(names: &[&'a [u8]], kept: &[usize], stripped: usize) -> Vec<&'a [u8]> {
+    let mut folders: Vec<&[u8]> = kept.iter().filter_map(|&i| first_folder(names[i], stripped)).collect();
     folders.sort_unstable();
     folders.dedup();
-    Some(folders)
+    folders
 }
 
 #[cfg(test)]
@@ -169,6 +186,29 @@ mod tests {
         assert_eq!((both.kept, both.split.as_deref()), (vec![1], Some("train")));
         assert_eq!(lay(&["Test/1.png", "Val/2.png"], None).unwrap().labels, None);
         assert_eq!(lay(&["c/Train/a/2.png", "c/Train/b/3.png"], Some("train")).unwrap().kept.len(), 2);
+    }
+
+    #[test]
+    fn splits_are_no_classes_whatever_lies_beside_them() {
+        let names = [
+            "readme.png",
+            "s/extra/a/1.png",
+            "s/test/a/1.png",
+            "s/test/b/1.png",
+            "s/train/a/2.png",
+            "s/train/b/3.png",
+        ];
+        let train = lay(&names[1..], None).unwrap();
+        assert_eq!((train.kept, train.split.as_deref()), (vec![3, 4], Some("train")));
+        assert_eq!(train.class_names, ["a", "b"]);
+        let loose = ["logo.png", "test/a/1.png", "train/a/2.png", "train/b/3.png"];
+        assert_eq!(lay(&loose, None).unwrap().kept, [2, 3]);
+        assert_eq!(lay(&loose, Some("vla")).unwrap_err(), ["test", "train"]);
+        assert_eq!(lay(&["logo.png", "train/a/2.png"], None).unwrap().kept.len(), 2);
+        // Things that are called like a split, and a set of nothing but test images.
+        let things = lay(&["bus/1.png", "train/1.png"], None).unwrap();
+        assert_eq!((things.class_names, things.split), (vec!["bus".to_owned(), "train".into()], None));
+        assert_eq!(lay(&["bus/1.png", "test/1.png"], None).unwrap().class_names.len(), 2);
     }
 
     #[test]

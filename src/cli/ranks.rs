@@ -61,6 +61,8 @@ pub(super) fn describe_ranks(ranks: &Ranks) {
 
 /// Connects the GPUs of ranks that train one run together; says how its gradients travel.
 pub(super) fn connect_gpus(ranks: &Ranks, device: &Device) -> Result<()> {
+    // Each has read its images, some from a slower disk.
+    ranks.wait_for_all();
     if let Some(how) = ranks.connect_gpus(device)? {
         ui::note(&how);
     }

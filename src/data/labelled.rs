@@ -13,8 +13,10 @@ use super::ImageData;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
-/// Names of splits to test on, the usual ones first.
-const TEST_SPLITS: [&str; 6] = ["test", "testing", "val", "valid", "validation", "eval"];
+/// Names of the split that choices are made on while training.
+pub const VALIDATION_SPLITS: [&str; 3] = ["val", "valid", "validation"];
+/// Names of the split that what was chosen is tested on.
+pub const TEST_SPLITS: [&str; 3] = ["test", "testing", "eval"];
 
 /// Some or all images of a labelled set. Cloning shares them.
 #[derive(Clone)]
@@ -109,7 +111,7 @@ impl LabelledImages {
         self.of(some.collect())
     }
 
-    /// At most `count` images, the same share of every class.
+    /// At most `count` images, the same share of every class, at least one of each.
     #[must_use]
     pub fn at_most(&self, count: usize) -> Self {
         if count >= self.len() { self.clone() } else { self.fraction(count as f64 / self.len().max(1) as f64) }
@@ -138,20 +140,26 @@ impl LabelledImages {
     }
 }
 
-/// The split to test on, if the source at `path` has one beside `train`.
+/// The first of these splits that the source at `path` has with labels; `None` where it has none.
 ///
 /// # Errors
 /// What opening the source can meet.
-pub fn test_split(path: &Path) -> Result<Option<&'static str>> {
-    let usual = TEST_SPLITS[0];
-    let options = OpenOptions { split: Some(usual.into()), ..OpenOptions::default() };
-    match ImageSet::open(path, &options) {
-        Ok(_) => Ok(Some(usual)),
-        Err(nestgen_images::Error::NoSuchSplit { found, .. }) => {
-            Ok(TEST_SPLITS.into_iter().find(|name| found.iter().any(|other| other.eq_ignore_ascii_case(name))))
+pub fn labelled_split(path: &Path, names: &[&'static str]) -> Result<Option<&'static str>> {
+    // No split has this name: the error lists those that there are, whatever kind of source it is.
+    let open = |split: &str| {
+        ImageSet::open(path, &OpenOptions { split: Some(split.into()), ..OpenOptions::default() })
+    };
+    let found = match open("") {
+        Ok(_) => return Ok(None),
+        Err(nestgen_images::Error::NoSuchSplit { found, .. }) => found,
+        Err(error) => return Err(error.into()),
+    };
+    for name in names.iter().filter(|name| found.iter().any(|other| other.eq_ignore_ascii_case(name))) {
+        if !open(name)?.class_names().is_empty() {
+            return Ok(Some(name));
         }
-        Err(error) => Err(error.into()),
     }
+    Ok(None)
 }
 
 #[cfg(test)]

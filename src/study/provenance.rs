@@ -101,11 +101,14 @@ impl Provenance {
                 short(&self.data_digest),
                 digests.first().map_or(String::new(), |digest| short(digest))
             ),
-            hint: Some(
+            hint: Some(if self.classifier.parameters > 0 {
+                "name the images of then with --data, wherever they lie now; other images are another run"
+                    .into()
+            } else {
                 "name the images of then with --data, wherever they lie now; `nestgen train --transfer` begins a new run from \
                  its weights on others"
-                    .into(),
-            ),
+                    .into()
+            }),
         })
     }
 

@@ -176,10 +176,14 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
     }
     let steady = comparison.arms.iter().filter(|arm| arm.is_steadier_than_its_scores());
     let steady: Vec<&str> = steady.map(|arm| arm.name.as_str()).collect();
-    if !comparison.higher_is_better && !steady.is_empty() {
+    if !steady.is_empty() {
+        let images = if comparison.higher_is_better {
+            "tested on the same images, so ± and p are too small there; test on more, if there are (`data.max_test`)"
+        } else {
+            "scored against the same real images, so ± and p are too small there; take more (`nestgen score --images`)"
+        };
         remarks.push(format!(
-            "seeds of {} scatter less than 1.5 standard errors of a score: all runs are scored against the same real images, so ± and p \
-             are too small there; take more (`nestgen score --images`)",
+            "seeds of {} scatter less than 1.5 standard errors of a score: all runs are {images}",
             steady.join("; ")
         ));
     }

@@ -165,7 +165,11 @@ pub fn load_as<P: DeserializeOwned>(path: &Path, files: &[&'static str]) -> Resu
     let bad = |reason: String| Error::Checkpoint {
         path: path.to_path_buf(),
         reason,
-        hint: Some("resume from an older training state of the run".into()),
+        hint: Some(if path.ends_with(LAST) {
+            "a classifier keeps no older one: train again, or use the run's model_best.safetensors".into()
+        } else {
+            "resume from an older training state of the run".into()
+        }),
     };
     let read =
         |name: &str| std::fs::read_to_string(path.join(name)).map_err(Error::io("read", path.join(name)));

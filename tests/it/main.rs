@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod classify;
+mod classify_data;
 mod cli;
 mod compare;
 mod data;

@@ -213,6 +213,35 @@ fn classifier(dir: &Path, name: &str, model: &str) -> String {
 }
 
 #[test]
+fn what_a_study_of_classifiers_would_train_is_seen_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let vit = "kind = \"vit\"\npatch_size = 8\ndim = 8\ndepth = 3\nheads = 2\ngelu = \"erf\"";
+    let file = classifier(dir.path(), "plain", vit);
+    let written = fs::read_to_string(&file).unwrap() + "epochs = 2\nwarmup_epochs = 0.5\n";
+    fs::write(&file, written).unwrap();
+    let planned = |more: &[&str]| nestgen(&[&["study", "accuracy", "-n", "--arms", &file], more].concat());
+    // A file's own length, unless told.
+    for (more, says) in
+        [(&[][..], "2 epochs each; tested on 24 images"), (&["--epochs", "3"][..], "3 epochs each")]
+    {
+        let out = planned(more);
+        assert!(out.status.success() && text(&out.stderr).contains(says), "{}", text(&out.stderr));
+    }
+    for (more, says) in [
+        (&["--res", "64"][..], "--res: every arm is a file"),
+        (&["--set", "train.seed=7"][..], "a study has its own seeds"),
+        // A tenth of 48 images, of each of 12 classes one: it would be met when the other share has been trained.
+        (
+            &["--fraction", "1,0.1", "--set", "train.batch=16"][..],
+            "arm plain@0.1: configuration: `train.batch`: 16 is more than the 12 images",
+        ),
+    ] {
+        let out = planned(more);
+        assert!(out.status.code() == Some(1) && text(&out.stderr).contains(says), "{}", text(&out.stderr));
+    }
+}
+
+#[test]
 fn a_study_of_classifiers_is_compared_over_epochs_and_shares_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let nest = "kind = \"nest\"\npatch_size = 4\ndims = [8, 8]\ndepths = [1, 1]\nheads = [2, 2]\n\

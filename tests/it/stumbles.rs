@@ -23,7 +23,8 @@ fn hint(said: &str) -> &str {
 }
 
 /// The smallest set of scenes that trains a classifier.
-const FEW_SCENES: [&str; 4] = ["--set", "data.scenes=24", "--set", "data.test_scenes=12"];
+const FEW_SCENES: [&str; 6] =
+    ["--set", "data.scenes=24", "--set", "data.test_scenes=12", "--set", "train.batch=8"];
 
 #[test]
 fn arms_that_are_one_experiment_are_refused_before_training() {

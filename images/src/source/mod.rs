@@ -197,7 +197,7 @@ fn is_wanted(name: &[u8]) -> bool {
 
 /// True for the extensions that count as images; hidden files and macOS resource forks do not.
 pub fn is_image_name(name: &[u8]) -> bool {
-    const EXTENSIONS: [&[u8]; 8] = [b"png", b"jpg", b"jpeg", b"webp", b"bmp", b"gif", b"tif", b"tiff"];
+    const EXTENSIONS: [&[u8]; 9] = [b"png", b"jpg", b"jpeg", b"jfif", b"webp", b"bmp", b"gif", b"tif", b"tiff"];
     if is_hidden(name) {
         return false;
     }

@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use nestgen::config::classify::{ClassDataConfig, Tested, Trained};
+use nestgen::data::LabelledImages;
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::train::classify::evaluate::{Evaluation, evaluate};
 
-use super::{Network, open_data};
+use super::Network;
 use crate::cli::device::DeviceArgs;
 use crate::cli::ui;
 
@@ -18,10 +20,13 @@ pub(in crate::cli) struct EvalArgs {
     network: Network,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Labelled images; a source with a test split is tested on that, any other as it was held out in training
-    /// [default: what the classifier was trained on]
+    /// Labelled images: of a source with splits the test or else the validation split; of any other all, or, where they are those
+    /// that the classifier was trained on, the part that was held out [default: what it was trained on]
     #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
+    /// The split to test on; `all` for every image
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
     /// Also the share of every class that is right, and what it is taken for most often
     #[arg(long)]
     per_class: bool,
@@ -37,10 +42,10 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let mut config = trained.config.data.clone();
     if let Some(data) = &args.data {
         config.path.clone_from(data);
+        config.test_split.clear();
     }
-    let data = open_data(&config, trained.config.model.resolution())?;
-    let (_, test) = data.chosen(&config);
-    let names = data.class_names();
+    let test = images_to_test(args, &trained, &config)?;
+    let names = test.data().class_names();
     if names.len() != trained.config.model.classes() {
         return Err(Error::Usage {
             message: format!(
@@ -96,6 +101,51 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         per_class(&tested, names)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The images to test on: never some that the classifier was trained on, as far as can be told.
+fn images_to_test(
+    args: &EvalArgs,
+    trained: &Trained,
+    config: &ClassDataConfig,
+) -> anyhow::Result<LabelledImages> {
+    if args.split.is_some() && config.path.is_empty() {
+        return Err(Error::Usage {
+            message: "--split: the built-in scenes have none".into(),
+            hint: Some("leave it out, or name images with --data".into()),
+        }
+        .into());
+    }
+    let digest = trained.data_digest.as_deref();
+    let bar = ui::progress_bar("reading images", 0);
+    let opened = config.open_to_test(
+        trained.config.model.resolution(),
+        args.split.as_deref(),
+        digest,
+        &|done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            true
+        },
+    );
+    bar.finish_and_clear();
+    let (images, tested) = opened?;
+    match tested {
+        Tested::Whole if args.data.is_none() && digest.is_some() => Err(Error::Usage {
+            message: format!(
+                "`{}` holds other images than the classifier was trained on: which of them were held out cannot be told",
+                config.path
+            ),
+            hint: Some("name images to test on with --data, or all of these with --split all".into()),
+        }
+        .into()),
+        // A file of before: what was held out, if nothing has changed since.
+        Tested::Whole if args.data.is_none() => {
+            ui::warn("the classifier does not say which images it was trained on: if they changed since, some are among these");
+            Ok(images.hold_out(config.hold_out)?.1)
+        }
+        _ => Ok(if config.max_test > 0 { images.at_most(config.max_test) } else { images }),
+    }
 }
 
 fn per_class(tested: &Evaluation, names: &[String]) -> std::io::Result<()> {

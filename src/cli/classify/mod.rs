@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use nestgen::config::classify::{
     ClassData, ClassDataConfig, Trained, model_preset, newest_model, read_timm, read_trained,
 };
-use nestgen::error::Result;
+use nestgen::error::{Error, Result};
 
 use super::ui;
 
@@ -58,6 +58,19 @@ pub(super) struct Network {
     /// Number of that model's classes
     #[arg(long, value_name = "N", requires = "model", default_value_t = 1000)]
     num_classes: usize,
+    /// What that model subtracts from each channel, in 0..1 [default: the file's own; of timm's files ImageNet's for NesT, 0.5 for ViT]
+    #[arg(long, value_name = "R,G,B", requires = "model", value_parser = channels)]
+    mean: Option<[f32; 3]>,
+    /// What it divides each channel by then
+    #[arg(long, value_name = "R,G,B", requires = "model", value_parser = channels)]
+    std: Option<[f32; 3]>,
+}
+
+/// Three numbers.
+fn channels(text: &str) -> Result<[f32; 3], String> {
+    let numbers: Vec<f32> = text.split(',').filter_map(|part| part.trim().parse().ok()).collect();
+    let numbers = <[f32; 3]>::try_from(numbers).ok().filter(|numbers| numbers.iter().all(|n| n.is_finite()));
+    numbers.ok_or_else(|| "three numbers, like 0.485,0.456,0.406".to_owned())
 }
 
 impl Network {
@@ -67,10 +80,18 @@ impl Network {
             Some(path) => path.clone(),
             None => newest_model(&self.run, &self.runs)?,
         };
-        let trained = match &self.model {
+        let mut trained = match &self.model {
             Some(name) => read_timm(&path, &model_preset(name, self.res, self.num_classes)?)?,
             None => read_trained(&path)?,
         };
+        let data = &mut trained.config.data;
+        (data.mean, data.std) = (self.mean.unwrap_or(data.mean), self.std.unwrap_or(data.std));
+        if data.std.iter().any(|&std| std <= 0.0) {
+            return Err(Error::Usage {
+                message: format!("--std {:?} is not above 0", data.std),
+                hint: Some("ImageNet's is 0.229,0.224,0.225".into()),
+            });
+        }
         Ok((trained, path))
     }
 }

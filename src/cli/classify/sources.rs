@@ -95,7 +95,7 @@ impl Boxes {
         Ok(Self(lines.map(parse).collect::<Result<_>>()?))
     }
 
-    /// The box of an image of this size, as shares of its centre square.
+    /// The box of an image of this size, as shares of its centre square; `None` where there is none, or it lies outside the square.
     pub(super) fn find(&self, name: &str, width: u32, height: u32) -> Option<BoundingBox> {
         let (_, [left, top, right, bottom]) = self.0.iter().find(|(file, _)| {
             name == file || name.strip_suffix(file.as_str()).is_some_and(|before| before.ends_with('/'))
@@ -103,12 +103,13 @@ impl Boxes {
         let side = width.min(height) as f32;
         let (dx, dy) = ((width as f32 - side) / 2.0, (height as f32 - side) / 2.0);
         let share = |at: &f32, offset: f32| ((at - offset) / side).clamp(0.0, 1.0);
-        Some(BoundingBox {
+        let shown = BoundingBox {
             left: share(left, dx),
             top: share(top, dy),
             right: share(right, dx),
             bottom: share(bottom, dy),
-        })
+        };
+        (shown.left < shown.right && shown.top < shown.bottom).then_some(shown)
     }
 }
 
@@ -124,6 +125,8 @@ mod tests {
         let boxes = Boxes::read(&path).unwrap();
         let found = boxes.find("some/where/cat/1.png", 40, 20).unwrap();
         assert_eq!((found.left, found.top, found.right, found.bottom), (0.0, 0.0, 0.5, 0.5));
+        // Cut away with the left of a wide picture.
+        assert!(boxes.find("cat/1.png", 80, 20).is_none());
         assert!(boxes.find("bobcat/1.png", 40, 20).is_none() && boxes.find("a,b.png", 4, 4).is_some());
         std::fs::write(&path, "file,left,top,right,bottom\ncat/1.png,10,0,5,10\n").unwrap();
         assert!(Boxes::read(&path).err().unwrap().to_string().contains("line 2"));

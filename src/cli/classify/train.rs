@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use candle_core::{DType, Device};
 use clap::Args;
 use nestgen::config::Override;
-use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset};
+use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset, refuse_misfits};
 use nestgen::error::Error;
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
@@ -106,6 +106,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if file.is_none() {
         config.model.set_classes(data.class_names().len());
     }
+    refuse_misfits(&config, &data.chosen(&config.data).0)?;
     if args.dry_run {
         return dry_run(&config);
     }
@@ -156,13 +157,20 @@ fn launch_and_show(
 ) -> anyhow::Result<(PathBuf, Outcome)> {
     let (train, test) = data.chosen(&config.data);
     ui::note(&format!(
-        "{}: {} images to train on, {} to test on, {} classes, {} px",
+        "{}: {} images to train on, {} to test on{}, {} classes, {} px",
         config.data.name(),
         train.len(),
         test.len(),
+        test.data().split().map_or(String::new(), |split| format!(" ({split})")),
         data.class_names().len(),
         config.model.resolution()
     ));
+    let (epochs, warm_up) = (config.train.epochs, config.train.warmup_epochs);
+    if warm_up >= epochs as f64 {
+        ui::warn(&format!(
+            "the warm-up of {warm_up} epochs is not over when the run ends after {epochs}: --epochs {epochs} fits both"
+        ));
+    }
     describe_ranks(ranks);
     connect_gpus(ranks, device)?;
     let stop = interrupt::flag()?;

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::Context as _;
 use candle_core::{DType, Device};
 use nestgen::config::Override;
-use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset};
+use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset, refuse_misfits};
 use nestgen::error::{Error, Result};
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
@@ -17,7 +18,7 @@ use nestgen::train::classify::training::{Event, Outcome};
 use nestgen::train::parallel::check_work;
 
 use super::over_ranks::{conclude_together, open_and_deal};
-use super::{describe, usage};
+use super::{describe, refuse_seed, usage};
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, describe_ranks};
 use crate::cli::{classify, interrupt, train, ui};
@@ -33,18 +34,18 @@ pub(in crate::cli) struct Accuracy {
     /// Runs of each arm, with seeds 0, 1, ...
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
-    /// Length of a run: passes over the training images; the warm-up takes a sixth of them, at most 5
-    #[arg(long, default_value_t = 30)]
-    epochs: u64,
+    /// Length of a run: passes over the training images; the warm-up takes a sixth of them, at most 5 [default: 30, of a file its own]
+    #[arg(long)]
+    epochs: Option<u64>,
     /// Shares of the training images, each an arm of its own for every classifier
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     fraction: Vec<f64>,
     /// Class folders, a zip or tar(.gz) of them, an HDF5 pack or a CIFAR-10 archive [default: the built-in scenes]
     #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
-    /// Side of the images in pixels: 32, 64 or 224
-    #[arg(long, value_name = "PX", default_value_t = 32)]
-    res: usize,
+    /// Side of the images in pixels: 32, 64 or 224 [default: 32; files have their own]
+    #[arg(long, value_name = "PX")]
+    res: Option<usize>,
     /// Any setting, for all arms
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -81,6 +82,15 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         let (parameters, flops) = (arm.parameters as f64 / 1e6, arm.flops as f64 / 1e9);
         ui::note(&format!("{}: {parameters:.2} M parameters, {flops:.3} GFLOP an image", arm.name));
     }
+    let mut lengths: Vec<u64> = arms.iter().map(|(_, config)| config.train.epochs).collect();
+    lengths.dedup();
+    let lengths = lengths.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let (_, test) = data.chosen(&arms.first().map(|(_, config)| config.data.clone()).unwrap_or_default());
+    ui::note(&format!(
+        "{lengths} epochs each; tested on {} images of {}",
+        test.len(),
+        test.data().description()
+    ));
     plan.allowed_unfair.iter().for_each(|reason| ui::warn(&format!("unfair: {reason}")));
     if args.dry_run {
         for task in plan.tasks(&args.outdir) {
@@ -110,11 +120,14 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
 
 /// The images, and every classifier with every share of them.
 fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
-    let mut overrides = vec![Override::new("train.warmup_epochs", (args.epochs as f64 / 6.0).min(5.0))];
+    refuse_seed(&args.set)?;
+    let warm_up = args.epochs.map(|epochs| (epochs as f64 / 6.0).min(5.0));
+    let mut overrides: Vec<Override> =
+        warm_up.map(|epochs| Override::new("train.warmup_epochs", epochs)).into_iter().collect();
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }
-    overrides.push(Override::new("train.epochs", args.epochs as i64));
+    overrides.extend(args.epochs.map(|epochs| Override::new("train.epochs", epochs as i64)));
     overrides.extend(args.data.clone().map(|path| Override::new("data.path", path)));
 
     for (number, share) in args.fraction.iter().enumerate() {
@@ -123,13 +136,17 @@ fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
         }
     }
     let scenes = nestgen::data::synthetic::class_names().len();
+    let is_file = |arm: &String| Path::new(arm).extension().is_some_and(|extension| extension == "toml");
+    if args.res.is_some() && args.arms.iter().all(is_file) {
+        return Err(usage("--res: every arm is a file", "set model.resolution in the files").into());
+    }
     let mut named: Vec<Arm> = Vec::new();
     for arm in &args.arms {
         let path = Path::new(arm);
-        let config = if path.extension().is_some_and(|extension| extension == "toml") {
+        let config = if is_file(arm) {
             ClassifyRunConfig::read(path, &overrides)?
         } else {
-            let model = model_preset(arm, args.res, scenes)?;
+            let model = model_preset(arm, args.res.unwrap_or(32), scenes)?;
             ClassifyRunConfig::of_model(model).with(arm, &overrides)?
         };
         let name = path.file_stem().unwrap_or_default().to_string_lossy().replace(':', "-");
@@ -151,6 +168,11 @@ fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
             let share = [Override::new("data.fraction", fraction)];
             arms.push((format!("{name}@{fraction}"), config.with("--fraction", &share)?));
         }
+    }
+    // Before the plan is written: an arm that cannot be trained would be met when others have been.
+    for (name, config) in &arms {
+        let (train, _) = data.chosen(&config.data);
+        refuse_misfits(config, &train).with_context(|| format!("arm {name}"))?;
     }
     Ok((data, arms))
 }

@@ -18,7 +18,7 @@ use nestgen::train::parallel::check_work;
 
 use super::runs::{CONFIRMED, Study, fresh_seeds, listed};
 use super::tune::{At, Tune, arms_at};
-use super::{describe, usage};
+use super::{describe, refuse_seed, usage};
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, describe_ranks};
 use crate::cli::{interrupt, train, ui};
@@ -225,6 +225,7 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
         let usual = args.kimg.map_or(2.0 * plain.train.tick_kimg, |kimg| kimg / SCORES_PER_RUN);
         overrides.push(Override::new("eval.every_kimg", usual));
     }
+    refuse_seed(&args.set)?;
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }

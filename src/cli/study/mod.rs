@@ -37,6 +37,16 @@ fn usage(message: &str, hint: &str) -> Error {
     Error::Usage { message: message.to_owned(), hint: Some(hint.to_owned()) }
 }
 
+/// Each run of a study has a seed of its own.
+fn refuse_seed(settings: &[String]) -> Result<(), Error> {
+    match settings.iter().find(|text| text.split('=').next().is_some_and(|key| key.trim() == "train.seed")) {
+        Some(text) => {
+            Err(usage(&format!("--set {text}: a study has its own seeds"), "choose them with --seeds"))
+        }
+        None => Ok(()),
+    }
+}
+
 fn describe(status: &Status) -> String {
     match status {
         Status::New => "to do".into(),

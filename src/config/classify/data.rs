@@ -1,5 +1,6 @@
 //! `[data]` of a classifier: images with classes, and which of them are for testing.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use nestgen_images::OpenOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::config::run::name_of_images;
-use crate::data::{ImageData, LabelledImages, LoadOptions, test_split};
+use crate::data::{ImageData, LabelledImages, LoadOptions, TEST_SPLITS, VALIDATION_SPLITS, labelled_split};
 use crate::error::{Error, Result};
 use crate::train::classify::augment::Normalise;
 
@@ -25,7 +26,10 @@ pub struct ClassDataConfig {
     pub fraction: f64,
     /// The share of every class that is held out for testing where the source has no test split; above 0, below 1.
     pub hold_out: f64,
-    /// Test on at most this many images, of every class alike; 0 for all.
+    /// The split to test on after every epoch; empty for the validation split where the source has one, else its test split.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub test_split: String,
+    /// Test on at most this many images, of every class alike and of each at least one; 0 for all.
     pub max_test: usize,
     /// Mean of each channel that is subtracted, in 0..1.
     pub mean: [f32; 3],
@@ -43,6 +47,7 @@ impl Default for ClassDataConfig {
             test_scenes: 1200,
             fraction: 1.0,
             hold_out: 0.1,
+            test_split: String::new(),
             max_test: 0,
             mean: [0.5; 3],
             std: [0.5; 3],
@@ -123,27 +128,20 @@ impl ClassDataConfig {
             return Ok(ClassData { train, test: scenes(Self::TEST_SCENES_SEED, self.test_scenes)? });
         }
         let path = Path::new(&self.path);
-        let read = |split: Option<&str>| {
-            let open = OpenOptions { split: split.map(str::to_owned), ..OpenOptions::default() };
-            let options = LoadOptions { open, ..LoadOptions::new(res as u32) };
-            LabelledImages::all(Arc::new(ImageData::open(path, &options, progress)?))
-        };
-        let all = read(None)?;
+        let all = self.read(res, None, progress)?;
         refuse_empty_classes(path, all.data().class_names())?;
-        let split = if all
-            .data()
-            .split()
-            .is_some_and(|split| ["train", "training"].contains(&&*split.to_lowercase()))
-        {
-            test_split(path)?
-        } else {
-            None
+        let is_training =
+            all.data().split().is_some_and(|split| ["train", "training"].contains(&&*split.to_lowercase()));
+        let split = match self.test_split.as_str() {
+            "" if is_training => labelled_split(path, &[VALIDATION_SPLITS, TEST_SPLITS].concat())?,
+            "" => None,
+            named => Some(named),
         };
         let Some(split) = split else {
             let (train, test) = all.hold_out(self.hold_out)?;
             return Ok(ClassData { train, test });
         };
-        let test = read(Some(split))?;
+        let test = self.read(res, Some(split), progress)?;
         let (ours, theirs) = (all.data().class_names(), test.data().class_names());
         if ours != theirs {
             let other = ours.iter().zip(theirs).find(|(a, b)| a != b);
@@ -160,9 +158,62 @@ impl ClassDataConfig {
         }
         Ok(ClassData { train: all, test })
     }
+
+    /// The images to test a finished classifier on: those of `split`, or else of the source's test or validation split; of a source
+    /// without either, all, or, if the classifier was `trained_on` images of this digest, those that were held out.
+    ///
+    /// # Errors
+    /// What reading images can meet; a set without classes.
+    pub fn open_to_test(
+        &self,
+        res: usize,
+        split: Option<&str>,
+        trained_on: Option<&str>,
+        progress: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<(LabelledImages, Tested)> {
+        if self.path.is_empty() {
+            let scenes = ImageData::synthetic(Self::TEST_SCENES_SEED, self.test_scenes, res, progress)?;
+            return Ok((LabelledImages::all(Arc::new(scenes))?, Tested::Split));
+        }
+        let chosen = Some(self.test_split.as_str()).filter(|name| !name.is_empty());
+        let split = match split.or(chosen) {
+            None => labelled_split(Path::new(&self.path), &[TEST_SPLITS, VALIDATION_SPLITS].concat())?,
+            named => named,
+        };
+        let images = self.read(res, split, progress)?;
+        if split.is_some() {
+            return Ok((images, Tested::Split));
+        }
+        if trained_on.is_some_and(|digest| digest == images.data().digest()) {
+            return Ok((images.hold_out(self.hold_out)?.1, Tested::HeldOut));
+        }
+        Ok((images, Tested::Whole))
+    }
+
+    fn read(
+        &self,
+        res: usize,
+        split: Option<&str>,
+        progress: &(dyn Fn(usize, usize) -> bool + Sync),
+    ) -> Result<LabelledImages> {
+        let open = OpenOptions { split: split.map(str::to_owned), ..OpenOptions::default() };
+        let options = LoadOptions { open, ..LoadOptions::new(res as u32) };
+        LabelledImages::all(Arc::new(ImageData::open(Path::new(&self.path), &options, progress)?))
+    }
 }
 
-/// A folder beside the classes' folders that holds no image is a class that somebody meant.
+/// Which part of a source a finished classifier is tested on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tested {
+    /// A split of it.
+    Split,
+    /// What was held out of it in training.
+    HeldOut,
+    /// All of it.
+    Whole,
+}
+
+/// A folder beside the classes' folders that holds nothing, or images of another format, is a class that somebody meant.
 fn refuse_empty_classes(root: &Path, classes: &[String]) -> Result<()> {
     if !root.is_dir() {
         return Ok(());
@@ -179,16 +230,48 @@ fn refuse_empty_classes(root: &Path, classes: &[String]) -> Result<()> {
         }
         for child in children {
             let name = child.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_empty = std::fs::read_dir(&child).map_err(Error::io("read", &child))?.next().is_none();
-            if is_empty && !name.starts_with('.') {
+            if name.starts_with('.') || is_class(&child) {
+                continue;
+            }
+            let endings = endings_of_files(&child)?;
+            let unread = endings.iter().filter(|ending| UNREAD_IMAGES.contains(&ending.as_str()));
+            let unread = unread.map(|ending| format!(".{ending}")).collect::<Vec<_>>().join(", ");
+            if endings.is_empty() || !unread.is_empty() {
+                let what = if unread.is_empty() {
+                    "is empty".to_owned()
+                } else {
+                    format!("holds only {unread}, which is not read")
+                };
                 return Err(Error::Usage {
-                    message: format!("the class folder `{}` is empty", child.display()),
-                    hint: Some("put images of the class into it, or remove it".into()),
+                    message: format!("the class folder `{}` {what}", child.display()),
+                    hint: Some("put images of the class into it (PNG, JPEG), or remove it".into()),
                 });
             }
         }
     }
     Ok(())
+}
+
+/// Endings of images that are not read: of other files nobody thinks that they are the images of a class.
+const UNREAD_IMAGES: [&str; 9] = ["heic", "heif", "avif", "jp2", "jxl", "raw", "dng", "psd", "svg"];
+
+/// The endings of the files below a folder, in lower case; hidden files and folders do not count.
+fn endings_of_files(folder: &Path) -> Result<BTreeSet<String>> {
+    let (mut found, mut pending) = (BTreeSet::new(), vec![folder.to_path_buf()]);
+    while let Some(folder) = pending.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+            let path = entry.map_err(Error::io("read", &folder))?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+                continue;
+            }
+            if path.is_dir() {
+                pending.push(path);
+            } else {
+                found.insert(path.extension().unwrap_or_default().to_string_lossy().to_lowercase());
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -125,7 +125,7 @@ fn refuse_other_settings(path: &Path, before: &str, now: &str) -> Result<()> {
 }
 
 /// Refuses a network of other classes and a batch larger than an epoch.
-fn refuse_misfits(config: &ClassifyRunConfig, train: &LabelledImages) -> Result<()> {
+pub fn refuse_misfits(config: &ClassifyRunConfig, train: &LabelledImages) -> Result<()> {
     let classes = train.data().class_names().len();
     let bad = |key: &str, reason: String, hint: &str| Error::Config {
         place: "configuration".into(),

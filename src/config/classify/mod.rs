@@ -5,8 +5,8 @@ mod data;
 mod launch;
 mod model;
 
-pub use data::{ClassData, ClassDataConfig};
-pub use launch::{Launch, launch};
+pub use data::{ClassData, ClassDataConfig, Tested};
+pub use launch::{Launch, launch, refuse_misfits};
 pub use model::{Trained, model_names, model_preset, newest_model, read_timm, read_trained};
 
 use std::path::Path;

@@ -9,7 +9,7 @@ use crate::config::overrides::nearest;
 use crate::error::{Error, Result};
 use crate::models::{Classifier, ClassifierConfig, nest, vit};
 use crate::nn::{Aggregation, AttentionKind, Builder, LoadError};
-use crate::train::classify::{MODEL_BEST, model_metadata};
+use crate::train::classify::{DATA_DIGEST, MODEL_BEST, model_metadata};
 use crate::train::tensors;
 
 const NAMES: [&str; 7] = ["nest-xs", "nest-t", "nest-s", "nest-b", "vit-xs", "vit-t", "vit-s"];
@@ -75,10 +75,11 @@ pub fn model_preset(name: &str, res: usize, classes: usize) -> Result<Classifier
     })
 }
 
-/// 16x16 tokens at 32 and 64 px (28x28 at 224 px), three levels of two layers, 96 channels.
+/// 16x16 tokens at 32 and 64 px (32x32 at 224 px), three levels of two layers, 96 channels.
 fn reduced_nest(res: usize, classes: usize) -> nest::Config {
     nest::Config {
-        patch_size: if res == 224 { 8 } else { res / 16 },
+        // At 224 px blocks of 8x8 tokens: those of 7x7, of patches of 8, have no quarters for GradCAT.
+        patch_size: if res == 224 { 7 } else { res / 16 },
         dims: vec![96; 3],
         depths: vec![2; 3],
         heads: vec![3; 3],
@@ -97,7 +98,12 @@ pub struct Trained {
     pub config: ClassifyRunConfig,
     /// Class names in label order; empty if the file does not tell.
     pub class_names: Vec<String>,
+    /// The digest of the images it was trained on; `None` if the file does not tell.
+    pub data_digest: Option<String>,
 }
+
+/// ImageNet's mean and standard deviation, by which timm's NesTs see images (`nest.py`, `_cfg`).
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 
 /// Reads a classifier that `nestgen classify train` wrote.
 ///
@@ -122,19 +128,28 @@ pub fn read_trained(path: &Path) -> Result<Trained> {
         hint: Some("the file is damaged: take another".into()),
     })?;
     fill(path, &classifier, tensors)?;
-    Ok(Trained { classifier, config, class_names })
+    Ok(Trained { classifier, config, class_names, data_digest: metadata.get(DATA_DIGEST).cloned() })
 }
 
-/// Reads weights that timm saved (or we did) into a model of this shape.
+/// Reads weights that timm saved (or we did) into a model of this shape. Images are to be normalised as the file says, or by
+/// ImageNet's figures for timm's NesTs and by 0.5 for its ViTs.
 ///
 /// # Errors
 /// When the file is damaged, or holds another variant or another number of classes.
 pub fn read_timm(path: &Path, config: &ClassifierConfig) -> Result<Trained> {
     let (metadata, tensors) = tensors::read(path)?;
-    let class_names = model_metadata(&metadata).map(|(_, classes)| classes).unwrap_or_default();
     let classifier = Classifier::build(config, &Builder::blank(DType::F32, &Device::Cpu))?;
     fill(path, &classifier, tensors)?;
-    Ok(Trained { classifier, config: ClassifyRunConfig::of_model(config.clone()), class_names })
+    let (mut config, mut class_names) = (ClassifyRunConfig::of_model(config.clone()), Vec::new());
+    match (model_metadata(&metadata), &config.model) {
+        (Some((own, classes)), _) => {
+            config.data = ClassifyRunConfig::parse(&path.display().to_string(), own)?.data;
+            class_names = classes;
+        }
+        (None, ClassifierConfig::Nest(_)) => (config.data.mean, config.data.std) = IMAGENET,
+        (None, ClassifierConfig::Vit(_)) => {}
+    }
+    Ok(Trained { classifier, config, class_names, data_digest: metadata.get(DATA_DIGEST).cloned() })
 }
 
 fn fill(path: &Path, classifier: &Classifier, tensors: tensors::NamedTensors) -> Result<()> {
@@ -156,8 +171,8 @@ fn fill(path: &Path, classifier: &Classifier, tensors: tensors::NamedTensors) ->
 /// # Errors
 /// When there is none.
 pub fn newest_model(run: &str, runs: &Path) -> Result<PathBuf> {
-    let mut folders = vec![PathBuf::from(run)];
-    if run == "latest" {
+    let mut folders = if run == "latest" { Vec::new() } else { vec![PathBuf::from(run)] };
+    if run == "latest" && runs.is_dir() {
         let entries = std::fs::read_dir(runs).map_err(Error::io("read", runs))?;
         folders = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
         folders.sort();

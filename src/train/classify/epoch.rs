@@ -17,6 +17,9 @@ pub const MODEL_BEST: &str = "model_best.safetensors";
 /// The format tag of saved classifiers.
 pub const FORMAT: &str = "nestgen classifier 1";
 
+/// Where a saved classifier says which images it was trained on.
+pub const DATA_DIGEST: &str = "data_digest";
+
 /// The tensors of a state.
 pub const TENSOR_FILES: [&str; 2] = ["classifier", "adam"];
 /// The same with averaged weights.
@@ -215,6 +218,7 @@ impl Training<'_> {
                 format!("top-1 {:.2} % of {} images, best of {of} tests", tested.top1, tested.count),
             ),
             ("classes".into(), classes),
+            (DATA_DIGEST.into(), self.session.train.data().digest().to_owned()),
             ("config".into(), self.session.config_text.to_owned()),
         ]);
         let path = self.session.folder.file(MODEL_BEST);

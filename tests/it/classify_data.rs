@@ -1,0 +1,149 @@
+//! Which images a classifier is trained on, tested on while it trains, and tested on when it is finished: never one for another.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::bad_input::{refused, text};
+use super::cli::nestgen;
+
+/// `count` images of each class from number `first` on, no two alike.
+fn class_folders(root: &Path, classes: &[&str], first: usize, count: usize) {
+    for (label, class) in classes.iter().enumerate() {
+        fs::create_dir_all(root.join(class)).unwrap();
+        for i in first..first + count {
+            let pixel = |x: u32, y: u32| image::Rgb([x as u8 * 9, (y as usize + i) as u8, label as u8 * 90]);
+            image::RgbImage::from_fn(16, 16, pixel).save(root.join(class).join(format!("{i}.png"))).unwrap();
+        }
+    }
+}
+
+/// Trains a tiny network on `data`; gives its run folder and what it said.
+fn train(data: &Path, outdir: &Path, more: &[&str]) -> (PathBuf, String) {
+    let shape = ["model.dims=[8,8,8]", "model.depths=[1,1,1]", "model.heads=[2,2,2]"];
+    let shape = shape.iter().flat_map(|setting| ["--set", setting]);
+    let mut args = vec!["classify", "train", "--data", text(data), "--outdir", text(outdir)];
+    args.extend(["--epochs", "1", "--batch", "4"]);
+    args.extend(shape.chain(more.iter().copied()));
+    let out = nestgen(&args);
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.success(), "{said}");
+    (fs::read_dir(outdir).unwrap().next().unwrap().unwrap().path(), said)
+}
+
+/// The line of `eval` that says what was tested.
+fn tested(run: &Path, more: &[&str]) -> String {
+    let out = nestgen(&[&["classify", "eval", "--run", text(run)], more].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = String::from_utf8(out.stdout).unwrap();
+    said.lines().find(|line| line.starts_with("images")).unwrap().split(',').next().unwrap().to_owned()
+}
+
+#[test]
+fn held_out_images_stay_those_of_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let (set, other) = (dir.path().join("set"), dir.path().join("other"));
+    class_folders(&set, &["cat", "dog"], 0, 20);
+    class_folders(&other, &["cat", "dog"], 50, 5);
+    let (run, _) = train(&set, &dir.path().join("runs"), &[]);
+    assert!(tested(&run, &[]).contains("images  4 of "));
+    // Wherever they lie now; other images are all tested on.
+    let moved = dir.path().join("moved");
+    fs::rename(&set, &moved).unwrap();
+    assert!(tested(&run, &["--data", text(&moved)]).contains("images  4 of "));
+    assert!(tested(&run, &["--data", text(&other)]).contains("images  10 of "));
+    fs::rename(&moved, &set).unwrap();
+    // One more draws other images to hold out: some of these were trained on.
+    class_folders(&set, &["cat"], 30, 1);
+    refused(
+        &["classify", "eval", "--run", text(&run)],
+        &["set", "other images than the classifier was trained on"],
+    );
+    assert!(tested(&run, &["--split", "all"]).contains("images  41 of "));
+}
+
+#[test]
+fn choices_are_made_on_the_validation_split_and_tested_on_the_test_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = dir.path().join("set");
+    for (split, first, count) in [("train", 0, 8), ("val", 20, 3), ("test", 30, 2)] {
+        class_folders(&set.join(split), &["cat", "dog"], first, count);
+    }
+    // What else lies there is neither a split nor a class.
+    class_folders(&set.join("extra"), &["cat", "dog"], 40, 1);
+    let (run, said) = train(&set, &dir.path().join("runs"), &[]);
+    assert!(said.contains("16 images to train on, 6 to test on (val), 2 classes"), "{said}");
+    assert!(tested(&run, &[]).ends_with("set (test)"), "{}", tested(&run, &[]));
+    assert!(tested(&run, &["--split", "val"]).contains("images  6 of "));
+    let (_, said) = train(&set, &dir.path().join("on-test"), &["--set", "data.test_split=test"]);
+    assert!(said.contains("4 to test on (test)"), "{said}");
+    // Test images without classes, as competitions give them.
+    let loose = dir.path().join("loose");
+    fs::rename(set.join("test/cat"), &loose).unwrap();
+    fs::remove_dir_all(set.join("test")).unwrap();
+    fs::rename(&loose, set.join("test")).unwrap();
+    let (run, said) = train(&set, &dir.path().join("competition"), &[]);
+    assert!(said.contains("6 to test on (val)"), "{said}");
+    assert!(tested(&run, &[]).ends_with("set (val)"));
+}
+
+#[test]
+fn a_pack_of_test_images_is_tested_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = dir.path().join("set");
+    class_folders(&set.join("train"), &["cat", "dog"], 0, 6);
+    class_folders(&set.join("test"), &["cat", "dog"], 20, 10);
+    let (run, _) = train(&set, &dir.path().join("runs"), &[]);
+    let pack = dir.path().join("test.h5");
+    let out = nestgen(&["data", "pack", text(&set), text(&pack), "--res", "32", "--split", "test"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for data in [&pack, &set.join("test"), &set] {
+        assert!(tested(&run, &["--data", text(data)]).contains("images  20 of "), "{}", data.display());
+    }
+}
+
+#[test]
+fn a_class_whose_images_are_not_read_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    class_folders(dir.path(), &["cat", "dog"], 0, 20);
+    let missed = dir.path().join("bird");
+    fs::create_dir(&missed).unwrap();
+    fs::write(missed.join("1.HEIC"), "").unwrap();
+    let runs = dir.path().with_extension("runs");
+    let args = ["classify", "train", "--data", text(dir.path()), "--outdir", text(&runs), "--batch", "4", "-n"];
+    refused(&args, &["bird", "holds only .heic"]);
+    // What nobody takes for the images of a class.
+    fs::rename(missed.join("1.HEIC"), missed.join("1.xml")).unwrap();
+    assert!(nestgen(&args).status.success());
+}
+
+#[test]
+fn a_file_says_how_images_are_normalised_and_options_overrule_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = dir.path().join("set");
+    class_folders(&set, &["cat", "dog"], 0, 20);
+    let (mean, std) = ("0.485,0.456,0.406", "0.229,0.224,0.225");
+    let sets = ["--set", &format!("data.mean=[{mean}]"), "--set", &format!("data.std=[{std}]")];
+    let runs = dir.path().join("runs");
+    let args =
+        ["classify", "train", "--data", text(&set), "--outdir", text(&runs), "--epochs", "1", "--batch", "4"];
+    let args = [&args[..], &["--model", "vit-xs"], &sets].concat();
+    assert!(nestgen(&args).status.success());
+    let run = fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+    let file = run.join("model_best.safetensors");
+    let loss = |more: &[&str]| {
+        let out = nestgen(
+            &[&["classify", "eval", "--json", "--network", text(&file), "--data", text(&set)], more].concat(),
+        );
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap()["loss"].as_f64().unwrap()
+    };
+    let model = ["--model", "vit-xs", "--res", "32", "--num-classes", "2"];
+    let own = loss(&[]);
+    assert_eq!(loss(&model), own);
+    assert_eq!(loss(&[&model[..], &["--mean", mean, "--std", std]].concat()), own);
+    assert_ne!(loss(&[&model[..], &["--mean", "0.5,0.5,0.5"]].concat()), own);
+    let eval = ["classify", "eval", "--network", text(&file)];
+    let out = nestgen(&[&eval[..], &model, &["--std", "0.2,0.2"]].concat());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("three numbers") && out.status.code() == Some(1));
+    refused(&[&eval[..], &model, &["--std", "0.2,0,0.2"]].concat(), &["--std", "not above 0"]);
+}
