@@ -97,3 +97,21 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     });
     broken && !error.chain().any(|cause| cause.is::<nestgen::error::Error>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor_error(text: &str) -> anyhow::Error {
+        anyhow::Error::from(nestgen::error::Error::Tensor(candle_core::Error::Msg(text.into())))
+            .context("training")
+    }
+
+    #[test]
+    fn a_full_gpu_is_no_defect_and_has_a_way_out() {
+        let full = tensor_error("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
+        assert!(!is_defect(&full) && hint(&full).unwrap().contains("--batch"));
+        let defect = tensor_error("shape mismatch in add");
+        assert!(is_defect(&defect) && hint(&defect).is_none());
+    }
+}

@@ -7,9 +7,9 @@ use anyhow::Context as _;
 use candle_core::Device;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use nestgen::config::{Launch, Override, RunConfig, Source, Start, launch, load, preset_names};
+use nestgen::config::{Launch, Override, RunConfig, Source, Start, as_sagan, launch, load, preset_names};
 use nestgen::error::Error;
-use nestgen::models::{discriminator, transposed_nest};
+use nestgen::models::{GeneratorConfig, discriminator, transposed_nest};
 use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
 use nestgen::train::folder::settings_name;
@@ -43,6 +43,13 @@ pub(super) struct TrainArgs {
     /// A configuration file, as in configs/
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The generator: `nest` (of the configuration) or `sagan`, the convolutional baseline as large as that one [default: the
+    /// configuration's]
+    #[arg(long, value_name = "KIND", value_parser = ["nest", "sagan"], conflicts_with_all = ["resume", "transfer"])]
+    arch: Option<String>,
+    /// What `--arch sagan` has as much of as the configuration's generator
+    #[arg(long = "match", value_name = "WHAT", default_value = "params", value_parser = ["params", "flops"])]
+    budget: String,
     /// Length: thousands of real images shown to the discriminator
     #[arg(long, conflicts_with = "minutes")]
     kimg: Option<f64>,
@@ -158,7 +165,18 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
     }
     overrides.extend(set);
     overrides.extend(flags(args));
-    Ok((load(source, &overrides)?, name))
+    let config = load(source, &overrides)?;
+    match (args.arch.as_deref(), &config.model) {
+        (Some("sagan"), GeneratorConfig::TransposedNest(_)) => {
+            Ok((as_sagan(config, &args.budget)?, format!("{name}-sagan")))
+        }
+        (Some("nest"), GeneratorConfig::Sagan(_)) => Err(Error::Usage {
+            message: format!("--arch nest: the generator of `{name}` is another"),
+            hint: Some("leave --config out, or name one of a NesT".into()),
+        }
+        .into()),
+        _ => Ok((config, name)),
+    }
 }
 
 /// The dedicated flags, as settings.

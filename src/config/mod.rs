@@ -3,6 +3,7 @@
 // Reads what may be hostile: nothing in it may end the program.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod baseline;
 pub mod classify;
 mod launch;
 mod load;
@@ -11,6 +12,7 @@ mod presets;
 mod rescore;
 mod run;
 
+pub use baseline::as_sagan;
 pub use launch::{Launch, Start, build_generator, build_networks, launch};
 pub use load::{Source, load, parse, preset_names};
 pub use overrides::{Override, nearest};

@@ -35,7 +35,8 @@ pub fn best_values(comparison: &Comparison, key: &str) -> Option<String> {
     }
     let each = best.iter().filter_map(|arm| {
         let (generator, value) = arm.name.rsplit_once(AT)?;
-        Some(format!("{generator} {value} ({})", with_interval(arm.area.mean, arm.area.half_width)))
+        let score = with_interval(arm.area.mean, arm.area.half_width);
+        Some(format!("{generator} {value} ({score}{})", edge(comparison, generator, value)))
     });
     let each = each.collect::<Vec<_>>().join(", ");
     let test = match best.as_slice() {
@@ -46,6 +47,20 @@ pub fn best_values(comparison: &Comparison, key: &str) -> Option<String> {
         "the best {key} of each by its mean over the range: {each}{test}; the best of several flatters: confirm it on seeds that \
          did not choose it (--confirm)"
     ))
+}
+
+/// What to say of a best value beyond which none was tried.
+fn edge(comparison: &Comparison, generator: &str, value: &str) -> &'static str {
+    let number = |text: &str| text.parse::<f64>().ok();
+    let tried = comparison.arms.iter().filter_map(|arm| arm.name.rsplit_once(AT));
+    let tried = tried.filter(|(other, _)| *other == generator).filter_map(|(_, value)| number(value));
+    let Some(best) = number(value) else { return "" };
+    let [smaller, larger] = [f64::lt, f64::gt].map(|beyond| tried.clone().any(|other| beyond(&other, &best)));
+    match (smaller, larger) {
+        (false, true) => ", the smallest tried",
+        (true, false) => ", the largest tried",
+        _ => "",
+    }
 }
 
 fn paired(first: &ArmResult, second: &ArmResult) -> String {

@@ -199,13 +199,13 @@ impl<'a> Training<'a> {
                 trouble = self.tick_together(over)?;
             }
             if let Some(trouble) = trouble
-                && let Some(outcome) = self.respond(trouble)?
+                && let Some(outcome) = self.respond(trouble, over)?
             {
                 return Ok(outcome);
             }
             if self.session.ranks.any(self.session.stop.load(Ordering::Relaxed)) && !over {
                 if let Some(trouble) = self.broken_weights()?
-                    && let Some(outcome) = self.respond(trouble)?
+                    && let Some(outcome) = self.respond(trouble, over)?
                 {
                     return Ok(outcome);
                 }
@@ -320,6 +320,8 @@ impl<'a> Training<'a> {
             readings.settle(position, ranks, share, config.loss.pairs(), &mut sums)?;
         }
         ranks.sum(&mut sums);
+        // What the adaptive augmentation steers by.
+        position.collected.report("Loss/signs_real", sums[1] / config.batch as f64);
         config.augment.adapt(&mut position.augment, sums[1], config.batch);
         Ok(sums[0] / ranks.size() as f64)
     }

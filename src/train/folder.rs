@@ -149,6 +149,14 @@ impl RunFolder {
         Ok(beyond.len())
     }
 
+    /// Renames the states that are newer than this one, which the run goes back to: `latest` is not one of them.
+    pub(super) fn set_states_aside_after(&self, state: &Path) -> Result<()> {
+        for path in state::list(&self.path)?.into_iter().skip_while(|path| path != state).skip(1) {
+            fs::rename(&path, free_name(&path, ABANDONED)).map_err(Error::io("rename", &path))?;
+        }
+        Ok(())
+    }
+
     /// Appends a line to `log.txt`.
     pub fn log(&self, line: &str) -> Result<()> {
         stats::append_line(&self.file("log.txt"), line)

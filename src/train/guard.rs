@@ -161,6 +161,11 @@ impl Guard {
         self.worse = 0;
     }
 
+    /// Whether nothing is suspected: what was saved then was good.
+    pub(super) fn is_calm(&self) -> bool {
+        (self.collapsed, self.saturated, self.worse) == (0, 0, 0)
+    }
+
     /// Judges a tick.
     pub fn judge(&mut self, config: &GuardConfig, signs: &Signs) -> Option<Trouble> {
         if signs.kimg < config.start_kimg {

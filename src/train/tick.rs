@@ -114,10 +114,10 @@ impl Training<'_> {
 
         let mut trouble = self.position.guard.judge(&config.guard, &signs);
         self.position.tick_start_nimg = self.position.cur_nimg;
-        if trouble.is_none() && snap_due {
-            trouble = self.broken_weights()?;
+        if snap_due {
+            trouble = self.broken_weights()?.or(trouble);
         }
-        if trouble.is_none() && snap_due && !over {
+        if snap_due && !over && trouble.as_ref().is_none_or(|trouble| self.goes_on(trouble)) {
             self.save()?;
         }
         let now_secs = self.clock.elapsed_secs();
@@ -311,7 +311,7 @@ impl Training<'_> {
         Ok((snapshot, state))
     }
 
-    fn write_snapshot(&self, name: &str) -> Result<PathBuf> {
+    pub(super) fn write_snapshot(&self, name: &str) -> Result<PathBuf> {
         let mut metadata = Metadata::from([
             ("format".into(), "nestgen generator 1".into()),
             ("weights".into(), "ema".into()),

@@ -1,10 +1,13 @@
 //! Answers to trouble: what a run does that has gone wrong, and how it is known before it is saved as good.
 
+use std::path::{Path, PathBuf};
+
 use candle_core::{DType, Result as TensorResult, Tensor};
 
 use super::adversarial::Training;
 use super::event::{Event, Outcome};
-use super::guard::{OnDivergence, Trouble};
+use super::folder::snapshot_name;
+use super::guard::{Guard, OnDivergence, Trouble};
 use super::state;
 use crate::error::Result;
 
@@ -26,33 +29,77 @@ impl Training<'_> {
     }
 
     /// Does about trouble what the settings say; an outcome when that ends the run.
-    pub(super) fn respond(&mut self, trouble: Trouble) -> Result<Option<Outcome>> {
+    /// `over` where the run is as long as it should be.
+    pub(super) fn respond(&mut self, trouble: Trouble, over: bool) -> Result<Option<Outcome>> {
         let guard = &self.session.config.guard;
-        let last_good = state::list(self.session.folder.path())?.pop();
-        let last_good = self.session.ranks.first_tells(last_good)?;
         let broken = matches!(trouble, Trouble::NonFinite { .. });
-        let action = match (guard.on_divergence, &last_good) {
-            (OnDivergence::Warn, _) if !broken => {
-                self.tell_trouble(&trouble, "going on".into())?;
-                return Ok(None);
-            }
-            (OnDivergence::Rollback, Some(path)) if self.position.rollbacks < guard.max_rollbacks => {
-                let rollbacks = self.position.rollbacks + 1;
-                let state = state::load(path)?;
-                self.restore(&state)?;
-                self.position.rollbacks = rollbacks;
+        if self.goes_on(&trouble) {
+            self.tell_trouble(&trouble, "going on".into())?;
+            return Ok(None);
+        }
+        let last_good = if self.session.ranks.is_first() { self.last_good()? } else { None };
+        let last_good = self.session.ranks.first_tells(last_good)?;
+        let action = match &last_good {
+            Some(path)
+                if guard.on_divergence == OnDivergence::Rollback
+                    && self.position.rollbacks < guard.max_rollbacks =>
+            {
+                self.roll_back(path)?;
                 let action = format!("back to `{}` with half the learning rate", path.display());
                 self.tell_trouble(&trouble, action)?;
                 return Ok(None);
             }
-            (_, Some(path)) => format!("stopped; the last good state is `{}`", path.display()),
-            (_, None) => "stopped; no state had been saved yet".into(),
+            // All that was asked for has been trained: it is kept, whatever it is worth.
+            _ if over && !broken => {
+                self.tell_trouble(&trouble, "the run is at its end".into())?;
+                return Ok(None);
+            }
+            Some(path) => format!("stopped; the last good state is `{}`", path.display()),
+            None => "stopped; no state had been saved yet".into(),
         };
+        let kept = format!("diverged-{}", snapshot_name(self.position.cur_nimg));
+        let action = if broken { action } else { format!("{action}; the generator of now is `{kept}`") };
         self.tell_trouble(&trouble, action)?;
         if self.session.ranks.is_first() {
+            if !broken {
+                self.write_snapshot(&kept)?;
+            }
             self.session.folder.mark_diverged(&trouble.to_string())?;
         }
         Ok(Some(Outcome::Diverged { trouble, last_good }))
+    }
+
+    /// Whether the settings say to go on as if nothing were: with numbers that are not finite nothing can.
+    pub(super) fn goes_on(&self, trouble: &Trouble) -> bool {
+        self.session.config.guard.on_divergence == OnDivergence::Warn
+            && !matches!(trouble, Trouble::NonFinite { .. })
+    }
+
+    /// The newest state that was saved while nothing was suspected; the oldest one where there is none, which is the farthest from the
+    /// trouble.
+    fn last_good(&self) -> Result<Option<PathBuf>> {
+        let states = state::list(self.session.folder.path())?;
+        for path in states.iter().rev() {
+            if state::load(path)?.position.guard.is_calm() {
+                return Ok(Some(path.clone()));
+            }
+        }
+        Ok(states.into_iter().next())
+    }
+
+    /// Goes to a saved state: with half the rate, other random numbers, and the patience of a new run. States of what is given up step
+    /// aside. The best generator so far stays the best, wherever the run has gone since.
+    fn roll_back(&mut self, path: &Path) -> Result<()> {
+        let (rollbacks, best) = (self.position.rollbacks + 1, self.position.best.take());
+        let state = state::load(path)?;
+        self.restore(&state)?;
+        self.position.rollbacks = rollbacks;
+        self.position.guard = Guard::default();
+        self.position.best = best.or(self.position.best.take());
+        if self.session.ranks.is_first() {
+            self.session.folder.set_states_aside_after(path)?;
+        }
+        Ok(())
     }
 
     fn tell_trouble(&mut self, trouble: &Trouble, action: String) -> Result<()> {

@@ -37,6 +37,29 @@ fn verbs_of_one_process_refuse_to_be_launched_as_several() {
 }
 
 #[test]
+fn the_baseline_is_trained_as_any_other_generator() {
+    let dir = tempfile::tempdir().unwrap();
+    let outdir = dir.path().join("runs").display().to_string();
+    let args = "train --arch sagan --match flops --res 32 --kimg 0.016 --batch 8 --tick 0.008 --set data.scenes=16 --set model.dims=[32,16,16] \
+        --set discriminator.channels=[4,4,4,4] --outdir";
+    let args: Vec<&str> = args.split_whitespace().chain([outdir.as_str()]).collect();
+    let printed = nestgen(&[&args[..], &["-n"]].concat());
+    let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(printed.status.success() && text.contains("kind = \"sagan\""), "{text}");
+    let out = nestgen(&args);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let run = dir.path().join("runs/00000-scenes-demo64_sagan");
+    assert!(run.join("network-snapshot-000000.safetensors").exists());
+    // A run has its generator; a configuration of one may be named, too.
+    let config = run.join("config.toml").display().to_string();
+    assert!(nestgen(&["train", "--config", &config, "--arch", "sagan", "-n"]).status.success());
+    let other = nestgen(&["train", "--config", &config, "--arch", "nest", "-n"]);
+    assert!(String::from_utf8_lossy(&other.stderr).contains("--arch nest: the generator of"));
+    let resumed = nestgen(&["train", "--resume", "latest", "--arch", "sagan", "--outdir", &outdir]);
+    assert_eq!(resumed.status.code(), Some(1));
+}
+
+#[test]
 fn the_processor_multiplies_in_f32() {
     for precision in ["bf16", "tf32"] {
         let arguments =

@@ -129,6 +129,10 @@ fn every_arm_can_be_tuned_and_confirmed_on_other_seeds() {
     let out = study(dir.path(), &arms.join(","), &tuned);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let said = text(&out.stdout);
+    assert!(
+        said.matches(", the smallest tried").count() + said.matches(", the largest tried").count() == 2,
+        "{said}"
+    );
     for part in
         ["shallow@1e-3  ", "deep@2e-3  ", "the best train.generator.lr of each", "paired over 2 seeds, p "]
     {

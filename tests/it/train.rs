@@ -294,6 +294,61 @@ fn a_rollback_goes_on_from_the_last_good_state_and_ends_after_a_few() {
     assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
 }
 
+/// Kimg apart, as states are named; trouble from the second kimg on.
+const LONGER: [&str; 7] = [
+    "train.batch=100",
+    "train.kimg=4",
+    "train.tick_kimg=1",
+    "data.scenes=100",
+    "train.guard.max_logit_gap=1e-9",
+    "train.guard.start_kimg=1.5",
+    "train.grid=[2,2]",
+];
+
+fn saved(run: &Path, start: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(run).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_rollback_passes_over_states_that_were_saved_in_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = ["train.guard.on_divergence=rollback", "train.guard.patience=2", "train.guard.max_rollbacks=1"];
+    let (run, outcome) = train(&tiny(&[&LONGER[..], &more].concat()), dir.path(), None, None).unwrap();
+    // Bad at 2, where a state is saved, and at 3: back to 1. The same again, with as much patience as before.
+    let log = std::fs::read_to_string(run.join("log.txt")).unwrap();
+    assert!(log.contains("training-state-000001` with half the learning rate"), "{log}");
+    assert_eq!(log.matches("saved 2.000 kimg").count(), 2, "{log}");
+    let Outcome::Diverged { last_good: Some(state), .. } = outcome else { panic!("{outcome:?}") };
+    assert!(state.ends_with("training-state-000001"), "{state:?}");
+    assert_eq!(saved(&run, "abandoned-training-state"), ["abandoned-training-state-000002"]);
+    assert_eq!(saved(&run, "diverged-network"), ["diverged-network-snapshot-000003.safetensors"]);
+}
+
+#[test]
+fn a_run_that_goes_on_in_trouble_saves_as_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = ["train.guard.on_divergence=warn", "train.guard.patience=1"];
+    let (run, outcome) = train(&tiny(&[&LONGER[..], &more].concat()), dir.path(), None, None).unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+    let snapshots = [1, 2, 3, 4].map(|kimg| format!("network-snapshot-{kimg:06}.safetensors"));
+    assert_eq!(saved(&run, "network-snapshot"), snapshots);
+}
+
+#[test]
+fn what_was_trained_to_its_end_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = ["train.guard.start_kimg=3.5", "train.guard.patience=1", "train.snap_ticks=0"];
+    let (run, outcome) = train(&tiny(&[&LONGER[..], &more].concat()), dir.path(), None, None).unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+    assert_eq!(saved(&run, "network-snapshot"), ["network-snapshot-000004.safetensors"]);
+    let log = std::fs::read_to_string(run.join("log.txt")).unwrap();
+    assert!(log.contains("; the run is at its end"), "{log}");
+}
+
 #[test]
 fn held_out_images_are_judged_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use nestgen::config::{Override, RunConfig, Source, build_generator, load};
+use nestgen::config::{Override, RunConfig, Source, as_sagan, build_generator, load};
 use nestgen::data::ImageData;
 use nestgen::error::Result;
-use nestgen::models::GeneratorConfig;
-use nestgen::models::sagan::{self, Budget};
 use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
 use nestgen::study::convergence::{Plan, PlannedArm};
@@ -197,19 +195,6 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
         arms.push((name, if arm == "sagan" { as_sagan(config, &args.budget)? } else { config }));
     }
     Ok(arms)
-}
-
-/// The same experiment with the convolutional generator, as wide as makes it equal.
-fn as_sagan(mut config: RunConfig, budget: &str) -> anyhow::Result<RunConfig> {
-    let generator = build_generator(&config)?;
-    let (budget, target) = match budget {
-        "flops" => (Budget::Flops, generator.flops()),
-        _ => (Budget::Params, generator.params().count() as u64),
-    };
-    let shape = sagan::Config { z_dim: generator.z_dim(), ..sagan::Config::published(generator.resolution()) };
-    shape.validate().map_err(|bad| usage(&format!("sagan: {bad}"), "choose --res 32, 64 or 128"))?;
-    config.model = GeneratorConfig::Sagan(shape.matching(budget, target)?);
-    Ok(config)
 }
 
 /// What the flags set, for every arm alike.

@@ -183,7 +183,9 @@ impl Study<'_> {
         match outcome {
             Outcome::Interrupted { .. } => return Ok(false),
             Outcome::Finished { snapshot } => {
-                draw_panels(&config, self.data, self.device, &folder, &snapshot)?;
+                // What it never saw, it cannot have learnt by heart.
+                let (seen, _) = config.data.parts(self.data.clone())?;
+                draw_panels(&config, &seen, self.device, &folder, &snapshot)?;
                 task.end(&Ended { run, diverged: None })?;
             }
             Outcome::Diverged { trouble, .. } => {
