@@ -47,6 +47,9 @@ function scale(low, high, start, end, log) {
   return (value) => start + ((place(Math.min(Math.max(value, low), high)) - a) / (b - a || 1)) * (end - start);
 }
 
+/** Curves that are drawn with their intervals: more of these would hide the curves. */
+const MOST_BANDS = 4;
+
 /** The bounds that show all means, and intervals as far as they do not dwarf them. */
 function bounds(series, log) {
   const all = series.flatMap((s) => s.curve.map((p) => p[1])).concat(series.flatMap((s) => s.runs.flat().map((p) => p[1])));
@@ -54,7 +57,8 @@ function bounds(series, log) {
   const means = log ? all.filter((value) => value > 0) : all;
   const low = Math.min(...means), high = Math.max(...means);
   const room = Math.max(high - low, Math.abs(high) * 0.05, 1e-12);
-  const edges = series.flatMap((s) => s.curve.flatMap((p) => [p[1] - (p[2] ?? 0), p[1] + (p[2] ?? 0)]));
+  const half = (p) => (series.length <= MOST_BANDS ? p[2] ?? 0 : 0);
+  const edges = series.flatMap((s) => s.curve.flatMap((p) => [p[1] - half(p), p[1] + half(p)]));
   const bottom = Math.max(Math.min(...edges, low), low - room / 2) - room * 0.02;
   const top = Math.min(Math.max(...edges, high), high + room / 2) + room * 0.02;
   return log ? [Math.max(bottom, low * 0.7), top] : [bottom, top];
@@ -62,7 +66,7 @@ function bounds(series, log) {
 
 /**
  * Draws into `box`. `series`: [{name, color, curve: [[x, mean, half width or null]], runs: [[[x, y]]]}].
- * `options`: {logX, logY, xLabel, yLabel, threshold, onCursor(x or null)}.
+ * A series may be `dashed`, which tells it from an earlier one of its colour. `options`: {logX, logY, xLabel, yLabel, threshold, onCursor(x or null)}.
  */
 function drawChart(box, series, options) {
   const width = Math.max(box.clientWidth, 260), height = Math.max(240, Math.min(440, width * 0.58));
@@ -99,15 +103,15 @@ function drawChart(box, series, options) {
     const at = y(options.threshold);
     svg("line", { class: "threshold", x1: margin.left, x2: width - margin.right, y1: at, y2: at }, root);
   }
-  for (const s of series) drawSeries(root, s, x, y, logX);
+  for (const s of series) drawSeries(root, s, x, y, logX, series.length <= MOST_BANDS);
   addCursor(root, series, x, { height, margin, logX, onCursor: options.onCursor });
 }
 
-function drawSeries(root, s, x, y, logX) {
+function drawSeries(root, s, x, y, logX, bands) {
   const seen = (points) => (logX ? points.filter((p) => p[0] > 0) : points);
   const at = (px, py) => `${x(px).toFixed(1)},${y(py).toFixed(1)}`;
   const curve = seen(s.curve), wide = curve.filter((p) => p[2] !== null);
-  if (wide.length > 1) {
+  if (bands && wide.length > 1) {
     const upper = wide.map((p) => at(p[0], p[1] + p[2])), lower = wide.map((p) => at(p[0], p[1] - p[2])).reverse();
     svg("polygon", { points: upper.concat(lower).join(" "), fill: s.color, opacity: 0.15 }, root);
   }
@@ -116,7 +120,7 @@ function drawSeries(root, s, x, y, logX) {
     svg("polyline", { points, fill: "none", stroke: s.color, "stroke-width": 1, opacity: 0.55 }, root);
   }
   const points = curve.map((p) => at(p[0], p[1])).join(" ");
-  svg("polyline", { points, fill: "none", stroke: s.color, "stroke-width": 2.2, "stroke-linejoin": "round" }, root);
+  svg("polyline", { points, fill: "none", stroke: s.color, "stroke-width": 2.2, "stroke-linejoin": "round", "stroke-dasharray": s.dashed ? "6 4" : "none" }, root);
   if (curve.length <= 30) for (const p of curve) svg("circle", { cx: x(p[0]), cy: y(p[1]), r: 2.8, fill: s.color }, root);
 }
 

@@ -8,6 +8,11 @@ use crate::study::numbers::{digits, short};
 /// Colours of arms, distinct under the common kinds of colour blindness (Okabe and Ito).
 pub const COLORS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666"];
 
+/// Curves that are drawn with their intervals: more of these would hide the curves.
+const MOST_BANDS: usize = 4;
+/// Letters of a vertical label that have room; longer ones are written smaller.
+const Y_LABEL: usize = 52;
+
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
 /// Left, right, top, bottom.
@@ -25,6 +30,17 @@ pub struct Plot<'a> {
     pub curves: Vec<(&'a str, &'a [(f64, f64, Option<f64>)])>,
 }
 
+impl Plot<'_> {
+    fn has_bands(&self) -> bool {
+        self.curves.len() <= MOST_BANDS
+    }
+}
+
+/// The colour of a curve, and the dashes that tell it from an earlier one of the same colour.
+fn look(index: usize) -> (&'static str, &'static str) {
+    (COLORS[index % COLORS.len()], if index < COLORS.len() { "" } else { r#" stroke-dasharray="6 4""# })
+}
+
 /// From data to pixels: x linear, y logarithmic where the scores allow it.
 struct Scale {
     x: (f64, f64),
@@ -39,9 +55,9 @@ impl Scale {
             values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &v| (a.min(v), b.max(v)))
         };
         let means: Vec<f64> = points().map(|point| point.1).collect();
-        let bounds: Vec<f64> = points()
-            .flat_map(|&(_, mean, half)| [mean - half.unwrap_or(0.0), mean + half.unwrap_or(0.0)])
-            .collect();
+        let half = |half: Option<f64>| half.filter(|_| plot.has_bands()).unwrap_or(0.0);
+        let bounds: Vec<f64> =
+            points().flat_map(|&(_, mean, own)| [mean - half(own), mean + half(own)]).collect();
         let (low, high) = fold(means);
         let log = low > 0.0 && high > 4.0 * low;
         // Intervals of two seeds can be absurdly wide: they are cut where they would dwarf the curves.
@@ -101,8 +117,11 @@ pub fn draw(plot: &Plot) -> String {
     let scale = Scale::of(plot);
     let mut body = String::new();
     axes(&mut body, &scale, plot);
-    for ((_, points), color) in plot.curves.iter().zip(COLORS.iter().cycle()) {
-        curve(&mut body, &scale, points, color);
+    for (index, (_, points)) in plot.curves.iter().enumerate() {
+        if plot.has_bands() {
+            band(&mut body, &scale, points, look(index).0);
+        }
+        curve(&mut body, &scale, points, look(index));
     }
     let above = legend(&mut body, plot);
     format!(
@@ -129,12 +148,13 @@ fn legend(body: &mut String, plot: &Plot) -> f64 {
         places.push((left, row));
         left += width;
     }
-    for (((name, _), (left, place)), color) in plot.curves.iter().zip(places).zip(COLORS.iter().cycle()) {
-        let y = 18.0 + place - row;
+    for (index, ((name, _), (left, place))) in plot.curves.iter().zip(places).enumerate() {
+        let (y, (color, dashes)) = (18.0 + place - row, look(index));
         let _ = write!(
             body,
-            r#"<rect x="{left:.0}" y="{y:.0}" width="14" height="4" fill="{color}"/><text x="{:.0}" y="{:.0}">{}</text>"#,
-            left + 19.0,
+            r#"<path d="M{left:.0} {:.0}h16" stroke="{color}" stroke-width="4"{dashes}/><text x="{:.0}" y="{:.0}">{}</text>"#,
+            y + 2.0,
+            left + 20.0,
             y + 6.0,
             escape(name)
         );
@@ -166,18 +186,20 @@ fn axes(body: &mut String, scale: &Scale, plot: &Plot) {
             bottom + 19.0
         );
     }
-    let scale_name = if scale.log { ", log scale" } else { "" };
+    let label = format!("{}{})", plot.y_label, if scale.log { ", log scale" } else { "" });
+    let size = 13.0 * (Y_LABEL as f64 / label.chars().count().max(Y_LABEL) as f64);
     let _ = write!(
         body,
         "<line x1=\"{0}\" x2=\"{right}\" y1=\"{bottom}\" y2=\"{bottom}\" stroke=\"#999\"/>\
          <text x=\"{1}\" y=\"{2}\" text-anchor=\"middle\">{3}</text>\
-         <text transform=\"translate(18 {4}) rotate(-90)\" text-anchor=\"middle\">{5}{scale_name})</text>",
+         <text transform=\"translate(18 {4}) rotate(-90)\" text-anchor=\"middle\" font-size=\"{6:.1}\">{5}</text>",
         MARGIN[0],
         (MARGIN[0] + right) / 2.0,
         HEIGHT - 12.0,
         escape(plot.x_label),
         (MARGIN[2] + bottom) / 2.0,
-        escape(&plot.y_label),
+        escape(&label),
+        size
     );
 }
 
@@ -191,7 +213,8 @@ fn round(text: &str) -> String {
     format!("{}{unit}", number.trim_end_matches('0').trim_end_matches('.'))
 }
 
-fn curve(body: &mut String, scale: &Scale, points: &[(f64, f64, Option<f64>)], color: &str) {
+/// The intervals around a curve.
+fn band(body: &mut String, scale: &Scale, points: &[(f64, f64, Option<f64>)], color: &str) {
     let point = |x: f64, y: f64| format!("{:.1},{:.1}", scale.x(x), scale.y(y));
     let upper = points.iter().filter_map(|&(x, mean, half)| Some(point(x, mean + half?)));
     let lower = points.iter().rev().filter_map(|&(x, mean, half)| Some(point(x, mean - half?)));
@@ -199,10 +222,14 @@ fn curve(body: &mut String, scale: &Scale, points: &[(f64, f64, Option<f64>)], c
     if !band.is_empty() {
         let _ = write!(body, r#"<polygon points="{}" fill="{color}" opacity="0.16"/>"#, band.join(" "));
     }
+}
+
+fn curve(body: &mut String, scale: &Scale, points: &[(f64, f64, Option<f64>)], (color, dashes): (&str, &str)) {
+    let point = |x: f64, y: f64| format!("{:.1},{:.1}", scale.x(x), scale.y(y));
     let line: Vec<String> = points.iter().map(|&(x, mean, _)| point(x, mean)).collect();
     let _ = write!(
         body,
-        r#"<polyline points="{}" fill="none" stroke="{color}" stroke-width="2"/>"#,
+        r#"<polyline points="{}" fill="none" stroke="{color}" stroke-width="2"{dashes}/>"#,
         line.join(" ")
     );
     if points.len() <= 40 {
@@ -242,6 +269,22 @@ mod tests {
         assert_eq!(ticks(0.0, 10.0, 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         let small = ticks(0.011, 0.049, 5);
         assert!(small.iter().all(|tick| (0.011..=0.0491).contains(tick)) && small.len() >= 3, "{small:?}");
+    }
+
+    #[test]
+    fn many_curves_are_told_apart_and_not_hidden() {
+        let points: &[(f64, f64, Option<f64>)] = &[(0.0, 1.0, Some(90.0)), (1.0, 2.0, Some(90.0))];
+        let plot = |count: usize| Plot {
+            title: String::new(),
+            x_label: "x",
+            y_label: "kid2000-a-very-long-name-of-features-indeed (lower is better".into(),
+            curves: vec![("a", points); count],
+        };
+        let (few, many) = (draw(&plot(4)), draw(&plot(9)));
+        assert_eq!((few.matches("<polygon").count(), many.matches("<polygon").count()), (4, 0));
+        // Two of nine have the colours of the first two: their curves and their marks are dashed.
+        assert_eq!((few.matches("dasharray").count(), many.matches("dasharray").count()), (0, 4));
+        assert!(Scale::of(&plot(9)).y.1 < 5.0 && many.contains(r#"font-size="11.1""#), "{many}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 const page = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const colors = page.arms.map((_, arm) => page.colors[arm % page.colors.length]);
+const isDashed = (arm) => arm >= page.colors.length;
 const state = { axis: page.axis, quantity: "", logX: false, logY: false, seeds: false };
 
 /** An HTML element with properties and children; text stays text. */
@@ -15,7 +16,7 @@ function html(name, properties = {}, ...children) {
 
 function swatch(arm) {
   const mark = html("i");
-  mark.style.background = colors[arm];
+  mark.style.background = isDashed(arm) ? `repeating-linear-gradient(90deg, ${colors[arm]} 0 4px, transparent 4px 7px)` : colors[arm];
   return mark;
 }
 
@@ -50,7 +51,7 @@ function series() {
   return page.arms.map((arm, index) => {
     const curve = q ? meanCurve(q.arms[index]) : current().comparison.arms[index].curve;
     const runs = q ? q.arms[index] : current().comparison.arms[index].runs.map((run) => run.points);
-    return { name: arm.name, color: colors[index], curve, runs: state.seeds ? runs : [] };
+    return { name: arm.name, color: colors[index], dashed: isDashed(index), curve, runs: state.seeds ? runs : [] };
   });
 }
 
