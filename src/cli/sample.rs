@@ -57,7 +57,7 @@ pub(super) struct SampleArgs {
     /// Which images, by seed, each once: `0,5-9`
     #[arg(long, value_name = "LIST")]
     seeds: Option<String>,
-    /// Draw latents within ±2·PSI only: fewer odd images, less variety
+    /// Draw latents within ±2·PSI only: fewer odd images, less variety; leave it out for none, 1 is not none
     #[arg(long, value_name = "PSI")]
     trunc: Option<f64>,
     /// Also write `<outdir>-grid.png`, beside the folder, with COLUMNSxROWS of the images
