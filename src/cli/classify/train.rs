@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use candle_core::{DType, Device};
@@ -156,12 +157,16 @@ fn launch_and_show(
     ranks: &Ranks,
 ) -> anyhow::Result<(PathBuf, Outcome)> {
     let (train, test) = data.chosen(&config.data);
+    let part = match test.data().split() {
+        _ if Arc::ptr_eq(train.data(), test.data()) => " (held out)".to_owned(),
+        Some(split) => format!(" ({split})"),
+        None => String::new(),
+    };
     ui::note(&format!(
-        "{}: {} images to train on, {} to test on{}, {} classes, {} px",
+        "{}: {} images to train on, {} to test on{part}, {} classes, {} px",
         config.data.name(),
         train.len(),
         test.len(),
-        test.data().split().map_or(String::new(), |split| format!(" ({split})")),
         data.class_names().len(),
         config.model.resolution()
     ));
