@@ -75,12 +75,12 @@ impl Training<'_> {
             && !matches!(trouble, Trouble::NonFinite { .. })
     }
 
-    /// The newest state that was saved while nothing was suspected; the oldest one where there is none, which is the farthest from the
+    /// The newest whole state that was saved while nothing was suspected; the oldest one where there is none, which is the farthest from the
     /// trouble.
     fn last_good(&self) -> Result<Option<PathBuf>> {
         let states = state::list(self.session.folder.path())?;
         for path in states.iter().rev() {
-            if state::load(path)?.position.guard.is_calm() {
+            if state::load(path).is_ok_and(|state| state.position.guard.is_calm()) {
                 return Ok(Some(path.clone()));
             }
         }

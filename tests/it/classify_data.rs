@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nestgen::train::tensors;
+
 use super::bad_input::{refused, text};
 use super::cli::nestgen;
 
@@ -59,6 +61,16 @@ fn held_out_images_stay_those_of_training() {
         &["set", "other images than the classifier was trained on"],
     );
     assert!(tested(&run, &["--split", "all"]).contains("images  41 of "));
+    // A file of before this was recorded: what was held out if nothing has changed, and a word of doubt.
+    let model = run.join("model_best.safetensors");
+    let (mut metadata, weights) = tensors::read(&model).unwrap();
+    assert!(metadata.remove("data_digest").is_some());
+    tensors::write(&mut fs::File::create(&model).unwrap(), &metadata, &weights).unwrap();
+    for (data, count) in [(&set, 4), (&other, 10)] {
+        assert!(tested(&run, &["--data", text(data)]).contains(&format!("images  {count} of ")));
+        let out = nestgen(&["classify", "eval", "--run", text(&run), "--data", text(data)]);
+        assert!(String::from_utf8_lossy(&out.stderr).contains("does not say which images it was trained on"));
+    }
 }
 
 #[test]
@@ -110,7 +122,7 @@ fn a_class_whose_images_are_not_read_is_missed() {
     fs::write(missed.join("1.HEIC"), "").unwrap();
     let runs = dir.path().with_extension("runs");
     let args = ["classify", "train", "--data", text(dir.path()), "--outdir", text(&runs), "--batch", "4", "-n"];
-    refused(&args, &["bird", "holds only .heic"]);
+    refused(&args, &["bird", "holds no image that is read (.heic)"]);
     // What nobody takes for the images of a class.
     fs::rename(missed.join("1.HEIC"), missed.join("1.xml")).unwrap();
     assert!(nestgen(&args).status.success());

@@ -130,22 +130,28 @@ fn images_to_test(
     );
     bar.finish_and_clear();
     let (images, tested) = opened?;
-    match tested {
-        Tested::Whole if args.data.is_none() && digest.is_some() => Err(Error::Usage {
+    let same_place = config.path == trained.config.data.path;
+    // A file of before, and timm's, do not tell; of timm's nobody thinks that it was trained on these.
+    let untold = digest.is_none() && !trained.class_names.is_empty();
+    let images = match tested {
+        Tested::Whole if args.data.is_none() && digest.is_some() => {
+            return Err(Error::Usage {
             message: format!(
                 "`{}` holds other images than the classifier was trained on: which of them were held out cannot be told",
                 config.path
             ),
             hint: Some("name images to test on with --data, or all of these with --split all".into()),
         }
-        .into()),
-        // A file of before: what was held out, if nothing has changed since.
-        Tested::Whole if args.data.is_none() => {
-            ui::warn("the classifier does not say which images it was trained on: if they changed since, some are among these");
-            Ok(images.hold_out(config.hold_out)?.1)
+        .into());
         }
-        _ => Ok(if config.max_test > 0 { images.at_most(config.max_test) } else { images }),
-    }
+        Tested::Whole if untold => {
+            ui::warn("the classifier does not say which images it was trained on: some may be among these");
+            // What was held out, if nothing has changed since.
+            if same_place { images.hold_out(config.hold_out)?.1 } else { images }
+        }
+        _ => images,
+    };
+    Ok(if config.max_test > 0 { images.at_most(config.max_test) } else { images })
 }
 
 fn per_class(tested: &Evaluation, names: &[String]) -> std::io::Result<()> {

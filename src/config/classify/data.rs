@@ -240,7 +240,7 @@ fn refuse_empty_classes(root: &Path, classes: &[String]) -> Result<()> {
                 let what = if unread.is_empty() {
                     "is empty".to_owned()
                 } else {
-                    format!("holds only {unread}, which is not read")
+                    format!("holds no image that is read ({unread})")
                 };
                 return Err(Error::Usage {
                     message: format!("the class folder `{}` {what}", child.display()),
