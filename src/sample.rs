@@ -69,20 +69,21 @@ pub fn truncation_limit(truncation: Option<f64>) -> Result<Option<f32>> {
 /// Those of [`truncation_limit`].
 pub fn seed_latents(seeds: &[u64], z_dim: usize, truncation: Option<f64>) -> Result<Tensor> {
     let limit = truncation_limit(truncation)?;
-    let row = |&seed: &u64| {
-        let mut row = seed_latent(seed, z_dim);
-        if let Some(limit) = limit {
-            let mut again = Rng::new(seed).split("z-again");
-            for value in &mut row {
-                while value.abs() > limit {
-                    *value = again.normal();
-                }
+    let rows: Vec<f32> = seeds.iter().flat_map(|&seed| seed_latent_within(seed, z_dim, limit)).collect();
+    Ok(Tensor::from_vec(rows, (seeds.len(), z_dim), &Device::Cpu)?)
+}
+
+fn seed_latent_within(seed: u64, z_dim: usize, limit: Option<f32>) -> Vec<f32> {
+    let mut latent = seed_latent(seed, z_dim);
+    if let Some(limit) = limit {
+        let mut again = Rng::new(seed).split("z-again");
+        for value in &mut latent {
+            while value.abs() > limit {
+                *value = again.normal();
             }
         }
-        row
-    };
-    let rows: Vec<f32> = seeds.iter().flat_map(row).collect();
-    Ok(Tensor::from_vec(rows, (seeds.len(), z_dim), &Device::Cpu)?)
+    }
+    latent
 }
 
 /// Calls `f(seeds, images [n, H, W, 3])` batch by batch, `batch` seeds at a time, until `f` returns `false`.
@@ -109,10 +110,13 @@ pub fn for_each_batch(
 ///
 /// Shoemake, "Animating rotation with quaternion curves" (1985); the length goes linearly from one to the other.
 ///
+/// The two ends are the seeds' latents under `truncation`, as [`seed_latents`] has them.
+///
 /// # Errors
-/// Only those of tensors.
-pub fn interpolate(from: u64, to: u64, steps: usize, z_dim: usize) -> Result<Tensor> {
-    let (from, to) = (seed_latent(from, z_dim), seed_latent(to, z_dim));
+/// Those of [`truncation_limit`].
+pub fn interpolate(from: u64, to: u64, steps: usize, z_dim: usize, truncation: Option<f64>) -> Result<Tensor> {
+    let limit = truncation_limit(truncation)?;
+    let (from, to) = (seed_latent_within(from, z_dim, limit), seed_latent_within(to, z_dim, limit));
     let norm = |z: &[f32]| z.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
     let (from_norm, to_norm) = (norm(&from), norm(&to));
     let dot: f64 = from.iter().zip(&to).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -141,11 +145,14 @@ mod tests {
 
     #[test]
     fn interpolation_starts_and_ends_at_its_seeds_and_keeps_the_length() {
-        let rows = interpolate(3, 4, 5, 32).unwrap().to_vec2::<f32>().unwrap();
+        let rows = interpolate(3, 4, 5, 32, None).unwrap().to_vec2::<f32>().unwrap();
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-5);
         assert!(close(&rows[0], &seed_latent(3, 32)) && close(&rows[4], &seed_latent(4, 32)));
         let norm = |z: &[f32]| z.iter().map(|x| x * x).sum::<f32>().sqrt();
         assert!((norm(&rows[2]) - (norm(&rows[0]) + norm(&rows[4])) / 2.0).abs() < 1e-4);
+        let within = interpolate(3, 4, 5, 32, Some(0.5)).unwrap().to_vec2::<f32>().unwrap();
+        let ends = seed_latents(&[3, 4], 32, Some(0.5)).unwrap().to_vec2::<f32>().unwrap();
+        assert!(close(&within[0], &ends[0]) && close(&within[4], &ends[1]) && !close(&within[0], &rows[0]));
     }
 
     #[test]

@@ -109,6 +109,18 @@ impl ImageSet {
         }
     }
 
+    /// At most `count` of the images, drawn at random but always the same way, rising: the first of a sorted set would be
+    /// those of its first classes. A smaller choice is a part of every larger one.
+    pub fn choose(&self, count: usize) -> Vec<usize> {
+        let mut indices: Vec<usize> = (0..self.len()).collect();
+        if count < indices.len() {
+            indices.sort_unstable_by_key(|&i| scramble(i as u64));
+            indices.truncate(count);
+            indices.sort_unstable();
+        }
+        indices
+    }
+
     /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
@@ -214,6 +226,15 @@ impl ImageSet {
         let kept: &[usize] = if let Kind::Files { kept, .. } = &self.kind { kept } else { &[] };
         kept.get(i).copied().ok_or_else(|| self.bad(i, format!("the set has no image {i}")))
     }
+}
+
+/// Numbers in an order without order: the mixing of SplitMix64 (Steele et al., "Fast splittable pseudorandom number
+/// generators", OOPSLA 2014), which gives no two of them the same.
+fn scramble(i: u64) -> u64 {
+    let z = i.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 fn no_such_split(path: &Path, options: &OpenOptions, found: Vec<String>) -> Error {

@@ -34,7 +34,7 @@ pub(super) struct PackArgs {
     /// Crop each image to its centre square and resize it to this side; without it, all must have one square size
     #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=4096))]
     res: Option<u32>,
-    /// Pack only the first images
+    /// Pack at most so many of the images, drawn at random, always the same
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_images: Option<u64>,
     /// Use this first-level folder (`all` for every image); the default is `train` where there are splits

@@ -82,6 +82,9 @@ pub(super) struct InterpolateArgs {
     /// The seeds to pass through, two or more: `0,5-9`
     #[arg(long, value_name = "LIST", default_value = "0-7")]
     seeds: String,
+    /// Draw the seeds' latents within ±2·PSI only, as `sample --trunc` does
+    #[arg(long, value_name = "PSI")]
+    trunc: Option<f64>,
     /// Images in a row, both ends included
     #[arg(long, default_value_t = 9)]
     steps: usize,
@@ -127,6 +130,10 @@ fn wanted_seeds(args: &SampleArgs, in_grid: usize) -> Result<Vec<u64>, Error> {
         }
         (None, None, in_grid) => (0..in_grid as u64).collect(),
     };
+    if let Some(grid) = args.grid.as_deref().filter(|_| seeds.len() < in_grid) {
+        let message = format!("--grid {grid} shows {in_grid} images, and {} are drawn", seeds.len());
+        return Err(usage(&message, "ask for more images, or for a smaller grid"));
+    }
     if args.grid_only {
         seeds.truncate(in_grid);
     }
@@ -263,10 +270,11 @@ pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode
             "--seeds 0-7 --steps 9"
         ));
     }
+    truncation_limit(args.trunc)?;
     let (generator, path) = load(&args.network)?;
     let mut strips = Vec::new();
     for pair in seeds.windows(2) {
-        let z = interpolate(pair[0], pair[1], args.steps, generator.z_dim())?;
+        let z = interpolate(pair[0], pair[1], args.steps, generator.z_dim(), args.trunc)?;
         strips.push(generate(&generator, &z, 32)?);
     }
     write_picture(&args.out, &Picture::grid(&Tensor::cat(&strips, 0)?, args.steps)?)?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use toml::Table;
 
+use super::idle::{Cause, in_run};
 use super::overrides::{Override, nearest};
 use super::presets::{PRESETS, preset};
 use super::run::RunConfig;
@@ -31,10 +32,11 @@ pub fn load(source: Source, overrides: &[Override]) -> Result<RunConfig> {
             (path.display().to_string(), text)
         }
     };
-    resolve(&place, &text, overrides, RunConfig::validate)
+    resolve(&place, &text, overrides, RunConfig::validate, in_run)
 }
 
-/// The configuration of any kind of run: `text` of `place`, overridden and validated.
+/// The configuration of any kind of run: `text` of `place`, overridden and validated. No override may be idle, unless
+/// what makes it so is one itself, which somebody meant; in a file, which may be a run's complete one, any setting may be.
 ///
 /// # Errors
 /// As [`load`].
@@ -43,6 +45,7 @@ pub(super) fn resolve<T: DeserializeOwned>(
     text: &str,
     overrides: &[Override],
     validate: impl Fn(&T) -> std::result::Result<(), (String, String)>,
+    idle: impl Fn(&T, &str) -> Option<Cause>,
 ) -> Result<T> {
     let mut config = parse_as(place, text)?;
     let mut table: Table = text.parse().map_err(|error| bad_toml(place, &error))?;
@@ -57,7 +60,17 @@ pub(super) fn resolve<T: DeserializeOwned>(
         reason,
         hint: None,
     })?;
-    Ok(config)
+    let given = |key: &str| overrides.iter().any(|item| item.key() == key);
+    let mut idle = overrides.iter().filter_map(|item| Some((item.key(), idle(&config, &item.key())?)));
+    match idle.find(|(_, (cause, _))| !given(cause)) {
+        None => Ok(config),
+        Some((key, (cause, value))) => Err(Error::Config {
+            place: "--set".into(),
+            key,
+            reason: format!("it changes nothing while `{cause}` is {value}"),
+            hint: Some(format!("leave it out, or give `{cause}` another value")),
+        }),
+    }
 }
 
 /// Reads a complete configuration back, as saved beside a run or in a snapshot.

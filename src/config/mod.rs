@@ -5,6 +5,7 @@
 
 mod baseline;
 pub mod classify;
+mod idle;
 mod launch;
 mod load;
 mod overrides;

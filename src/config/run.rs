@@ -38,7 +38,7 @@ pub struct RunConfig {
 pub struct DataConfig {
     /// A folder, archive or pack; empty for the built-in scenes.
     pub path: String,
-    /// Use only the first so many images; 0 for all.
+    /// Use at most so many of the images, drawn at random but always the same way; 0 for all.
     pub max_images: usize,
     /// How many built-in scenes there are.
     pub scenes: usize,

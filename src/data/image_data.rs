@@ -16,7 +16,7 @@ use crate::rng::Rng;
 pub struct LoadOptions {
     /// Side of the square images, px.
     pub res: u32,
-    /// Use only the first images of the set.
+    /// Use at most so many of the images, drawn at random but always the same way.
     pub max_images: Option<usize>,
     /// How to open the source (split, limits).
     pub open: OpenOptions,
@@ -66,21 +66,22 @@ impl ImageData {
         progress: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<ImageData> {
         let set = ImageSet::open(path, &options.open)?;
-        let count = set.len().min(options.max_images.unwrap_or(usize::MAX));
+        let chosen = set.choose(options.max_images.unwrap_or(usize::MAX));
+        let count = chosen.len();
         let res = options.res as usize;
         let needed = count as u64 * (res * res * 3) as u64;
-        let labels = (0..count).map(|i| set.label(i)).collect();
+        let labels = chosen.iter().map(|&i| set.label(i)).collect();
         let class_names = set.class_names().to_vec();
         let description =
             format!("{}{}", path.display(), set.split().map_or(String::new(), |s| format!(" ({s})")));
         let whole = set.digest()?;
-        let part = count < set.len();
-        let digest = if part { digest_of_part(&whole, "the first", count) } else { whole.clone() };
+        let is_part = count < set.len();
+        let digest = if is_part { digest_of_part(&whole, "drawn", count) } else { whole.clone() };
         let split = set.split().map(str::to_owned);
-        let storage = if needed <= options.memory_budget_bytes {
-            Arc::new(Storage::Memory(decode_all(&set, count, options.res, progress)?))
+        let (storage, part) = if needed <= options.memory_budget_bytes {
+            (Storage::Memory(decode_all(&set, &chosen, options.res, progress)?), None)
         } else if set.is_pack() {
-            Arc::new(Storage::Pack(Box::new(set)))
+            (Storage::Pack(Box::new(set)), is_part.then_some(chosen))
         } else {
             return Err(Error::Usage {
                 message: format!(
@@ -95,8 +96,8 @@ impl ImageData {
         Ok(ImageData {
             res,
             count,
-            storage,
-            part: None,
+            storage: Arc::new(storage),
+            part,
             labels,
             class_names,
             split,
@@ -264,20 +265,20 @@ fn digest_of_part(whole: &str, which: &str, count: usize) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Decodes and resizes in parallel; stops early at a bad image and reports the first by order among those seen.
+/// Decodes and resizes the `chosen` images in parallel; stops early at a bad image and reports the first by order among those seen.
 fn decode_all(
     set: &ImageSet,
-    count: usize,
+    chosen: &[usize],
     res: u32,
     progress: &(dyn Fn(usize, usize) -> bool + Sync),
 ) -> Result<Vec<u8>> {
     let image_bytes = res as usize * res as usize * 3;
-    let mut pixels = vec![0; count * image_bytes];
+    let mut pixels = vec![0; chosen.len() * image_bytes];
     let done = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let first_error: Mutex<Option<(usize, nestgen_images::Error)>> = Mutex::new(None);
     let lock = || first_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    pixels.par_chunks_exact_mut(image_bytes).enumerate().for_each(|(i, out)| {
+    pixels.par_chunks_exact_mut(image_bytes).zip(chosen).for_each(|(out, &i)| {
         if stop.load(Ordering::Relaxed) {
             return;
         }
@@ -292,7 +293,7 @@ fn decode_all(
                 return;
             }
         }
-        if !progress(done.fetch_add(1, Ordering::Relaxed) + 1, count) {
+        if !progress(done.fetch_add(1, Ordering::Relaxed) + 1, chosen.len()) {
             stop.store(true, Ordering::Relaxed);
         }
     });
@@ -382,13 +383,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_images_can_be_taken_alone() {
+    fn some_images_are_drawn_from_all_of_a_sorted_set() {
         let dir = tempfile::tempdir().unwrap();
-        let (folder, _) = folder_and_pack(dir.path());
-        let data = open(&folder, &LoadOptions { max_images: Some(2), ..LoadOptions::new(16) }).unwrap();
-        let mut pixels = vec![0; 16 * 16 * 3];
-        data.read(1, &mut pixels).unwrap();
-        assert_eq!((data.len(), pixels), (2, synthetic::render(0, 1, 16).pixels));
-        assert!(data.read(2, &mut vec![0; 16 * 16 * 3]).is_err());
+        let (folder, pack) = folder_and_pack(dir.path());
+        let images = |source: &Path, count, memory_budget_bytes| -> Vec<Vec<u8>> {
+            let options = LoadOptions { max_images: Some(count), memory_budget_bytes, ..LoadOptions::new(16) };
+            let data = open(source, &options).unwrap();
+            let read = |i| {
+                let mut pixels = vec![0; 16 * 16 * 3];
+                data.read(i, &mut pixels).map(|()| pixels)
+            };
+            assert!(data.len() == count && read(count).is_err());
+            (0..count).map(|i| read(i).unwrap()).collect()
+        };
+        let (three, all) = (images(&folder, 3, 1 << 20), images(&folder, 6, 1 << 20));
+        assert!(three[..] != all[..3] && three.iter().all(|image| all.contains(image)));
+        assert!(images(&folder, 2, 1 << 20).iter().all(|image| three.contains(image)));
+        assert_eq!(images(&pack, 3, 0), three, "streamed");
     }
 }

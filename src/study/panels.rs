@@ -30,7 +30,7 @@ const NEIGHBOURS: usize = 5;
 pub fn interpolations(generator: &Generator) -> Result<Picture> {
     let z_dim = generator.z_dim();
     let ways: Vec<Tensor> =
-        (0..WAYS).map(|way| interpolate(2 * way, 2 * way + 1, STEPS, z_dim)).collect::<Result<_, _>>()?;
+        (0..WAYS).map(|way| interpolate(2 * way, 2 * way + 1, STEPS, z_dim, None)).collect::<Result<_, _>>()?;
     let images = generate(generator, &Tensor::cat(&ways, 0)?, BATCH)?;
     Ok(Picture::grid(&images, STEPS)?)
 }

@@ -10,7 +10,7 @@
 //! its rotations and filters. With a loss on pairs, whose logits have no level of their own, "positive" is above the fake
 //! partner's logit. R1 and R2 are taken at the augmented images (StyleGAN2-ADA and R3GAN: at the images before).
 
-use candle_core::{Result, bail};
+use candle_core::{Result, Tensor, bail};
 use nestgen_kernels::{ImageChange, Var, change_images};
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +112,19 @@ impl AugmentConfig {
         let draw = |&number: &u64| draw(self, strength.probability, height, width, &mut rng.at(number));
         change_images(images, numbers.iter().map(draw).collect())
     }
+
+    /// How `images [B, H, W, 3]` may look to the discriminator at most: at the limit of an adaptive probability. `None` where it sees
+    /// them as they are.
+    pub fn preview(&self, images: &Tensor) -> Result<Option<Tensor>> {
+        if self.kind == AugmentKind::None {
+            return Ok(None);
+        }
+        let most = AugmentStrength { probability: self.probability, ..Default::default() };
+        let numbers: Vec<u64> = (0..images.dim(0)? as u64).collect();
+        let changed =
+            self.apply(&most, &Var::constant(images.clone()), &Rng::new(0).split("augment-preview"), &numbers)?;
+        Ok(Some(changed.value().clone()))
+    }
 }
 
 /// The sign of a logit as a number. `f32::signum` calls 0 positive; an undecided discriminator counts for neither side.
@@ -149,7 +162,7 @@ fn draw(config: &AugmentConfig, probability: f64, height: usize, width: usize, r
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
 
     const ALWAYS: AugmentConfig = AugmentConfig {
         kind: AugmentKind::Fixed,

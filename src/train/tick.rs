@@ -53,6 +53,9 @@ impl Training<'_> {
         self.real_diversity = diversity(&reals)?;
         folder.write_picture("reals.png", &Picture::grid(&reals, config.grid[0])?)?;
         if self.position.cur_nimg == 0 {
+            if let Some(augmented) = config.augment.preview(&reals)? {
+                folder.write_picture("reals_augmented.png", &Picture::grid(&augmented, config.grid[0])?)?;
+            }
             let fakes = self.fixed_fakes()?;
             folder.write_picture("fakes_init.png", &Picture::grid(&fakes, config.grid[0])?)?;
         } else {

@@ -109,6 +109,8 @@ fn a_run_depends_on_its_seed_and_not_on_its_workers() {
     let weights = |files: &mut BTreeMap<String, Vec<u8>>| files.remove("model_best").unwrap();
     assert_eq!(weights(&mut a).len(), weights(&mut b).len());
     assert!(a == b, "workers changed the run");
+    let picture = |run: &Path| image::open(run.join("first_batch.png")).unwrap().into_rgb8();
+    assert!(picture(&alone).width() > 32 && picture(&alone) == picture(&helped));
     assert_eq!(a["summary.csv"].split(|&byte| byte == b'\n').count(), 1 + 3);
     let (other, _) = train(&tiny(&["train.seed=1"]), dir.path(), None, None).unwrap();
     assert_ne!(a["stats.jsonl"], result(&other)["stats.jsonl"]);

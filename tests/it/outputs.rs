@@ -71,6 +71,7 @@ fn a_grid_needs_no_folder_and_says_where_it_is() {
     assert_eq!(names(dir.path()), ["g1-grid.png", "trained"]);
     // A picture may show an image twice.
     succeeded(&nestgen(&[&args[..], &["--seeds", "5,5,0-1"]].concat()));
+    refused(&[&args[..], &["-n", "3"]].concat(), &["--grid 2x2 shows 4 images, and 3 are drawn"]);
     let inside = dir.path().join("here");
     fs::create_dir(&inside).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));

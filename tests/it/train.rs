@@ -78,7 +78,7 @@ fn statistics(run: &Path) -> Vec<serde_json::Map<String, serde_json::Value>> {
 
 fn assert_same_result(a: &Path, b: &Path) {
     assert_eq!(statistics(a), statistics(b));
-    for name in ["network-snapshot-000000.safetensors", "fakes000000.png", "reals.png"] {
+    for name in ["network-snapshot-000000.safetensors", "fakes000000.png", "reals.png", "reals_augmented.png"] {
         assert!(std::fs::read(a.join(name)).unwrap() == std::fs::read(b.join(name)).unwrap(), "{name} differs");
     }
 }

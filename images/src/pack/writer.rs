@@ -16,7 +16,7 @@ use crate::set::ImageSet;
 pub struct PackOptions {
     /// Side of the packed squares, px. `None` keeps the images' own size, which must then be one and square.
     pub res: Option<u32>,
-    /// Pack only the first images of the set.
+    /// Pack at most so many of the images (see [`ImageSet::choose`]).
     pub max_images: Option<usize>,
     /// Leave out images that cannot be used instead of stopping at the first.
     pub skip_bad: bool,
@@ -70,7 +70,7 @@ pub fn write_pack(
             got: "0".into(),
         });
     }
-    let count = set.len().min(options.max_images.unwrap_or(usize::MAX));
+    let chosen = set.choose(options.max_images.unwrap_or(usize::MAX));
     let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let source_digest = set.digest()?;
     let temporary = temporary_file(folder)?;
@@ -78,16 +78,16 @@ pub fn write_pack(
     let mut file =
         Hdf5File::create(BufWriter::with_capacity(1 << 20, temporary.as_file())).map_err(write_error)?;
     let address = file.position();
-    let sizing = Sizing::new(set, count, options)?;
+    let sizing = Sizing::new(set, &chosen, options)?;
     let res = sizing.res;
     let block_images = (BLOCK_BYTES / (res as usize * res as usize * 3)).clamp(1, MAX_BLOCK_IMAGES);
     let mut packed = 0;
-    let mut labels = Vec::with_capacity(count);
+    let mut labels = Vec::with_capacity(chosen.len());
     let mut skipped = Vec::new();
-    for start in (0..count).step_by(block_images) {
-        let block = start..(start + block_images).min(count);
-        let planes: Vec<Result<Vec<u8>>> = block.clone().into_par_iter().map(|i| sizing.planes(i)).collect();
-        for (i, planes) in block.clone().zip(planes) {
+    let mut done = 0;
+    for block in chosen.chunks(block_images) {
+        let planes: Vec<Result<Vec<u8>>> = block.par_iter().map(|&i| sizing.planes(i)).collect();
+        for (&i, planes) in block.iter().zip(planes) {
             match planes {
                 Ok(planes) => {
                     file.write(&planes).map_err(write_error)?;
@@ -98,7 +98,8 @@ pub fn write_pack(
                 Err(error) => return Err(error),
             }
         }
-        if !progress(block.end, count) {
+        done += block.len();
+        if !progress(done, chosen.len()) {
             return Err(Error::Stopped { path: target.to_owned() });
         }
     }
@@ -129,12 +130,12 @@ struct Sizing<'a> {
 }
 
 impl<'a> Sizing<'a> {
-    fn new(set: &'a ImageSet, count: usize, options: &PackOptions) -> Result<Self> {
+    fn new(set: &'a ImageSet, chosen: &[usize], options: &PackOptions) -> Result<Self> {
         let mut sizing = Sizing { set, res: options.res.unwrap_or(0), min_side: options.min_side, first: None };
         if options.res.is_some() {
             return Ok(sizing);
         }
-        for i in 0..count {
+        for &i in chosen {
             let size = set.read_header(i).map(|header| (header.width, header.height));
             match size.and_then(|size| sizing.large_enough(i, size).map(|()| size)) {
                 Ok(size) => {
@@ -146,7 +147,7 @@ impl<'a> Sizing<'a> {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::NoImages { path: set.path().to_owned(), other_files: count })
+        Err(Error::NoImages { path: set.path().to_owned(), other_files: chosen.len() })
     }
 
     fn large_enough(&self, i: usize, (width, height): (u32, u32)) -> Result<()> {

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::idle::in_classify_run;
 use super::load::{parse_as, resolve};
 use super::overrides::Override;
 use crate::error::{Error, Result};
@@ -52,7 +53,7 @@ impl ClassifyRunConfig {
     /// # Errors
     /// [`Error::Config`] names the override, the key, and near names for unknown ones.
     pub fn with(&self, place: &str, overrides: &[Override]) -> Result<Self> {
-        with_own_hint(resolve(place, &self.to_toml(), overrides, Self::validate))
+        with_own_hint(resolve(place, &self.to_toml(), overrides, Self::validate, in_classify_run))
     }
 
     /// Reads a file, overrides and validates.
@@ -61,7 +62,7 @@ impl ClassifyRunConfig {
     /// As [`ClassifyRunConfig::with`].
     pub fn read(path: &Path, overrides: &[Override]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        with_own_hint(resolve(&path.display().to_string(), &text, overrides, Self::validate))
+        with_own_hint(resolve(&path.display().to_string(), &text, overrides, Self::validate, in_classify_run))
     }
 
     /// Reads a complete configuration back, as saved beside a run or in a model.

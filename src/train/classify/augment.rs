@@ -3,6 +3,7 @@
 //! Everything is drawn from the stream (seed, epoch, image), so that workers, batch size and interruptions change
 //! nothing. Random erasing: Zhong et al., arXiv 1708.04896, filled with noise as in timm's `pixel` mode.
 
+use candle_core::{Result as TensorResult, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +100,16 @@ impl Normalise {
         let Self { mean, std } = self;
         let value = |(i, &byte): (usize, &u8)| (f32::from(byte) / 255.0 - mean[i % 3]) / std[i % 3];
         out.extend(bytes.iter().enumerate().map(value));
+    }
+
+    /// Images `[N, H, W, 3]` as pictures have them, in -1..1.
+    ///
+    /// # Errors
+    /// Only those of tensors.
+    pub fn undo(&self, images: &Tensor) -> TensorResult<Tensor> {
+        let of_channels = |values: [f32; 3]| Tensor::from_slice(&values, 3, images.device());
+        let shares = images.broadcast_mul(&of_channels(self.std)?)?.broadcast_add(&of_channels(self.mean)?)?;
+        shares.affine(2.0, -1.0)
     }
 }
 

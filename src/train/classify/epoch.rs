@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use candle_core::Tensor;
+
 use super::evaluate::{Evaluation, evaluate};
 use super::training::{Event, Position, Training};
 use crate::error::{Error, Result};
 use crate::models::Classifier;
+use crate::train::grid::Picture;
 use crate::train::parallel::check_same;
 use crate::train::state::{self, Best, LAST, SavedState, StateTensors};
 use crate::train::stats::{append_line, memory_gib, rewind_lines, unix_secs};
@@ -13,6 +16,12 @@ use crate::train::tensors::{self, Metadata};
 
 /// The weights of the best epoch, under timm's names.
 pub const MODEL_BEST: &str = "model_best.safetensors";
+
+/// The images of the first step as the classifier sees them, augmented and mixed; on several ranks the first one's share.
+const FIRST_BATCH: &str = "first_batch.png";
+/// Most of them that are shown, and in a row.
+const SHOWN: usize = 64;
+const COLUMNS: usize = 8;
 
 /// The format tag of saved classifiers.
 pub const FORMAT: &str = "nestgen classifier 1";
@@ -59,6 +68,12 @@ impl Training<'_> {
             }
             self.say(format!("resumed after {:.2} epochs", self.done_epochs()))?;
         }
+        Ok(())
+    }
+
+    pub(super) fn write_first_batch(&self, images: &Tensor) -> Result<()> {
+        let shown = self.session.normalise.undo(&images.narrow(0, 0, images.dim(0)?.min(SHOWN))?)?;
+        self.session.folder.write_picture(FIRST_BATCH, &Picture::grid(&shown, COLUMNS)?)?;
         Ok(())
     }
 

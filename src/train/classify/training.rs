@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use candle_core::Tensor;
 use nestgen_kernels::{Adam, AdamConfig, Gradients, Var, clip_grad_norm, cross_entropy, ema_update};
 use serde::{Deserialize, Serialize};
 
@@ -223,15 +224,15 @@ impl<'a> Training<'a> {
     /// One step of AdamW on this rank's share of a batch; gives the loss of the whole.
     fn step(&mut self, batch: &Batch, lr: f64) -> Result<f64> {
         let config = self.session.config;
-        let streams = Rng::new(config.seed).split("train");
-        let labels = batch.labels.as_deref().unwrap_or_default();
-        let classes = self.session.train.data().class_names().len();
-        let mixing = config.mix.draw(&mut streams.split("mix").at(self.position.steps), self.augment.res);
-        let (images, targets) = mixing.apply(&batch.images, labels, classes, config.label_smoothing)?;
+        let (images, targets) = self.mixed(batch)?;
+        if self.position.steps == 0 && self.session.ranks.is_first() {
+            self.write_first_batch(&images)?;
+        }
 
         let (ranks, share) = (self.session.ranks, self.session.share);
-        let places = share.numbers(0, 0..labels.len()).into_iter().map(|place| place as usize).collect();
-        let dropped = streams.split("drop-path").at(self.position.steps);
+        let numbers = share.numbers(0, 0..images.dim(0)?);
+        let places = numbers.into_iter().map(|place| place as usize).collect();
+        let dropped = Rng::new(config.seed).split("train").split("drop-path").at(self.position.steps);
         let mut dropped = DropPath::new(dropped, config.batch, places);
         let logits = self.classifier.forward(&Var::constant(images), Some(&mut dropped))?;
         let loss = cross_entropy(&logits, &targets.to_device(logits.device())?)?;
@@ -247,6 +248,16 @@ impl<'a> Training<'a> {
         let mut value = [f64::from(value.to_scalar::<f32>()?)];
         ranks.sum(&mut value);
         Ok(value[0] / ranks.size() as f64)
+    }
+
+    /// The images `[batch / ranks, H, W, 3]` and targets of this step, after MixUp or CutMix.
+    fn mixed(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+        let config = self.session.config;
+        let mut stream = Rng::new(config.seed).split("train").split("mix").at(self.position.steps);
+        let mixing = config.mix.draw(&mut stream, self.augment.res);
+        let classes = self.session.train.data().class_names().len();
+        let labels = batch.labels.as_deref().unwrap_or_default();
+        Ok(mixing.apply(&batch.images, labels, classes, config.label_smoothing)?)
     }
 
     /// Moves the averaged weights towards the trained ones.
