@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use nestgen::config::{self, classify};
 use nestgen::models::Generator;
 use nestgen::nn::Builder;
-use nestgen::study::arms;
+use nestgen::study::arms::{self, Kept};
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{self, Question};
 use nestgen::study::convergence::Plan;
@@ -163,7 +163,7 @@ pub fn run_folder(bytes: &[u8]) {
 
 /// What `nestgen compare` does with one run.
 fn compare(run: &Path) -> nestgen::error::Result<()> {
-    let (_, lost, notes) = arms::without_diverged(vec![Run::read(run)?])?;
+    let Kept { lost, notes, .. } = arms::without_diverged(vec![Run::read(run)?])?;
     let runs = [Run::read(run)?];
     let metric = protocol::usual_metric(&runs)?;
     let arms = arms::group(&runs)?;

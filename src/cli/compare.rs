@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use nestgen::error::{Error, Result};
-use nestgen::study::arms;
+use nestgen::study::arms::{self, Kept};
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{Question, compare};
 use nestgen::study::run::Run;
@@ -29,7 +29,7 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
     /// The score that "time to" waits for [default: the best one that every run reached]
-    #[arg(long, value_name = "SCORE", value_parser = finite)]
+    #[arg(long, value_name = "SCORE", value_parser = finite, allow_negative_numbers = true)]
     threshold: Option<f64>,
     /// Write a page with curves, sample grids and provenance that opens without a network
     #[arg(long, value_name = "FILE.html")]
@@ -51,7 +51,7 @@ fn finite(text: &str) -> Result<f64, String> {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
-    let (runs, lost, notes) = arms::without_diverged(read_runs(&args.runs)?)?;
+    let Kept { runs, arms, lost, notes } = arms::without_diverged(read_runs(&args.runs)?)?;
     if runs.is_empty() {
         return Err(Error::Usage {
             message: notes.join("; "),
@@ -63,7 +63,6 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
         Some(name) => name.clone(),
         None => protocol::usual_metric(&runs)?,
     };
-    let arms = arms::group(&runs)?;
     let question =
         Question { metric: &metric, axis: args.x, threshold: args.threshold, notes: &notes, lost: &lost };
     let compared = compare(&runs, &arms, &question)?;

@@ -8,26 +8,32 @@ use super::run::Run;
 use super::settings::{self, Difference, Settings};
 use crate::error::{Error, Result};
 
-/// Runs of equal settings.
+/// Runs of equal settings, or of one arm of a study.
 #[derive(Clone, Debug)]
 pub struct Arm {
     /// What tells it from the other arms.
     pub name: String,
     /// Indices of its runs, seeds rising.
     pub runs: Vec<usize>,
-    /// Its settings, the seed left out.
+    /// Its settings, the seed left out: those of its first run.
     pub settings: Settings,
 }
 
-/// Groups runs into arms, in the order in which they were named.
+/// Groups runs into arms, in the order in which they were named. A study says itself which runs are of one arm: they may differ
+/// in what was to be done about trouble.
 ///
 /// # Errors
 /// When an arm has a seed twice: that is one run counted as two.
 pub fn group(runs: &[Run]) -> Result<Vec<Arm>> {
     let mut arms: Vec<Arm> = Vec::new();
+    let of_study = runs.iter().all(|run| run.arm.is_some());
     for (index, run) in runs.iter().enumerate() {
         let settings = settings::of_arm(&run.settings);
-        match arms.iter_mut().find(|arm| arm.settings == settings) {
+        let is_its = |arm: &&mut Arm| match arm.runs.first() {
+            Some(&first) if of_study => runs[first].arm == run.arm,
+            _ => arm.settings == settings,
+        };
+        match arms.iter_mut().find(is_its) {
             Some(arm) => arm.runs.push(index),
             None => arms.push(Arm { name: String::new(), runs: vec![index], settings }),
         }
@@ -45,6 +51,25 @@ pub fn group(runs: &[Run]) -> Result<Vec<Arm>> {
     let names = arm_names(runs, &arms);
     arms.iter_mut().zip(names).for_each(|(arm, name)| arm.name = name);
     Ok(arms)
+}
+
+/// A note on each setting in which the runs of an arm differ, as those of a study may that was begun with others.
+pub fn mixed_settings(runs: &[Run], arms: &[Arm]) -> Vec<String> {
+    let of_arm = |arm: &Arm| {
+        let members: Vec<Settings> =
+            arm.runs.iter().filter_map(|&i| Some(settings::of_arm(&runs.get(i)?.settings))).collect();
+        settings::differences(&members.iter().collect::<Vec<_>>())
+    };
+    let mut notes: Vec<String> = Vec::new();
+    for difference in arms.iter().flat_map(of_arm) {
+        let values: BTreeSet<&str> =
+            difference.values.iter().map(|value| value.as_deref().unwrap_or("not set")).collect();
+        let values = values.into_iter().collect::<Vec<_>>().join(" and ");
+        notes.push(format!("runs of one arm were trained with {} {values}", difference.key));
+    }
+    notes.sort();
+    notes.dedup();
+    notes
 }
 
 /// What the arms differ in.
@@ -114,13 +139,25 @@ pub struct Lost {
     pub of: usize,
 }
 
-/// The runs that did not diverge, the arms that lost some, and a note on each run that did. A run that diverged has no
-/// score at the end; without word of it, an arm would gain by losing its worst seeds.
+/// Runs that can be compared.
+pub struct Kept {
+    /// Those that did not diverge.
+    pub runs: Vec<Run>,
+    /// Their arms, under the names that they have beside those that lost all of their runs, and in the order of all.
+    pub arms: Vec<Arm>,
+    /// The arms that lost some.
+    pub lost: Vec<Lost>,
+    /// A note on each run that is left out.
+    pub notes: Vec<String>,
+}
+
+/// Leaves out the runs that diverged, and says so: such a run has no score at the end; without word of it, an arm would gain by losing
+/// its worst seeds.
 ///
 /// # Errors
 /// As [`group`].
-pub fn without_diverged(runs: Vec<Run>) -> Result<(Vec<Run>, Vec<Lost>, Vec<String>)> {
-    let all = group(&runs)?;
+pub fn without_diverged(runs: Vec<Run>) -> Result<Kept> {
+    let mut all = group(&runs)?;
     let (mut lost, mut notes) = (Vec::new(), Vec::new());
     for arm in &all {
         let members = arm.runs.iter().filter_map(|&index| runs.get(index));
@@ -133,5 +170,15 @@ pub fn without_diverged(runs: Vec<Run>) -> Result<(Vec<Run>, Vec<Lost>, Vec<Stri
             lost.push(Lost { arm: arm.name.clone(), diverged: diverged.len(), of: arm.runs.len() });
         }
     }
-    Ok((runs.into_iter().filter(|run| run.diverged.is_none()).collect(), lost, notes))
+    let mut places = Vec::with_capacity(runs.len());
+    let mut kept = Vec::with_capacity(runs.len());
+    for run in runs {
+        places.push(run.diverged.is_none().then_some(kept.len()));
+        kept.extend(Some(run).filter(|run| run.diverged.is_none()));
+    }
+    for arm in &mut all {
+        arm.runs = arm.runs.iter().filter_map(|&index| places.get(index).copied().flatten()).collect();
+    }
+    all.retain(|arm| !arm.runs.is_empty());
+    Ok(Kept { runs: kept, arms: all, lost, notes })
 }

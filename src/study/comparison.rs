@@ -12,12 +12,18 @@ use super::numbers::digits;
 use super::protocol::{self, Protocol};
 use super::run::Run;
 use super::statistics::{
-    Estimate, PairedTest, Reached, first_at_or_below, interpolate, mean_between, paired_test, spread, up_to,
+    Estimate, PairedTest, Reached, between, first_at_or_below, interpolate, mean_between, paired_test, spread,
 };
 use crate::error::{Error, Result};
 
 /// Points of a curve beyond which neighbours are left out.
 const MAX_CURVE_POINTS: usize = 400;
+
+/// Standard errors of a score below which a scatter over seeds says little of what other images would give.
+const STEADY: f64 = 1.5;
+
+/// The share of their time that runs may have spent beside one another without a word.
+const COMPANY: f64 = 0.02;
 
 /// What is asked of runs.
 #[derive(Clone, Debug)]
@@ -70,8 +76,7 @@ pub struct ArmResult {
     pub curve: Vec<(f64, f64, Option<f64>)>,
     /// The score at the end of the common range.
     pub last: Estimate,
-    /// The best score of each run up to the end of the common range; the best of many is better than any one of them can be
-    /// expected to be.
+    /// The best score of each run within the common range; the best of many is better than any one of them can be expected to be.
     pub best: Estimate,
     /// The mean score over the common range: the area under the curve over its width.
     pub area: Estimate,
@@ -80,11 +85,11 @@ pub struct ArmResult {
     pub to_threshold: Option<Estimate>,
     /// How many runs reached it by the end of the common range.
     pub reached: usize,
-    /// Some of them were there at their first score, so that the mean is too large.
+    /// Some of them were there at the beginning of the range, so that the mean is too large.
     pub or_before: bool,
     /// Real images a second while training.
     pub images_per_sec: Option<Estimate>,
-    /// The most memory that any run used, GiB; `None` if not recorded.
+    /// The most memory that any run used, GiB; `None` if not recorded, or of a process that trained others as well.
     pub peak_memory_gib: Option<f64>,
     /// Parameters of generator and discriminator, or of a classifier and 0; `None` if not recorded.
     pub parameters: Option<(u64, u64)>,
@@ -105,7 +110,7 @@ pub struct RunResult {
     pub standard_errors: Vec<Option<f64>>,
     /// As in [`ArmResult::last`].
     pub last: f64,
-    /// Where the best score up to the end of the common range was, and the score.
+    /// Where the best score within the common range was, and the score; the one at its end where there is none within.
     pub best: (f64, f64),
     /// As in [`ArmResult::area`].
     pub area: f64,
@@ -124,8 +129,8 @@ pub struct ArmTest {
     pub last: Option<PairedTest>,
     /// Of the mean score over the range.
     pub area: Option<PairedTest>,
-    /// Of where the threshold was reached; `None` where a run of either arm did not, or was there at its first score: without it
-    /// the others would be a choice.
+    /// Of where the threshold was reached; `None` where a run of either arm did not, or was there at the beginning of the range:
+    /// without it the others would be a choice.
     pub to_threshold: Option<PairedTest>,
 }
 
@@ -145,9 +150,7 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
         same_device(runs)?;
     }
     let range = common_range(runs, &curves)?;
-    let reached = |curve: &Vec<(f64, f64)>| {
-        curve.iter().filter(|point| point.0 <= range.1).map(|point| point.1).fold(f64::INFINITY, f64::min)
-    };
+    let reached = |curve: &Vec<(f64, f64)>| best_within(curve, range).map_or(f64::INFINITY, |best| best.1);
     let slowest = curves.iter().map(reached).fold(f64::NEG_INFINITY, f64::max);
     // Four digits, upwards: a round number is one that people repeat, and the slowest run must reach it.
     let threshold = threshold.map_or_else(|| round_up(slowest), |threshold| sign * threshold);
@@ -169,7 +172,7 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
         threshold: sign * threshold,
         arms: results,
         tests,
-        notes: notes.iter().cloned().chain(rollbacks(runs, arms)).collect(),
+        notes: notes.iter().cloned().chain(rollbacks(runs, arms)).chain(company(runs)).collect(),
         lost: lost.to_vec(),
     })
 }
@@ -182,6 +185,25 @@ fn rollbacks<'a>(runs: &'a [Run], arms: &'a [Arm]) -> impl Iterator<Item = Strin
         format!(
             "{}, seed {}, was rolled back {} {times}: what it gave up counts as training, not as scores",
             arm.name, run.seed, run.rollbacks
+        )
+    })
+}
+
+/// A note where runs were trained beside one another, for more than a moment.
+fn company(runs: &[Run]) -> Option<String> {
+    let spans = || runs.iter().flat_map(|run| run.spans.iter().copied());
+    let mut events: Vec<(f64, i64)> = spans().flat_map(|(from, to)| [(from, 1), (to, -1)]).collect();
+    events.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let (mut together, mut most, mut since, mut shared_secs) = (0, 0, 0.0, 0.0);
+    for (at, change) in events {
+        shared_secs += if together > 1 { at - since } else { 0.0 };
+        (together, since) = (together + change, at);
+        most = most.max(together);
+    }
+    let all_secs: f64 = spans().map(|(from, to)| to - from).sum();
+    (shared_secs > COMPANY * all_secs).then(|| {
+        format!(
+            "up to {most} runs were trained at once: where that was on one machine, seconds and img/s are not those of a run alone"
         )
     })
 }
@@ -209,21 +231,32 @@ impl ArmResult {
         self.reached == self.runs.len() && !self.or_before
     }
 
-    /// Whether its final scores differ by less than 1.5 standard errors of a score, in the mean over runs. Part of that error is the
-    /// real images', which all runs share. Simulated with two equal arms of three seeds, p is below 0.05 for 37 % of them where seeds
-    /// scatter by 0.4 of the real side's error, for 19 % at 0.65 and for 8 % at 1.7.
+    /// Whether its final scores differ by less than 1.5 standard errors of a score. Part of that error is the real images', which all
+    /// runs share.
     pub(super) fn is_steadier_than_its_scores(&self) -> bool {
-        let errors: Vec<f64> = self
-            .runs
-            .iter()
-            .filter_map(|run| *run.standard_errors.last()?)
-            .filter(|error| *error > 0.0)
-            .collect();
         let last: Vec<f64> = self.runs.iter().map(|run| run.last).collect();
-        match (Estimate::of(&errors), spread(&last)) {
-            (Some(error), Some(spread)) => spread < 1.5 * error.mean,
+        self.standard_error().zip(spread(&last)).is_some_and(|(error, spread)| spread < STEADY * error)
+    }
+
+    /// Whether final scores differ by less from those of `other`, seed by seed, than their errors would let two equal arms differ: a
+    /// paired test knows only how the differences scatter, which may be little although the seeds of either arm scatter much. Simulated
+    /// with two equal arms of three seeds and an error that all differences share, p is below 0.05 for 44 % where they scatter by 0.4 of
+    /// it, for 27 % at 0.65 and for 11 % at 1.5.
+    pub(super) fn differs_steadier_than_scores(&self, other: &Self) -> bool {
+        let of_seed = |seed: i64| other.runs.iter().find(|run| run.seed == seed);
+        let differences = self.runs.iter().filter_map(|run| Some(run.last - of_seed(run.seed)?.last));
+        let differences: Vec<f64> = differences.collect();
+        match (self.standard_error(), other.standard_error(), spread(&differences)) {
+            (Some(own), Some(others), Some(spread)) => spread < STEADY * own.hypot(others),
             _ => false,
         }
+    }
+
+    /// The standard error of a run's last score, in the mean over runs.
+    fn standard_error(&self) -> Option<f64> {
+        let errors = self.runs.iter().filter_map(|run| *run.standard_errors.last()?);
+        let errors: Vec<f64> = errors.filter(|error| *error > 0.0).collect();
+        Some(Estimate::of(&errors)?.mean)
     }
 }
 
@@ -275,6 +308,12 @@ fn common_range(runs: &[Run], curves: &[Vec<(f64, f64)>]) -> Result<(f64, f64)> 
     })
 }
 
+/// The best of a run's scores within the range; what it is at the end where it has none within.
+fn best_within(curve: &[(f64, f64)], (from, to): (f64, f64)) -> Option<(f64, f64)> {
+    let within = curve.iter().copied().filter(|point| point.0 >= from && point.0 <= to);
+    within.min_by(|a, b| a.1.total_cmp(&b.1)).or_else(|| Some((to, interpolate(curve, to)?)))
+}
+
 /// What the results of every arm are computed from.
 struct View<'a> {
     runs: &'a [Run],
@@ -293,8 +332,7 @@ impl View<'_> {
         let places = if reached.is_empty() { Vec::new() } else { places.collect() };
         let members = || arm.runs.iter().filter_map(|&index| self.runs.get(index));
         let speeds: Vec<f64> = members().filter_map(Run::images_per_sec).collect();
-        let memory =
-            members().filter_map(|run| run.ticks.last()).map(|tick| tick.peak_memory_gib).fold(0.0, f64::max);
+        let memory = members().map(Run::peak_memory_gib).collect::<Option<Vec<f64>>>();
         let record = members().find_map(|run| run.provenance.as_ref());
         let flops = members().find_map(|run| run.position(Axis::Flops, 1e-3)).filter(|&flops| flops > 0.0);
         Some(ArmResult {
@@ -307,7 +345,7 @@ impl View<'_> {
             reached: reached.len(),
             or_before: reached.iter().any(|reached| reached.or_before),
             images_per_sec: Estimate::of(&speeds),
-            peak_memory_gib: (memory > 0.0).then_some(memory),
+            peak_memory_gib: memory.and_then(|all| all.into_iter().reduce(f64::max)),
             parameters: record
                 .map(|p| {
                     (p.generator.parameters.saturating_add(p.classifier.parameters), p.discriminator.parameters)
@@ -321,14 +359,13 @@ impl View<'_> {
     fn run(&self, index: usize) -> Option<RunResult> {
         let (run, points) = (self.runs.get(index)?, self.curves.get(index)?);
         let scores = &run.scores.get(self.metric)?.points;
-        let covered = up_to(points, self.range.1);
         Some(RunResult {
             name: run.name.clone(),
             seed: run.seed,
             last: interpolate(points, self.range.1)?,
-            best: covered.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))?,
+            best: best_within(points, self.range)?,
             area: mean_between(points, self.range.0, self.range.1)?,
-            to_threshold: first_at_or_below(&covered, self.threshold),
+            to_threshold: first_at_or_below(&between(points, self.range), self.threshold),
             standard_errors: scores.iter().map(|score| score.standard_error).collect(),
             points: points.clone(),
         })

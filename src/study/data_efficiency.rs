@@ -18,6 +18,8 @@ struct Line {
     name: String,
     /// Images, mean, half width.
     points: Vec<(f64, f64, Option<f64>)>,
+    /// Seeds of each point, and how many diverged.
+    seeds: Vec<String>,
 }
 
 /// A figure and a Markdown table; `None` where every arm has the same share of the images.
@@ -29,12 +31,13 @@ pub fn figure_and_table(compared: &Comparison, arms: &[Arm], runs: &[Run]) -> Op
         let without: Settings = arm.settings.iter().filter(|(key, _)| *key != FRACTION).map(own).collect();
         let key = format!("{without:?}");
         let name = without_share(&arm.name, arm.settings.get(FRACTION).map_or("", String::as_str));
-        let line = lines.entry(key).or_insert(Line { name, points: Vec::new() });
+        let line = lines.entry(key).or_insert(Line { name, points: Vec::new(), seeds: Vec::new() });
         let last = last_scores(result)?;
-        line.points.push((images, last.mean, last.half_width));
+        let place = line.points.partition_point(|point| point.0 < images);
+        line.points.insert(place, (images, last.mean, last.half_width));
+        line.seeds.insert(place, seeds(compared, result));
     }
     let several = lines.values().any(|line| line.points.len() > 1);
-    lines.values_mut().for_each(|line| line.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
     let metric = &compared.metric;
     several.then(|| {
         let plot = Plot {
@@ -43,7 +46,7 @@ pub fn figure_and_table(compared: &Comparison, arms: &[Arm], runs: &[Run]) -> Op
             y_label: format!("final {metric} (higher is better"),
             curves: lines.values().map(|line| (line.name.as_str(), line.points.as_slice())).collect(),
         };
-        (draw(&plot), table(metric, lines.values()))
+        (draw(&plot), table(metric, lines.values()) + &losses(compared))
     })
 }
 
@@ -52,6 +55,21 @@ pub fn figure_and_table(compared: &Comparison, arms: &[Arm], runs: &[Run]) -> Op
 fn last_scores(arm: &ArmResult) -> Option<Estimate> {
     let last = arm.runs.iter().filter_map(|run| run.points.last()).map(|point| point.1);
     Estimate::of(&last.collect::<Vec<_>>())
+}
+
+/// How many runs a mean is of: without word of it, an arm would gain by losing its worst seeds.
+fn seeds(compared: &Comparison, arm: &ArmResult) -> String {
+    match compared.lost.iter().find(|lost| lost.arm == arm.name) {
+        Some(lost) => format!("{} ({} more diverged)", arm.runs.len(), lost.diverged),
+        None => arm.runs.len().to_string(),
+    }
+}
+
+/// The arms of which nothing is left.
+fn losses(compared: &Comparison) -> String {
+    let whole = compared.lost.iter().filter(|lost| lost.diverged == lost.of);
+    let lines = whole.map(|lost| format!("\nAll {} runs of {} diverged.\n", lost.of, lost.arm));
+    lines.collect()
 }
 
 /// An arm's name less the share that a study appends to it (run folders spell `@` as `_`).
@@ -65,10 +83,11 @@ fn own((key, value): (&String, &String)) -> (String, String) {
 }
 
 fn table<'a>(metric: &str, lines: impl Iterator<Item = &'a Line>) -> String {
-    let mut text = format!("| classifier | training images | final {metric} |\n| --- | --- | --- |\n");
+    let mut text =
+        format!("| classifier | training images | seeds | final {metric} |\n| --- | --- | --- | --- |\n");
     for line in lines {
-        for &(images, mean, half) in &line.points {
-            text += &format!("| {} | {images} | {} |\n", line.name, with_interval(mean, half));
+        for (&(images, mean, half), seeds) in line.points.iter().zip(&line.seeds) {
+            text += &format!("| {} | {images} | {seeds} | {} |\n", line.name, with_interval(mean, half));
         }
     }
     text

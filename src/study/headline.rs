@@ -14,29 +14,28 @@ const MIN_PAIRS: usize = 3;
 /// What came out, with the numbers that carry it.
 pub fn headline(comparison: &Comparison) -> String {
     let seeds = common_seeds(comparison);
-    let mut arms: Vec<(&ArmResult, Estimate)> =
-        comparison.arms.iter().map(|arm| (arm, last_over(arm, &seeds))).collect();
-    arms.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
-    if comparison.higher_is_better {
-        arms.reverse();
-    }
-    let end = format!("{} {}", short(comparison.range.1), comparison.axis.name());
+    let arms = ranked(comparison, &seeds);
+    let unequal = comparison.arms.iter().any(|arm| arm.runs.len() != seeds.len());
+    let over = match (seeds.len(), unequal) {
+        (0, _) => "; no seed is common to all arms".into(),
+        (1, true) => " on the one seed that all arms have".into(),
+        (count, true) => format!(" over the {count} seeds that all arms have"),
+        (_, false) => String::new(),
+    };
+    let end = format!("{} {}{over}", short(comparison.range.1), comparison.axis.name());
     let found = match arms.as_slice() {
         [] => return String::new(),
         [only] => format!("{} has a {} of {} at {end}. ", only.0.name, comparison.metric, score(&only.1)),
         // An arm that lost its worst seeds looks better than it is.
         _ if !comparison.lost.is_empty() => format!("{} at {end}: {}. ", comparison.metric, listed(&arms)),
+        [best, second, ..] if best.1.mean == second.1.mean => {
+            let (best, second) = (&best.0.name, &second.0.name);
+            format!("{best} and {second} have the same {} at {end}: {}. ", comparison.metric, score(&arms[0].1))
+        }
         [best, second, ..] => {
             let first = if comparison.higher_is_better { "highest" } else { "lowest" };
-            let unequal = comparison.arms.iter().any(|arm| arm.runs.len() != seeds.len());
-            let over = match (seeds.len(), unequal) {
-                (0, _) => "; no seed is common to all arms".into(),
-                (1, true) => " on the one seed that all arms have".into(),
-                (count, true) => format!(" over the {count} seeds that all arms have"),
-                (_, false) => String::new(),
-            };
             format!(
-                "{} has the {first} {} at {end}{over}: {}, against {} for {}{}",
+                "{} has the {first} {} at {end}: {}, against {} for {}{}",
                 best.0.name,
                 comparison.metric,
                 score(&best.1),
@@ -47,6 +46,25 @@ pub fn headline(comparison: &Comparison) -> String {
         }
     };
     format!("{found}{}{}", losses(comparison), speed(comparison, arms.iter().map(|arm| arm.0)))
+}
+
+/// All arms with their final scores, the best one first.
+fn ranked<'a>(comparison: &'a Comparison, seeds: &BTreeSet<i64>) -> Vec<(&'a ArmResult, Estimate)> {
+    let mut arms: Vec<(&ArmResult, Estimate)> =
+        comparison.arms.iter().map(|arm| (arm, last_over(arm, seeds))).collect();
+    arms.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
+    if comparison.higher_is_better {
+        arms.reverse();
+    }
+    arms
+}
+
+/// The two arms that the sentence tests.
+pub(super) fn best_two(comparison: &Comparison) -> Option<[&ArmResult; 2]> {
+    match ranked(comparison, &common_seeds(comparison)).as_slice() {
+        [best, second, ..] if comparison.lost.is_empty() => Some([best.0, second.0]),
+        _ => None,
+    }
 }
 
 fn score(estimate: &Estimate) -> String {
@@ -114,13 +132,12 @@ fn verdict(best: &ArmResult, second: &ArmResult, seeds: &BTreeSet<i64>) -> Strin
 fn speed<'a>(comparison: &Comparison, arms: impl Iterator<Item = &'a ArmResult>) -> String {
     let place = |arm: &ArmResult| {
         let (place, runs) = (arm.to_threshold?, arm.runs.len());
-        let all = if arm.reached < runs {
-            format!(" or more ({} of {runs} seeds did)", arm.reached)
-        } else {
-            String::new()
-        };
+        // A mean over some of the seeds would be that of a choice.
+        if arm.reached < runs {
+            return Some(format!("{} in {} of {runs} seeds", arm.name, arm.reached));
+        }
         let when = if arm.or_before { "at or before" } else { "after" };
-        Some(format!("{} {when} {} {}{all}", arm.name, short(place.mean), comparison.axis.name()))
+        Some(format!("{} {when} {} {}", arm.name, short(place.mean), comparison.axis.name()))
     };
     let places: Vec<String> = arms.filter_map(place).collect();
     let threshold = short(comparison.threshold);

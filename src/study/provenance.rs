@@ -112,6 +112,11 @@ impl Provenance {
         })
     }
 
+    /// Whether a study trained the run: several in one process.
+    pub fn is_of_study(&self) -> bool {
+        self.command.split_whitespace().nth(1) == Some("study")
+    }
+
     /// The text of the file.
     pub fn to_json(&self) -> String {
         let json = serde_json::to_string_pretty(self);

@@ -48,6 +48,8 @@ pub struct Run {
     pub diverged: Option<String>,
     /// How often it went back to an earlier state, all its later ticks and scores given up.
     pub rollbacks: usize,
+    /// When it was trained, a stretch for each tick: Unix seconds.
+    pub spans: Vec<(f64, f64)>,
     images_per_step: f64,
 }
 
@@ -58,7 +60,8 @@ pub struct Tick {
     pub kimg: f64,
     /// The same with those of stretches that a rollback gave up: they were paid for.
     pub spent_kimg: f64,
-    /// Seconds of training up to here, without scores, pictures and saving; those given up included.
+    /// Seconds of training up to here, without scores, pictures and saving; those given up included. Not a number once a tick has
+    /// not said how long it took.
     pub train_secs: f64,
     /// Wall time up to here.
     pub wall_secs: f64,
@@ -129,10 +132,11 @@ impl Run {
         let seed = settings.get(SEED_KEY).and_then(|seed| seed.parse().ok()).unwrap_or(0);
         let absolute = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
         let name = absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let (ticks, rollbacks) = read_ticks(&path.join("stats.jsonl"))?;
+        let History { ticks, rollbacks, spans } = History::read(&path.join("stats.jsonl"))?;
         Ok(Self {
             ticks,
             rollbacks,
+            spans,
             scores: read_scores(path)?,
             provenance,
             diverged: why_diverged(path)?,
@@ -153,7 +157,7 @@ impl Run {
         match axis {
             Axis::Kimg => Some(kimg),
             Axis::Steps => Some(steps),
-            Axis::Seconds => self.at(kimg_of_network, |tick| tick.train_secs),
+            Axis::Seconds => self.at(kimg_of_network, |tick| tick.train_secs).filter(|secs| !secs.is_nan()),
             Axis::Flops => {
                 let flops = self.provenance.as_ref()?.flops_per_step;
                 (flops > 0.0).then_some(steps * flops)
@@ -191,6 +195,14 @@ impl Run {
         digest.unwrap_or_else(path)
     }
 
+    /// The most memory that its process used, GiB; `None` if not recorded. A study trains many runs in one process, whose most is
+    /// that of no one run.
+    pub fn peak_memory_gib(&self) -> Option<f64> {
+        let in_a_study = self.arm.is_some() || self.provenance.as_ref().is_some_and(Provenance::is_of_study);
+        let peak = self.ticks.last()?.peak_memory_gib;
+        (peak > 0.0 && !in_a_study).then_some(peak)
+    }
+
     /// Real images a second while training.
     pub fn images_per_sec(&self) -> Option<f64> {
         let last = self.ticks.last()?;
@@ -220,6 +232,7 @@ struct Line {
     kimg: Mean,
     #[serde(rename = "Timing/sec_per_tick")]
     tick_secs: Option<Mean>,
+    timestamp: Option<f64>,
     #[serde(rename = "Timing/total_sec")]
     wall_secs: Option<Mean>,
     #[serde(rename = "Resources/peak_cpu_mem_gb")]
@@ -263,7 +276,7 @@ impl Line {
         Some(Tick {
             kimg,
             spent_kimg: spent.spent_kimg + kimg - before.kimg,
-            train_secs: spent.train_secs + value(&self.tick_secs).unwrap_or(0.0),
+            train_secs: spent.train_secs + value(&self.tick_secs).unwrap_or(f64::NAN),
             wall_secs: value(&self.wall_secs).unwrap_or(spent.wall_secs),
             peak_memory_gib: spent.peak_memory_gib.max(memory),
             quantities: plotted.map(|mean| value(mean).unwrap_or(f64::NAN)),
@@ -271,23 +284,36 @@ impl Line {
     }
 }
 
-/// The ticks that were kept, and how often the run went back: a resumed run's file has no line of what comes again, so a
-/// stretch that is there twice was given up by a rollback.
-fn read_ticks(path: &Path) -> Result<(Vec<Tick>, usize)> {
-    let mut ticks: Vec<Tick> = Vec::new();
-    let (mut spent, mut rollbacks) = (Tick::default(), 0);
-    for_each_line(path, |line: Line| {
-        let Some(kimg) = line.kimg.mean else { return Err("Progress/kimg is not a number".into()) };
-        let kept = ticks.partition_point(|tick| tick.kimg < kimg);
-        rollbacks += usize::from(kept < ticks.len());
-        ticks.truncate(kept);
-        if let Some(tick) = line.tick(ticks.last().copied().unwrap_or_default(), spent) {
-            spent = tick;
-            ticks.push(tick);
-        }
-        Ok(())
-    })?;
-    Ok((ticks, rollbacks))
+/// What `stats.jsonl` tells.
+#[derive(Default)]
+struct History {
+    /// The ticks that were kept.
+    ticks: Vec<Tick>,
+    /// How often the run went back: a resumed run's file has no line of what comes again, so a stretch that is there twice was given
+    /// up by a rollback.
+    rollbacks: usize,
+    spans: Vec<(f64, f64)>,
+}
+
+impl History {
+    fn read(path: &Path) -> Result<Self> {
+        let Self { mut ticks, mut rollbacks, mut spans } = Self::default();
+        let mut spent = Tick::default();
+        for_each_line(path, |line: Line| {
+            let Some(kimg) = line.kimg.mean else { return Err("Progress/kimg is not a number".into()) };
+            let kept = ticks.partition_point(|tick| tick.kimg < kimg);
+            rollbacks += usize::from(kept < ticks.len());
+            ticks.truncate(kept);
+            if let Some(tick) = line.tick(ticks.last().copied().unwrap_or_default(), spent) {
+                spent = tick;
+                ticks.push(tick);
+            }
+            let secs = line.tick_secs.as_ref().and_then(|mean| mean.mean).filter(|secs| *secs > 0.0);
+            spans.extend(line.timestamp.zip(secs).map(|(end, secs)| (end - secs, end)));
+            Ok(())
+        })?;
+        Ok(Self { ticks, rollbacks, spans })
+    }
 }
 
 #[derive(Deserialize)]

@@ -126,11 +126,12 @@ pub fn first_at_or_below(points: &[(f64, f64)], threshold: f64) -> Option<Reache
     })
 }
 
-/// The part of the line through `points` that ends at `to`.
-pub fn up_to(points: &[(f64, f64)], to: f64) -> Vec<(f64, f64)> {
-    let mut part: Vec<(f64, f64)> = points.iter().copied().filter(|point| point.0 <= to).collect();
-    let last = interpolate(points, to).map(|value| (to, value));
-    part.extend(last.filter(|last| part.last().is_none_or(|point| point.0 < last.0)));
+/// The part of the line through `points` from `from` to `to`.
+pub fn between(points: &[(f64, f64)], (from, to): (f64, f64)) -> Vec<(f64, f64)> {
+    let end = |x: f64| interpolate(points, x).map(|value| (x, value));
+    let inside = points.iter().copied().filter(|point| point.0 > from && point.0 < to);
+    let mut part: Vec<(f64, f64)> = end(from).into_iter().chain(inside).collect();
+    part.extend(end(to).filter(|_| to > from));
     part
 }
 
@@ -180,7 +181,9 @@ mod tests {
         assert_eq!(reached(10.0), Some((1.0, true)));
         assert_eq!(reached(4.0), Some((5.5, false)));
         assert_eq!(reached(1.0), None);
-        assert_eq!(up_to(&points, 2.0), [(1.0, 10.0), (2.0, 8.0)]);
-        assert_eq!(up_to(&points, 3.0), [(1.0, 10.0), (3.0, 6.0)]);
+        assert_eq!(between(&points, (1.0, 2.0)), [(1.0, 10.0), (2.0, 8.0)]);
+        assert_eq!(between(&points, (2.0, 3.0)), [(2.0, 8.0), (3.0, 6.0)]);
+        assert_eq!(between(&points, (2.0, 5.5)), [(2.0, 8.0), (3.0, 6.0), (5.0, 6.0), (5.5, 4.0)]);
+        assert_eq!(between(&points, (3.0, 3.0)), [(3.0, 6.0)]);
     }
 }

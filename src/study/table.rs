@@ -1,9 +1,11 @@
 //! A comparison as text: aligned for a terminal, as Markdown, and every score as CSV.
 
+use std::collections::BTreeSet;
+
 use super::arms::{Arm, differences};
 use super::axis::Axis;
 use super::comparison::{ArmResult, Comparison};
-use super::headline::headline;
+use super::headline::{self, headline};
 use super::numbers::{digits, p_value, short, with_interval};
 use super::protocol::{self, FeatureSpace};
 use super::run::Run;
@@ -167,38 +169,60 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
         );
     }
     if comparison.arms.iter().any(|arm| arm.or_before) {
-        remarks.push("≤: already there at the first score of a run; then speed is not tested".into());
+        remarks.push("≤: a run was there when the range begins; then speed is not tested".into());
     }
     if comparison.arms.iter().any(|arm| arm.to_threshold.is_some() && arm.reached < arm.runs.len()) {
         remarks.push(
             "≥: runs that never came there count with the end of the range; then speed is not tested".into(),
         );
     }
-    let steady = comparison.arms.iter().filter(|arm| arm.is_steadier_than_its_scores());
-    let steady: Vec<&str> = steady.map(|arm| arm.name.as_str()).collect();
-    if !steady.is_empty() {
-        let images = if comparison.higher_is_better {
-            "tested on the same images, so ± and p are too small there; test on more, if there are (`data.max_test`)"
-        } else {
-            "scored against the same real images, so ± and p are too small there; take more (`nestgen score --images`)"
-        };
-        remarks.push(format!(
-            "seeds of {} scatter less than 1.5 standard errors of a score: all runs are {images}",
-            steady.join("; ")
-        ));
-    }
-    let tested = 3 * comparison.tests.len();
-    if comparison.tests.iter().any(|test| test.last.is_some_and(|test| test.p.is_some())) {
+    remarks.extend(steadiness(comparison));
+    let tests = comparison.tests.iter().flat_map(|test| [test.last, test.area, test.to_threshold]);
+    let tested = tests.flatten().filter(|test| test.p.is_some()).count();
+    if tested > 0 {
         remarks.push(format!(
             "p is that of each test by itself: where nothing differs, each of the {tested} is below 0.05 with a chance of one in \
              twenty, and with a greater one if seeds were added until it was"
         ));
+    }
+    if !comparison.lost.is_empty() && !comparison.tests.is_empty() {
+        remarks.push(
+            "tests leave out the seeds that diverged, the worst ones perhaps: an arm that lost some looks better in them than it is".into(),
+        );
     }
     if comparison.arms.iter().any(|arm| arm.runs.len() < 3) {
         remarks.push("fewer than 3 seeds in an arm: too few to tell a difference from luck".into());
     }
     remarks.extend(comparison.notes.iter().cloned());
     remarks
+}
+
+/// What is to be said where scores scatter less over seeds than other images would let them.
+fn steadiness(comparison: &Comparison) -> Vec<String> {
+    let same = if comparison.higher_is_better {
+        "all runs are tested on the same images: test on more, if there are (`data.max_test`)"
+    } else {
+        "all runs are scored against the same real images: take more (`nestgen score --images`)"
+    };
+    let arms = comparison.arms.iter().filter(|arm| arm.is_steadier_than_its_scores());
+    let arms: Vec<String> = arms.map(|arm| arm.name.clone()).collect();
+    let named = |name: &str| comparison.arms.iter().find(|arm| arm.name == name);
+    let tests = comparison.tests.iter().filter_map(|test| Some([named(&test.arm)?, named(&test.against)?]));
+    let pairs = tests.chain(headline::best_two(comparison)).filter(|[a, b]| a.differs_steadier_than_scores(b));
+    // A pair may be there twice, either way round.
+    let pairs: BTreeSet<[&str; 2]> = pairs
+        .map(|[a, b]| if a.name < b.name { [a, b] } else { [b, a] }.map(|arm| arm.name.as_str()))
+        .collect();
+    let pairs: Vec<String> = pairs.into_iter().map(|[a, b]| format!("{a} and {b}")).collect();
+    let said = [(arms, "seeds of", "±"), (pairs, "differences between", "p")];
+    let said = said.into_iter().filter(|(names, ..)| !names.is_empty());
+    said.map(|(names, what, small)| {
+        let names = names.join("; ");
+        format!(
+            "{what} {names} scatter less than 1.5 standard errors would, so {small} is too small there; {same}"
+        )
+    })
+    .collect()
 }
 
 /// The whole comparison for a terminal.

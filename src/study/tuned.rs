@@ -1,5 +1,7 @@
 //! Arms of one generator at several values of a setting: the best value of each, and what that says of the generators.
 
+use std::collections::BTreeSet;
+
 use super::comparison::{ArmResult, Comparison};
 use super::numbers::{p_value, with_interval};
 use super::statistics::paired_test;
@@ -27,16 +29,19 @@ pub fn best_arms(comparison: &Comparison) -> Vec<&ArmResult> {
     best.into_iter().map(|(_, arm)| arm).collect()
 }
 
-/// The value that each generator did best with; `None` where none was trained at several.
-pub fn best_values(comparison: &Comparison, key: &str) -> Option<String> {
+/// The value that each generator did best with; `None` where none was to be trained at several. `planned` are the names of all arms,
+/// those among them that have no runs, or none that did not diverge.
+pub fn best_values(comparison: &Comparison, key: &str, planned: &[&str]) -> Option<String> {
     let best = best_arms(comparison);
-    if best.len() == comparison.arms.iter().filter(|arm| arm.name.contains(AT)).count() {
+    let values = planned.iter().filter(|name| name.contains(AT)).count();
+    let generators: BTreeSet<&str> = planned.iter().filter_map(|name| Some(name.rsplit_once(AT)?.0)).collect();
+    if best.is_empty() || generators.len() == values {
         return None;
     }
     let each = best.iter().filter_map(|arm| {
         let (generator, value) = arm.name.rsplit_once(AT)?;
         let score = with_interval(arm.area.mean, arm.area.half_width);
-        Some(format!("{generator} {value} ({score}{})", edge(comparison, generator, value)))
+        Some(format!("{generator} {value} ({score}{})", edge(comparison, planned, generator, value)))
     });
     let each = each.collect::<Vec<_>>().join(", ");
     let test = match best.as_slice() {
@@ -49,18 +54,31 @@ pub fn best_values(comparison: &Comparison, key: &str) -> Option<String> {
     ))
 }
 
-/// What to say of a best value beyond which none was tried.
-fn edge(comparison: &Comparison, generator: &str, value: &str) -> &'static str {
-    let number = |text: &str| text.parse::<f64>().ok();
-    let tried = comparison.arms.iter().filter_map(|arm| arm.name.rsplit_once(AT));
-    let tried = tried.filter(|(other, _)| *other == generator).filter_map(|(_, value)| number(value));
-    let Some(best) = number(value) else { return "" };
-    let [smaller, larger] = [f64::lt, f64::gt].map(|beyond| tried.clone().any(|other| beyond(&other, &best)));
-    match (smaller, larger) {
-        (false, true) => ", the smallest tried",
-        (true, false) => ", the largest tried",
-        _ => "",
+/// What to say of a best value beyond which none was tried, or all that were diverged.
+fn edge(comparison: &Comparison, planned: &[&str], generator: &str, value: &str) -> String {
+    let Ok(best) = value.parse::<f64>() else { return String::new() };
+    let of_generator = planned.iter().filter_map(|name| Some((*name, name.rsplit_once(AT)?)));
+    let others: Vec<(&str, f64)> = of_generator
+        .filter(|(_, (other, _))| *other == generator)
+        .filter_map(|(name, (_, value))| Some((name, value.parse().ok()?)))
+        .filter(|(_, other)| *other != best)
+        .collect();
+    if others.is_empty() {
+        return String::new();
     }
+    let of = |name: &str| comparison.lost.iter().find(|lost| lost.arm == name);
+    let all_diverged = |name: &str| of(name).is_some_and(|lost| lost.diverged == lost.of);
+    for (word, beyond) in [("smallest", f64::lt as fn(&f64, &f64) -> bool), ("largest", f64::gt)] {
+        let further: Vec<&str> =
+            others.iter().filter(|(_, other)| beyond(other, &best)).map(|(name, _)| *name).collect();
+        if further.is_empty() {
+            return format!(", the {word} tried");
+        }
+        if further.iter().all(|name| all_diverged(name)) {
+            return format!(", the {word} that did not diverge");
+        }
+    }
+    String::new()
 }
 
 fn paired(first: &ArmResult, second: &ArmResult) -> String {

@@ -64,7 +64,9 @@ impl Recorded {
                 one("Logits/real", 0.3),
                 one("Logits/fake", -0.4),
             ];
-            writeln!(stats, "{{{},\"timestamp\":1.0}}", keys.join(",")).unwrap();
+            // One run after the other.
+            let timestamp = (number * 1000 + tick * 9) as f64;
+            writeln!(stats, "{{{},\"timestamp\":{timestamp:?}}}", keys.join(",")).unwrap();
             if tick % 2 == 0 {
                 writeln!(
                     scores,

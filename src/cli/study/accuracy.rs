@@ -36,7 +36,7 @@ pub(in crate::cli) struct Accuracy {
     seeds: u64,
     /// Length of a run: passes over the training images; the warm-up takes a sixth of them, at most 5 [default: 30, of a file its own]
     #[arg(long)]
-    epochs: Option<u64>,
+    epochs: Option<u32>,
     /// Shares of the training images, each an arm of its own for every classifier
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     fraction: Vec<f64>,
@@ -121,13 +121,13 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
 /// The images, and every classifier with every share of them.
 fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
     refuse_seed(&args.set)?;
-    let warm_up = args.epochs.map(|epochs| (epochs as f64 / 6.0).min(5.0));
+    let warm_up = args.epochs.map(|epochs| (f64::from(epochs) / 6.0).min(5.0));
     let mut overrides: Vec<Override> =
         warm_up.map(|epochs| Override::new("train.warmup_epochs", epochs)).into_iter().collect();
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }
-    overrides.extend(args.epochs.map(|epochs| Override::new("train.epochs", epochs as i64)));
+    overrides.extend(args.epochs.map(|epochs| Override::new("train.epochs", i64::from(epochs))));
     overrides.extend(args.data.clone().map(|path| Override::new("data.path", path)));
 
     for (number, share) in args.fraction.iter().enumerate() {

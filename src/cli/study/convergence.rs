@@ -151,6 +151,10 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         Some(seeds) if !concluded.chosen.is_empty() => {
             study.confirm(&plan, &concluded.chosen, seeds, &args.outdir, ranks)
         }
+        Some(_) if concluded.exit == ExitCode::SUCCESS => {
+            ui::warn("nothing to confirm: no generator has a value whose runs can be compared");
+            Ok(concluded.exit)
+        }
         _ => Ok(concluded.exit),
     }
 }

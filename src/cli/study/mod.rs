@@ -10,10 +10,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nestgen::error::Error;
+use nestgen::study::arms::{self, Kept};
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{ArmResult, Question, compare};
 use nestgen::study::convergence::{Ended, Plan, Status};
-use nestgen::study::{arms, data_efficiency, protocol, report, table, tuned};
+use nestgen::study::{data_efficiency, protocol, report, table, tuned};
 
 use super::compare::{read_runs, write};
 use super::ui;
@@ -82,13 +83,13 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<Vec<usize>
         // Runs of before a run folder said so itself.
         run.diverged = run.diverged.take().or(ending);
     }
-    let (runs, lost, left_out) = arms::without_diverged(runs)?;
+    let Kept { runs, arms, lost, notes: left_out } = arms::without_diverged(runs)?;
     notes.extend(left_out);
+    notes.extend(arms::mixed_settings(&runs, &arms));
     if runs.is_empty() {
         notes.iter().for_each(|note| ui::warn(note));
         return Ok(Vec::new());
     }
-    let arms = arms::group(&runs)?;
     if runs.iter().all(|run| run.scores.is_empty()) {
         ui::warn("no run has scores: there is nothing to compare");
         return Ok(Vec::new());
@@ -98,7 +99,8 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<Vec<usize>
     if let Some(key) = &plan.tuned {
         let question = Question { metric: &metric, axis, threshold: None, notes: &[], lost: &lost };
         let compared = compare(&runs, &arms, &question)?;
-        notes.extend(tuned::best_values(&compared, key));
+        let planned: Vec<&str> = plan.arms.iter().map(|arm| arm.name.as_str()).collect();
+        notes.extend(tuned::best_values(&compared, key, &planned));
         let number = |best: &ArmResult| plan.arms.iter().position(|arm| arm.name == best.name);
         chosen = tuned::best_arms(&compared).into_iter().filter_map(number).collect();
     }

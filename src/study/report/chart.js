@@ -64,6 +64,13 @@ function bounds(series, log) {
   return log ? [Math.max(bottom, low * 0.7), top] : [bottom, top];
 }
 
+/** The part of the line through points [[x, y, ...]] between two places: what lies outside would be drawn on the edge. */
+function within(points, from, to) {
+  const end = (x) => valueAt(points, x), inside = points.filter((p) => p[0] > from && p[0] < to);
+  const first = end(from), last = to > from ? end(to) : null;
+  return [first ? [from, ...first.slice(1)] : null, ...inside, last ? [to, ...last.slice(1)] : null].filter((p) => p !== null);
+}
+
 /**
  * Draws into `box`. `series`: [{name, color, curve: [[x, mean, half width or null]], runs: [[[x, y]]]}].
  * A series may be `dashed`, which tells it from an earlier one of its colour. `options`: {logX, logY, xLabel, yLabel, threshold, onCursor(x or null)}.
@@ -78,6 +85,7 @@ function drawChart(box, series, options) {
   const logX = options.logX && xs.some((x) => x > 0);
   const from = logX ? positive(xs) : Math.min(...xs);
   const to = Math.max(...xs) > from ? Math.max(...xs) : from + 1;
+  series = series.map((s) => ({ ...s, runs: s.runs.map((run) => within(run, from, to)) }));
   const lowest = Math.min(...series.flatMap((s) => s.curve.map((p) => p[1])));
   const logY = options.logY && lowest > 0;
   const [low, high] = bounds(series, logY);

@@ -169,6 +169,7 @@ function settings() {
 }
 
 function duration(secs) {
+  if (secs === null) return "-";
   const [h, m, s] = [Math.floor(secs / 3600), Math.floor(secs / 60) % 60, Math.round(secs % 60)];
   return h ? `${h}h ${m}m` : m ? `${m}m ${s}s` : `${secs.toFixed(1)}s`;
 }
