@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::features::Features;
 
-/// Raised when the same files give other pixels or other features: 2 since JPEG is decoded to libjpeg-turbo's bits.
-const GENERATION: u32 = 2;
+/// Raised when the same files give other pixels or other features: 2 since JPEG is decoded to libjpeg-turbo's bits, 3 since the transforms of convolutions
+/// are those of training.
+const GENERATION: u32 = 3;
 
 /// What features depend on.
 #[derive(Clone, Debug)]

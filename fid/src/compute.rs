@@ -7,7 +7,7 @@ use crate::features::Features;
 use crate::fid_infinity::fid_infinity;
 use crate::frechet::{Frechet, Spectrum, frechet_distance};
 use crate::inception::Tap;
-use crate::inception_score::{inception_score, logits};
+use crate::inception_score::{InceptionScore, inception_score, logits};
 use crate::kid::{kid, kid_subsets, sample};
 use crate::memorization::memorization;
 use crate::precision_recall::precision_recall;
@@ -87,7 +87,7 @@ pub(crate) fn compute(
     if wanted(Metric::Is) {
         let fake = fake.features(Metric::Is.title(), "fake")?;
         let logits = logits(fake, classifier(extractor, config)?, None);
-        scores.inception_score = Some(inception_score(&logits, config.is_splits)?);
+        scores.inception_score = Some(mixed_splits(&logits, config.is_splits, config.seed)?);
     }
     if wanted(Metric::Prdc) {
         let (real, fake) = both(Metric::Prdc.title())?;
@@ -98,6 +98,16 @@ pub(crate) fn compute(
         scores.memorization = Some(memorization(real, held_out, fake, config.seed)?);
     }
     Ok(scores)
+}
+
+/// The Inception score over splits of images drawn by `seed`: sources list their images by name, and a split of neighbours may be one
+/// class, which looks like no variety.
+fn mixed_splits(logits: &[Vec<f64>], splits: usize, seed: u64) -> Result<InceptionScore> {
+    if splits < 2 {
+        return inception_score(logits, splits);
+    }
+    let mixed = sample(logits.len(), logits.len(), seed).into_iter().map(|image| logits[image].clone());
+    inception_score(&mixed.collect::<Vec<_>>(), splits)
 }
 
 /// Refuses a real side without two images in each half.
@@ -134,5 +144,14 @@ mod tests {
         let [sorted, mixed] = floors.map(|floor| floor.value);
         // Halves in the order of the files would be 32 apart: one class against the other.
         assert!(sorted < 2.0 && mixed < 2.0, "floor {sorted} of sorted images, {mixed} of mixed ones");
+    }
+
+    #[test]
+    fn splits_are_of_all_classes_however_the_images_are_sorted() {
+        // Two classes, each image certain: 2 in a split that has both alike, 1 in a split of one.
+        let row = |class| [0, 1].map(|output| if output == class { 1000.0 } else { 0.0 }).to_vec();
+        let sorted: Vec<Vec<f64>> = (0..400).map(|image| row(image / 200)).collect();
+        let score = mixed_splits(&sorted, 2, 0).expect("enough images");
+        assert!(score.value > 1.98 && score.standard_error.is_none(), "{score:?}");
     }
 }

@@ -43,6 +43,8 @@ pub enum Extractor<'a> {
         dims: usize,
         /// The network.
         features: Box<CustomFeatures<'a>>,
+        /// Whether its features have other bits than the processor's own, because it runs on a device.
+        on_device: bool,
     },
 }
 
@@ -141,6 +143,7 @@ impl Extractor<'_> {
             Extractor::Inception { network, sha256, .. } if matches!(network.place(), Place::Device(_)) => {
                 format!("{sha256} on a device")
             }
+            Extractor::Custom { sha256, on_device: true, .. } => format!("{sha256} on a device"),
             other => other.sha256().to_owned(),
         }
     }

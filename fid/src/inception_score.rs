@@ -20,8 +20,8 @@ use crate::statistics::{at_least, columns, parallelism, variance};
 pub struct InceptionScore {
     /// Mean over the splits; with one split, the score itself.
     pub value: f64,
-    /// First-order standard error of the score on all images.
-    pub standard_error: f64,
+    /// First-order standard error of the score on all images; `None` of a mean over splits, which is another number.
+    pub standard_error: Option<f64>,
     /// Standard deviation over the splits (division by their number), as other tools print it.
     pub splits_standard_deviation: f64,
     /// Number of splits.
@@ -74,9 +74,8 @@ pub fn inception_score(logits: &[Vec<f64>], splits: usize) -> Result<InceptionSc
         (0..splits).map(|s| score(&probabilities[s * count / splits..(s + 1) * count / splits])).collect();
     let value = scores.iter().sum::<f64>() / splits as f64;
     let spread = scores.iter().map(|s| (s - value).powi(2)).sum::<f64>() / splits as f64;
-    let all = divergences(&probabilities);
-    let whole = (all.iter().sum::<f64>() / count as f64).exp();
-    let standard_error = whole * (variance(&all) / count as f64).sqrt();
+    let standard_error =
+        (splits == 1).then(|| value * (variance(&divergences(&probabilities)) / count as f64).sqrt());
     Ok(InceptionScore { value, standard_error, splits_standard_deviation: spread.sqrt(), splits })
 }
 
@@ -109,8 +108,11 @@ mod tests {
     #[test]
     fn equal_images_score_one_and_certain_distinct_ones_their_number() {
         let flat = vec![vec![0.0, 1.0, 2.0]; 4];
-        let score = inception_score(&flat, 2).expect("four images");
-        assert!((score.value - 1.0).abs() < 1e-12 && score.standard_error < 1e-12);
+        for (splits, error) in [(1, Some(0.0)), (2, None)] {
+            let score = inception_score(&flat, splits).expect("four images");
+            assert!((score.value - 1.0).abs() < 1e-12);
+            assert_eq!(score.standard_error.map(|error| error.round()), error);
+        }
         let certain: Vec<Vec<f64>> =
             (0..3).map(|i| (0..3).map(|j| if i == j { 1000.0 } else { 0.0 }).collect()).collect();
         let score = inception_score(&certain, 1).expect("three images");

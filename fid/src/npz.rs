@@ -98,13 +98,22 @@ fn parse(file: std::fs::File) -> std::result::Result<Statistics, String> {
 fn check_covariance(sigma: &Mat<f64>) -> std::result::Result<(), String> {
     let dims = sigma.nrows();
     let largest = (0..dims).map(|i| sigma[(i, i)].abs()).fold(0.0, f64::max);
+    let rounding = SYMMETRY * largest;
     for column in 0..dims {
-        if sigma[(column, column)] < 0.0 {
+        if sigma[(column, column)] < -rounding {
             return Err(format!("`sigma` has a negative variance at feature {column}"));
         }
         for row in 0..column {
-            if (sigma[(row, column)] - sigma[(column, row)]).abs() > SYMMETRY * largest {
+            let [one, other] = [sigma[(row, column)], sigma[(column, row)]];
+            if (one - other).abs() > rounding {
                 return Err(format!("`sigma` is not symmetric at ({row}, {column})"));
+            }
+            // Of two features that vary by less than they vary together, one would have to vary by less than nothing.
+            let most = (sigma[(row, row)].max(0.0) * sigma[(column, column)].max(0.0)).sqrt();
+            if one.abs() > most * (1.0 + SYMMETRY) + rounding {
+                return Err(format!(
+                    "`sigma` is no covariance: {one} at ({row}, {column}), where {most} is possible"
+                ));
             }
         }
     }

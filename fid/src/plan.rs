@@ -71,6 +71,10 @@ pub(crate) fn plan(
     if let Some(path) = &config.save_stats {
         given.reals("saving statistics")?;
         npz::writable(path)?;
+        if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz")) {
+            let reason = "it must end in .npz: by that it is known for statistics when it is read".to_owned();
+            return Err(Error::Setting { setting: "save_stats", value: path.display().to_string(), reason });
+        }
     }
     Ok(metrics)
 }

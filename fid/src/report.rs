@@ -201,7 +201,7 @@ impl Report {
         }
         if let Some(s) = &scores.inception_score {
             let remark = format!("sd {:.4} over {} splits", s.splits_standard_deviation, s.splits);
-            row("IS", s.value, Some(s.standard_error), if s.splits > 1 { remark } else { String::new() });
+            row("IS", s.value, s.standard_error, if s.splits > 1 { remark } else { String::new() });
         }
         if let Some(p) = &scores.precision_recall {
             let remark = format!("k = {}, {:?} balls", p.k, p.ball).to_lowercase();

@@ -287,18 +287,18 @@ fn warn(
     {
         warnings.push(Warning::OtherWeights { name: name.clone() });
     }
-    if !metrics.contains(&Metric::Fid) {
-        return;
-    }
+    let fid = metrics.contains(&Metric::Fid);
     let wanted = FEW_IMAGES.min(extractor.dims(config.tap));
-    for (side, report) in [("real", real), ("fake", fake)] {
+    // Extrapolation takes away the bias of few fakes alone.
+    let biased = [("real", real, fid || metrics.contains(&Metric::FidInfinity)), ("fake", fake, fid)];
+    for (side, report, _) in biased.into_iter().filter(|(.., biased)| *biased) {
         if let Some(found) = report.num_images
             && found < wanted
         {
             warnings.push(Warning::FewImages { side, found, wanted });
         }
     }
-    if let (Some(real), Some(fake)) = (real.num_images, fake.num_images)
+    if let (Some(real), Some(fake), true) = (real.num_images, fake.num_images, fid)
         && real != fake
     {
         warnings.push(Warning::UnequalCounts { real, fake });

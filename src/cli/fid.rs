@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use nestgen::data::{TEST_SPLITS, VALIDATION_SPLITS};
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::score_space;
@@ -53,12 +54,12 @@ pub(super) struct FidArgs {
     /// Also KID as a mean over COUNTxSIZE random subsets, for comparison with other tools
     #[arg(long, value_name = "COUNTxSIZE", value_parser = subsets)]
     kid_subsets: Option<(usize, usize)>,
-    /// Parts over which the Inception score is averaged
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    is_splits: usize,
-    /// Neighbour whose distance sets the balls of precision, recall, density and coverage
-    #[arg(short, default_value_t = 3)]
-    k: usize,
+    /// Parts, of images drawn at random, over which the Inception score is averaged [default: 1]
+    #[arg(long, value_name = "N")]
+    is_splits: Option<usize>,
+    /// Neighbour whose distance sets the balls of precision, recall, density and coverage [default: 3]
+    #[arg(short)]
+    k: Option<usize>,
     /// Balls without their border, as in the prdc package (with it, as in the paper's code, otherwise)
     #[arg(long)]
     open_balls: bool,
@@ -68,6 +69,9 @@ pub(super) struct FidArgs {
     /// Real images that no generator was trained on: also look for copies of training images
     #[arg(long, value_name = "PATH")]
     held_out: Option<PathBuf>,
+    /// The part of the held-out images to use, where they have parts [default: test, else validation]
+    #[arg(long, value_name = "NAME", requires = "held_out")]
+    held_out_split: Option<String>,
     /// Leave out images that cannot be read, and list them
     #[arg(long)]
     skip_bad: bool,
@@ -109,12 +113,16 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
             hint: Some("leave them out".into()),
         });
     }
+    refuse_idle(args)?;
     let real_options = OpenOptions { split: args.split.clone(), ..OpenOptions::default() };
     // Cheap mistakes first: sources before weights, weights before an hour of features.
     let real = Input::open(&args.real, &real_options)?;
     let fake = Input::open(&args.fake, &OpenOptions::default())?;
-    let held_out =
-        args.held_out.as_deref().map(|path| Input::open(path, &OpenOptions::default())).transpose()?;
+    let held_out = args.held_out.as_deref();
+    let held_out = held_out.map(|path| open_held_out(path, args.held_out_split.as_deref())).transpose()?;
+    if let Some(held_out) = &held_out {
+        refuse_same(&real, held_out)?;
+    }
     if args.split.is_none() {
         name_split(&real);
     }
@@ -123,8 +131,9 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let extractor = score_space::extractor(&args.features, args.weights.as_deref(), &device)?;
     let config = config(args);
     let together = Together { ranks, extractor: &extractor, config: &config };
+    let sides: Vec<&Input> = [&real, &fake].into_iter().chain(&held_out).collect();
+    together.check(&sides)?;
     if !ranks.is_first() {
-        let sides: Vec<&Input> = [&real, &fake].into_iter().chain(&held_out).collect();
         together.serve(&sides)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -140,12 +149,69 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     bar.finish_and_clear();
     let report = report?;
     together.dismiss()?;
+    for (side, found) in [("real", &report.real), ("fake", &report.fake)] {
+        found.skipped.iter().for_each(|skipped| ui::warn(&format!("{side}: {}", skipped.reason)));
+    }
     if args.json {
         ui::result_line(&serde_json::to_string_pretty(&report)?)?;
     } else {
         ui::result_line(report.to_string().trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses settings of what is not computed: nobody would see that they did nothing.
+fn refuse_idle(args: &FidArgs) -> Result<(), Error> {
+    let idle = |asked: bool, metric: Metric| {
+        asked && args.metrics.as_ref().is_some_and(|metrics| !metrics.contains(&metric))
+    };
+    let by_default = |asked: bool, metric: Metric| asked && args.metrics.is_none() || idle(asked, metric);
+    let statistics = args.real.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
+    let found = [
+        (idle(args.kid_subsets.is_some(), Metric::Kid), "--kid-subsets", "there is no kid in --metrics"),
+        (by_default(args.is_splits.is_some(), Metric::Is), "--is-splits", "there is no is in --metrics"),
+        (by_default(args.k.is_some(), Metric::Prdc), "-k", "there is no prdc in --metrics"),
+        (by_default(args.open_balls, Metric::Prdc), "--open-balls", "there is no prdc in --metrics"),
+        (args.split.is_some() && statistics, "--split", "REAL are statistics, of one part already"),
+    ];
+    match found.into_iter().find(|(idle, ..)| *idle) {
+        None => Ok(()),
+        Some((_, option, why)) => Err(Error::Usage {
+            message: format!("{option} changes nothing: {why}"),
+            hint: Some(format!("leave {option} out, or ask for what it is for")),
+        }),
+    }
+}
+
+/// Images that no generator was trained on: of a source with parts never the one that is trained on, unless it is named.
+fn open_held_out(path: &Path, split: Option<&str>) -> anyhow::Result<Input<'static>> {
+    let open = |split: Option<&str>| {
+        Input::open(path, &OpenOptions { split: split.map(str::to_owned), ..OpenOptions::default() })
+    };
+    let first = open(split)?;
+    let has_parts = matches!(&first, Input::Images(set) if set.split().is_some());
+    if split.is_some() || !has_parts {
+        return Ok(first);
+    }
+    let others = [TEST_SPLITS, VALIDATION_SPLITS].concat();
+    others.into_iter().find_map(|name| open(Some(name)).ok()).ok_or_else(|| {
+        let message = format!("`{}` has a part for training and none for testing", path.display());
+        let hint = "name the part of it that is held out with --held-out-split".to_owned();
+        Error::Usage { message, hint: Some(hint) }.into()
+    })
+}
+
+/// Refuses held-out images that are the real ones: every copy is as near to the ones as to the others, and nothing looks copied.
+fn refuse_same(real: &Input, held_out: &Input) -> anyhow::Result<()> {
+    let (Input::Images(real), Input::Images(held_out)) = (real, held_out) else { return Ok(()) };
+    if real.digest()? != held_out.digest()? {
+        return Ok(());
+    }
+    Err(Error::Usage {
+        message: format!("the images of --held-out `{}` are those of REAL", held_out.path().display()),
+        hint: Some("give images that were not trained on, or name their part with --held-out-split".into()),
+    }
+    .into())
 }
 
 /// Says which part of a side is scored, where it has parts and nobody chose one.
@@ -164,8 +230,8 @@ fn config(args: &FidArgs) -> ScoreConfig {
         resize: args.resize.unwrap_or_default(),
         tap: args.dims,
         kid_subsets: args.kid_subsets,
-        is_splits: args.is_splits,
-        k: args.k,
+        is_splits: args.is_splits.unwrap_or(ScoreConfig::default().is_splits),
+        k: args.k.unwrap_or(ScoreConfig::default().k),
         ball: if args.open_balls { Ball::Open } else { Ball::Closed },
         floor: args.floor,
         skip_bad: args.skip_bad,

@@ -18,7 +18,7 @@ use nestgen_fid::preprocess::{Preprocessor, Resize};
 use nestgen_fid::{Extractor, weights};
 use nestgen_images::RgbImage8;
 use nestgen_kernels::precision::{Precision, with};
-use nestgen_kernels::{self as k, Var, no_grad};
+use nestgen_kernels::{self as k, Var, no_grad, portable};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -40,7 +40,9 @@ pub fn extractor(name: &str, inception: Option<&Path>, device: &Device) -> Resul
     match name {
         "auto" => match weights::find(inception) {
             Ok(path) => Ok(Extractor::inception_on(&path, device)?),
-            Err(_) => scenes_v1::extractor(device),
+            Err(nestgen_fid::Error::NoWeights { .. }) => scenes_v1::extractor(device),
+            // A file that somebody has named is not replaced by another space without a word.
+            Err(error) => Err(error.into()),
         },
         "inception" => Ok(Extractor::inception_on(&weights::find(inception)?, device)?),
         scenes_v1::NAME => scenes_v1::extractor(device),
@@ -152,7 +154,13 @@ impl Space {
         }
         let (name, dims) = (self.name.clone(), self.dims());
         let features = Box::new(move |images: &[RgbImage8]| self.features(images).map_err(|e| e.to_string()));
-        Ok(Extractor::Custom { name, sha256, dims, features })
+        Ok(Extractor::Custom {
+            name,
+            sha256,
+            dims,
+            features,
+            on_device: !device.is_cpu() || portable::forced(),
+        })
     }
 
     /// Number of features of an image.

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use nestgen_fid::extractor::CUSTOM_BATCH;
 use nestgen_fid::features::{Extracted, Progress, Skipped};
+use nestgen_fid::formula::fnv1a64;
 use nestgen_fid::{Extractor, Features, Input, ScoreConfig};
 use nestgen_images::ImageSet;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,27 @@ impl Together<'_> {
             },
             other => other,
         }
+    }
+
+    /// Makes sure that all ranks have the same images and the same network: what they make is put together as one.
+    ///
+    /// # Errors
+    /// Names the ranks that differ from the first one.
+    pub fn check(&self, sides: &[&Input]) -> Result<()> {
+        if self.ranks.size() == 1 {
+            return Ok(());
+        }
+        let mut digests = String::new();
+        for side in sides {
+            if let Input::Images(set) = side {
+                digests += &set.digest()?;
+            }
+        }
+        let network = format!("{} {}", self.extractor.sha256(), self.extractor.dims(self.config.tap));
+        let same_files = "every rank reads the images itself: put them where all nodes see the same files";
+        self.ranks.check_same("the set of images", fnv1a64(&digests), same_files)?;
+        let same_network = "give all ranks the same flags, and weights that all nodes see";
+        self.ranks.check_same("the feature space", fnv1a64(&network), same_network)
     }
 
     /// Makes features for the first rank until [`Together::dismiss`]. For all other ranks.

@@ -96,6 +96,52 @@ fn saved_statistics_score_as_their_images_do() {
 }
 
 #[test]
+fn held_out_images_are_never_those_of_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = classifier(dir.path(), "space.safetensors");
+    let set = dir.path().join("set");
+    let all = images(dir.path(), "all", 22);
+    for part in ["train", "test"] {
+        fs::create_dir_all(set.join(part)).unwrap();
+    }
+    for i in 0..22 {
+        let name = format!("{i}.png");
+        fs::rename(all.join(&name), set.join(if i < 11 { "train" } else { "test" }).join(name)).unwrap();
+    }
+    // Every picture is a copy of a training image.
+    let copies = set.join("train");
+    let looked = |held_out: &Path, extra: &[&str]| {
+        let args = [&arguments(&set, &copies, &space)[..], &["--held-out", text(held_out), "--json"], extra];
+        nestgen(&args.concat())
+    };
+    let out = looked(&set, &[]);
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["scores"]["memorization"]["nearer_to_train"]["value"].as_f64(), Some(1.0), "{report}");
+    let said = looked(&set, &["--held-out-split", "train"]);
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("are those of REAL") && said.contains("hint: "), "{said}");
+    fs::remove_dir_all(set.join("test")).unwrap();
+    refused(&[&arguments(&copies, &copies, &space)[..], &["--held-out", text(&copies)]].concat(), &["REAL"]);
+}
+
+#[test]
+fn settings_of_what_is_not_computed_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = classifier(dir.path(), "space.safetensors");
+    let set = images(dir.path(), "set", 4);
+    for (options, says) in [
+        (&["--metrics", "fid", "--kid-subsets", "2x3"][..], "no kid in --metrics"),
+        (&["-k", "2"], "no prdc in --metrics"),
+        (&["--is-splits", "2"], "no is in --metrics"),
+        (&["--metrics", "fid,is", "--open-balls"], "no prdc in --metrics"),
+    ] {
+        refused(&[&arguments(&set, &set, &space)[..], options].concat(), &[says, "changes nothing"]);
+    }
+    let statistics = dir.path().join("statistics.npz");
+    refused(&[&arguments(&statistics, &set, &space)[..], &["--split", "test"]].concat(), &["--split"]);
+}
+
+#[test]
 fn another_device_gives_the_same_score_to_rounding() {
     let dir = tempfile::tempdir().unwrap();
     let (real, fake) = (images(dir.path(), "real", 5), images(dir.path(), "fake", 6));

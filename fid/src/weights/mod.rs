@@ -92,7 +92,8 @@ impl Weights {
 /// [`Error::NoWeights`] with the places tried, when there is none; a path that was given but is not there is an
 /// error of its own.
 pub fn find(given: Option<&Path>) -> Result<PathBuf> {
-    let named = given.map(Path::to_path_buf).or_else(|| std::env::var_os(ENVIRONMENT).map(PathBuf::from));
+    let set = std::env::var_os(ENVIRONMENT).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let named = given.map(Path::to_path_buf).or(set);
     if let Some(path) = named {
         std::fs::metadata(&path).map_err(Error::io(&path))?;
         return Ok(path);

@@ -96,6 +96,7 @@ fn what_needs_images_is_refused_before_features_are_made() {
         sha256: "c0".into(),
         dims: 6,
         features: Box::new(|_| panic!("features were made")),
+        on_device: false,
     };
     let refused = |real, fake, held_out, config: &ScoreConfig, words: [&str; 2]| {
         let error = score(real, fake, held_out, &untouched, config, &quiet).expect_err("no images").to_string();
@@ -148,6 +149,7 @@ fn what_needs_images_is_refused_before_features_are_made() {
     refused(&images, &images, None, &saved(&nowhere), ["nowhere", "No such file"]);
     let folder = bench.folder.path();
     refused(&images, &images, None, &saved(folder), [folder.to_str().expect("UTF-8"), "directory"]);
+    refused(&images, &images, None, &saved(&folder.join("ref")), ["ref", "must end in .npz"]);
     refused(&statistics, &images, None, &saved(&stats), ["saving statistics needs the images", of_real]);
 }
 

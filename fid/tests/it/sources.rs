@@ -23,7 +23,13 @@ pub(crate) fn colours(images: &[RgbImage8]) -> Result<Vec<f32>, String> {
 }
 
 pub(crate) fn colour_space<'a>() -> Extractor<'a> {
-    Extractor::Custom { name: "colours".into(), sha256: "c0".into(), dims: 6, features: Box::new(colours) }
+    Extractor::Custom {
+        name: "colours".into(),
+        sha256: "c0".into(),
+        dims: 6,
+        features: Box::new(colours),
+        on_device: false,
+    }
 }
 
 pub(crate) fn quiet(_: &'static str, _: usize, _: usize) {}
