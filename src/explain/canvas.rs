@@ -165,6 +165,11 @@ pub fn fitting(text: &str, width: usize, size: usize) -> String {
     text.chars().take(most.saturating_sub(2)).chain("..".chars()).collect()
 }
 
+/// How wide a line of text is, px.
+pub fn text_width(text: &str, size: usize) -> usize {
+    text.chars().count() * ADVANCE * size
+}
+
 fn corners(panel: Panel, region: BoundingBox) -> [i64; 4] {
     let place = |start: usize, share: f32| (start as f64 + f64::from(share) * panel.side as f64).round() as i64;
     [

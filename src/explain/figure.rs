@@ -2,7 +2,7 @@
 //! the class activation map, side by side.
 
 use super::Explanation;
-use super::canvas::{Canvas, Color, LINE, Panel, fitting};
+use super::canvas::{Canvas, Color, LINE, Panel, fitting, text_width};
 use super::localise::{HotPart, center};
 use crate::data::synthetic::BoundingBox;
 use crate::train::grid::Picture;
@@ -20,6 +20,10 @@ const GIVEN: Color = [80, 220, 100];
 const FOUND: Color = [255, 255, 255];
 /// From the root of the tree to its leaves.
 const WAY: [Color; 4] = [[86, 180, 233], [240, 228, 66], [230, 159, 0], [213, 94, 0]];
+
+fn color_at(depth: usize) -> Color {
+    WAY[depth.min(WAY.len() - 1)]
+}
 
 /// What a figure shows.
 pub struct Shown<'a> {
@@ -85,7 +89,10 @@ fn the_image(canvas: &mut Canvas, shown: &Shown) {
     let legend: [(&str, Option<Color>); 3] = [
         ("object, as given", shown.given.map(|_| GIVEN)),
         ("found by the map", Some(FOUND)),
-        ("way from root to leaf", Some(WAY[3])),
+        (
+            "leaf, at the end of the way",
+            shown.explained.first().map(|(e, _)| color_at(e.traversal.nodes.len())),
+        ),
     ];
     let mut top = 2 * (HEAD + SIDE) - 3 * (LINE + 2);
     for (text, color) in legend {
@@ -101,25 +108,26 @@ fn the_image(canvas: &mut Canvas, shown: &Shown) {
 fn the_way(canvas: &mut Canvas, shown: &Shown, explanation: &Explanation, left: usize) {
     let panel = Panel { left, top: HEAD, side: SIDE };
     let traversal = &explanation.traversal;
-    let title = format!("{} {:.1}%", name_of(shown, explanation.class), 100.0 * explanation.probability);
-    canvas.text(left, 8, &fitting(&title, SIDE, 2), INK, 2);
+    let probability = format!(" {:.1}%", 100.0 * explanation.probability);
+    let room = SIDE - text_width(&probability, 2);
+    let title = fitting(name_of(shown, explanation.class), room, 2) + &probability;
+    canvas.text(left, 8, &title, INK, 2);
     let values = traversal.nodes.iter().map(|node| format!("{:.3}", node.values[node.chosen]));
     let text = format!("GradCAT  {}", values.collect::<Vec<_>>().join(" > "));
     canvas.text(left, 10 + 2 * LINE, &fitting(&text, SIDE, 1), FAINT, 1);
     canvas.image(panel, shown.bytes, shown.res);
     canvas.dim_outside(panel, traversal.leaf(), [0, 0, 0], 0.35);
-    let color = |depth: usize| WAY[depth.min(WAY.len() - 1)];
     let mut way = vec![(0.5, 0.5)];
     for (depth, node) in traversal.nodes.iter().enumerate() {
-        canvas.outline(panel, node.region, color(depth), 1);
+        canvas.outline(panel, node.region, color_at(depth), 1);
         way.push(center(node.quarter(node.chosen)));
     }
-    canvas.outline(panel, traversal.leaf(), color(traversal.nodes.len()), 2);
+    canvas.outline(panel, traversal.leaf(), color_at(traversal.nodes.len()), 2);
     for (depth, pair) in way.windows(2).enumerate() {
-        canvas.line(panel, pair[0], pair[1], color(depth + 1), 2.0);
+        canvas.line(panel, pair[0], pair[1], color_at(depth + 1), 2.0);
     }
     for (depth, &at) in way.iter().enumerate() {
-        canvas.dot(panel, at, color(depth), 4.0);
+        canvas.dot(panel, at, color_at(depth), 4.0);
     }
 }
 

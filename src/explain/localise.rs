@@ -58,7 +58,8 @@ fn connected(open: &mut [bool], start: usize) -> Vec<usize> {
     part
 }
 
-fn area(b: BoundingBox) -> f64 {
+/// The share of the image that is in the box: how often a blind point, anywhere, is.
+pub fn area(b: BoundingBox) -> f64 {
     f64::from((b.right - b.left).max(0.0)) * f64::from((b.bottom - b.top).max(0.0))
 }
 

@@ -154,6 +154,12 @@ fn what_cannot_be_explained() {
     fs::write(&cut, &png(64)[..100]).unwrap();
     explain(&nest, &cut, &[], &["cut.png"]);
     let boxes = dir.path().join("boxes.csv");
-    fs::write(&boxes, "file,left\na.png,3\n").unwrap();
-    explain(&nest, &image, &["--boxes", text(&boxes)], &["boxes.csv", "line 2"]);
+    for (table, says) in [
+        ("file,left\na.png,3\n", "line 1"),
+        ("file,left,top,right,bottom\na.png,3\n", "line 2"),
+        ("file,left,top,right,bottom\nb.png,0,0,9,9\n", "no box of these images"),
+    ] {
+        fs::write(&boxes, table).unwrap();
+        explain(&nest, &image, &["--boxes", text(&boxes)], &["boxes", says]);
+    }
 }

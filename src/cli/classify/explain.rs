@@ -1,6 +1,8 @@
 //! `nestgen classify explain`: where a classifier looked, as pictures and as JSON.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::{Device, Tensor};
@@ -8,7 +10,7 @@ use nestgen::config::classify::Trained;
 use nestgen::data::synthetic::BoundingBox;
 use nestgen::error::{Error, Result};
 use nestgen::explain::figure::{Shown, figure};
-use nestgen::explain::localise::{HotPart, center, chance, holds, hot_part, iou};
+use nestgen::explain::localise::{HotPart, area, center, chance, holds, hot_part, iou};
 use nestgen::explain::{Explanation, explain, likeliest, traceable};
 use nestgen::train::files::write_atomic;
 use nestgen_images::{RgbImage8, to_square};
@@ -16,6 +18,13 @@ use nestgen_images::{RgbImage8, to_square};
 use super::Network;
 use super::sources::{Boxes, Image, images};
 use crate::cli::ui;
+
+/// The file that describes all.
+const EXPLANATIONS: &str = "explanations.json";
+/// In it, the name of an image's figure.
+const FIGURE: &str = "figure";
+/// Classes that are explained in one figure.
+const MOST_CLASSES: usize = 16;
 
 /// Show where a NesT looked: the way through its tree of blocks (GradCAT), class activation maps, boxes
 #[derive(clap::Args)]
@@ -35,7 +44,7 @@ pub(in crate::cli) struct ExplainArgs {
     #[arg(long, value_name = "FILE.csv")]
     boxes: Option<PathBuf>,
     /// The share of a map's range above which its box is
-    #[arg(long, value_name = "SHARE", default_value_t = 0.4)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.4, allow_negative_numbers = true)]
     threshold: f64,
     /// Figures for the first images only, this many
     #[arg(long, value_name = "N", default_value_t = 32)]
@@ -60,30 +69,70 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let wanted = wanted_classes(&args.classes, &trained.class_names)?;
     let boxes = args.boxes.as_deref().map(Boxes::read).transpose()?;
     let images = images(&args.images)?;
+    if let Some(boxes) = &boxes {
+        count_boxes(boxes, &images)?;
+    }
     refuse_unusable(&images, &trained)?;
+    let old_figures = figures_of_before(&args.outdir);
     std::fs::create_dir_all(&args.outdir).map_err(Error::io("create", &args.outdir))?;
     let bar = ui::progress_bar("explaining", images.len() as u64);
     let mut explained = Vec::with_capacity(images.len());
     let mut tally = Tally::default();
     for (number, image) in images.iter().enumerate() {
         let one = One::new(args, &trained, image, &wanted, boxes.as_ref())?;
-        if number < args.figures {
-            let file = args.outdir.join(format!("{number:04}-{}.png", image.stem()));
+        let name = (number < args.figures).then(|| format!("{number:04}-{}.png", image.stem()));
+        if let Some(name) = &name {
+            let file = args.outdir.join(name);
             let png = one.figure(&trained).png().map_err(Error::io("write", &file))?;
             write_atomic(&file, |out| out.write_all(&png))?;
         }
         tally.add(&one);
-        explained.push(one.json(&trained));
+        let mut json = one.json(&trained);
+        json[FIGURE] = name.into();
+        explained.push(json);
         bar.inc(1);
     }
     bar.finish_and_clear();
     let json = serde_json::json!({ "model": path.display().to_string(), "images": explained, "summary": tally.json() });
-    let file = args.outdir.join("explanations.json");
+    // Those that are not described any more would stay among the new ones.
+    let kept: HashSet<&str> =
+        json["images"].as_array().into_iter().flatten().filter_map(|one| one[FIGURE].as_str()).collect();
+    for old in old_figures.iter().filter(|old| !kept.contains(old.as_str())) {
+        let path = args.outdir.join(old);
+        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+    }
+    let file = args.outdir.join(EXPLANATIONS);
     write_atomic(&file, |out| out.write_all(format!("{json:#}\n").as_bytes()))?;
     let figures = images.len().min(args.figures);
     ui::result_line(&format!("wrote {figures} figures and explanations.json to {}", args.outdir.display()))?;
     tally.print()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The figures that an earlier run has written into the folder, as far as they are still there.
+fn figures_of_before(outdir: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(outdir.join(EXPLANATIONS)).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let names = json["images"].as_array().into_iter().flatten().filter_map(|one| one[FIGURE].as_str());
+    // Names only: a damaged file must not lead out of the folder.
+    let names = names.filter(|name| Path::new(name).file_name() == Some(OsStr::new(name)));
+    names.filter(|name| outdir.join(name).is_file()).map(str::to_owned).collect()
+}
+
+/// Says how many images have a box.
+///
+/// # Errors
+/// When none has one: then the table is of other images.
+fn count_boxes(boxes: &Boxes, images: &[Image]) -> Result<()> {
+    let count = images.iter().filter(|image| boxes.knows(&image.name)).count();
+    let Some(first) = images.first().filter(|_| count == 0) else {
+        ui::note(&format!("{count} of {} images have a box", images.len()));
+        return Ok(());
+    };
+    Err(Error::Usage {
+        message: format!("--boxes has no box of these images (`{}`, ...)", first.name),
+        hint: Some("its first column is the end of an image's path: cat/1.png".into()),
+    })
 }
 
 /// Reads every image before anything is written: one that is no use would end the work with half of the figures.
@@ -115,6 +164,10 @@ fn read(image: &Image, trained: &Trained) -> Result<RgbImage8> {
 }
 
 fn wanted_classes(names: &[String], known: &[String]) -> Result<Vec<usize>> {
+    if names.len() > MOST_CLASSES {
+        let message = format!("--classes names {} classes, a figure has room for {MOST_CLASSES}", names.len());
+        return Err(Error::Usage { message, hint: None });
+    }
     let find = |name: &String| {
         known.iter().position(|other| other == name).ok_or_else(|| Error::Usage {
             message: format!("the classifier knows no class `{name}`"),
@@ -153,7 +206,8 @@ impl<'a> One<'a> {
             if wanted.is_empty() { likeliest(probabilities, args.top_k as usize) } else { wanted.to_vec() }
         };
         let (probabilities, explanations) = explain(traceable(&trained.classifier)?, &input, choose)?;
-        let truth = trained.class_names.iter().position(|name| Some(name.as_str()) == image.folder());
+        let class = |name: &str| trained.class_names.iter().position(|other| other == name);
+        let truth = image.classes().find_map(class);
         let given = boxes.and_then(|boxes| boxes.find(&image.name, pixels.width, pixels.height));
         let explained = explanations.into_iter().map(|e| {
             let found = hot_part(&e.heat, args.threshold);
@@ -243,6 +297,7 @@ struct Tally {
     leaf_holds: usize,
     leaf_holds_chance: f64,
     peak_chance: f64,
+    middle_chance: f64,
     leaf_chance: f64,
 }
 
@@ -265,17 +320,20 @@ impl Tally {
         self.leaf_holds_chance += 0.25_f64.powi(e.traversal.nodes.len() as i32);
         self.leaves += usize::from(holds(given, center(e.traversal.leaf())));
         self.peak_chance += chance(given, e.heat.side);
+        // The middle may be anywhere, not only at the centre of a place.
+        self.middle_chance += area(given);
         self.leaf_chance += chance(given, 1 << e.traversal.nodes.len());
     }
 
-    fn shares(&self) -> [(&'static str, f64); 10] {
+    fn shares(&self) -> [(&'static str, f64); 11] {
         let share = |x: f64| if self.measured > 0 { 100.0 * x / self.measured as f64 } else { 0.0 };
         [
             ("mean_iou", share(self.iou)),
             ("iou_at_least_half", share(self.iou_half as f64)),
             ("cam_peak_in_box", share(self.peaks as f64)),
             ("cam_middle_in_box", share(self.middles as f64)),
-            ("cam_point_by_chance", share(self.peak_chance)),
+            ("cam_peak_by_chance", share(self.peak_chance)),
+            ("cam_middle_by_chance", share(self.middle_chance)),
             ("middle_of_picture_in_box", share(self.pictures_middles as f64)),
             ("gradcat_leaf_in_box", share(self.leaves as f64)),
             ("gradcat_leaf_by_chance", share(self.leaf_chance)),
@@ -285,8 +343,10 @@ impl Tally {
     }
 
     fn json(&self) -> serde_json::Value {
+        // Zeros would be results.
+        let measured = |value: f64| if self.measured > 0 { value.into() } else { serde_json::Value::Null };
         let shares: serde_json::Map<String, serde_json::Value> =
-            self.shares().into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+            self.shares().into_iter().map(|(key, value)| (key.into(), measured(value))).collect();
         serde_json::json!({
             "images": self.images,
             "with_known_class": self.labelled,
@@ -303,8 +363,19 @@ impl Tally {
         if self.measured == 0 {
             return Ok(());
         }
-        let [iou, half, peak, middle, point_chance, picture, leaf, leaf_chance, around, around_chance] =
-            self.shares().map(|(_, value)| value);
+        let [
+            iou,
+            half,
+            peak,
+            middle,
+            peak_chance,
+            middle_chance,
+            picture,
+            leaf,
+            leaf_chance,
+            around,
+            around_chance,
+        ] = self.shares().map(|(_, value)| value);
         ui::result_line(&format!("of {} right images with a given box:", self.measured))?;
         ui::result_line(&format!(
             "  GradCAT's leaf holds the box's middle   {around:5.1} %  (by chance {around_chance:.1} %)"
@@ -313,10 +384,10 @@ impl Tally {
             "  the leaf's middle in the box            {leaf:5.1} %  (by chance {leaf_chance:.1} %)"
         ))?;
         ui::result_line(&format!(
-            "  the middle of the map's part in the box {middle:5.1} %  (by chance {point_chance:.1} %, the picture's middle {picture:.1} %)"
+            "  the middle of the map's part in the box {middle:5.1} %  (by chance {middle_chance:.1} %, the picture's middle {picture:.1} %)"
         ))?;
         ui::result_line(&format!(
-            "  the map's peak in the box               {peak:5.1} %  (by chance {point_chance:.1} %)"
+            "  the map's peak in the box               {peak:5.1} %  (by chance {peak_chance:.1} %)"
         ))?;
         ui::result_line(&format!(
             "  the map's box                           IoU {:.3} on average, {half:.1} % at least 0.5",

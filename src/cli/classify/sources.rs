@@ -1,14 +1,20 @@
 //! The images that are explained, and where their objects are.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use nestgen::data::synthetic::BoundingBox;
 use nestgen::error::{Error, Result};
 use nestgen_images::{ImageSet, Limits, OpenOptions, RgbImage8, decode};
 
+/// Letters of a file's name that a figure's name keeps: the longest names of files leave no room for more.
+const LONGEST_STEM: usize = 100;
+
 /// One image of the command line.
 pub(super) struct Image {
     path: PathBuf,
+    /// What its set says that it shows.
+    class: Option<String>,
     /// Its path, for people and for tables of boxes.
     pub(super) name: String,
 }
@@ -32,13 +38,17 @@ impl Image {
         self.folder().map_or_else(|| file.to_string(), |folder| format!("{folder}/{file}"))
     }
 
-    /// The name without folder and ending.
+    /// The name without folder and ending, as far as there is room for it.
     pub(super) fn stem(&self) -> String {
-        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        self.path.file_stem().unwrap_or_default().to_string_lossy().chars().take(LONGEST_STEM).collect()
     }
 
-    /// The folder it is in, which may be its class.
-    pub(super) fn folder(&self) -> Option<&str> {
+    /// What it may show, the likeliest first: what its set says, the folder it is in.
+    pub(super) fn classes(&self) -> impl Iterator<Item = &str> {
+        self.class.as_deref().into_iter().chain(self.folder())
+    }
+
+    fn folder(&self) -> Option<&str> {
         self.path.parent()?.file_name()?.to_str()
     }
 }
@@ -49,16 +59,17 @@ impl Image {
 /// A path that is not there; a folder without images.
 pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>> {
     let mut images = Vec::new();
-    let image = |path: PathBuf| Image { name: path.display().to_string(), path };
+    let image = |path: PathBuf, class| Image { name: path.display().to_string(), path, class };
     for path in paths {
         if !path.is_dir() {
             std::fs::metadata(path).map_err(Error::io("read", path))?;
-            images.push(image(path.clone()));
+            images.push(image(path.clone(), None));
             continue;
         }
         let options = OpenOptions { split: Some("all".into()), ..OpenOptions::default() };
         let set = ImageSet::open(path, &options)?;
-        images.extend((0..set.len()).map(|i| image(path.join(set.name(i).as_ref()))));
+        let class = |i| set.class_names().get(set.label(i)? as usize).cloned();
+        images.extend((0..set.len()).map(|i| image(path.join(set.name(i).as_ref()), class(i))));
     }
     Ok(images)
 }
@@ -67,10 +78,11 @@ pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>> {
 pub(super) struct Boxes(Vec<(String, [f32; 4])>);
 
 impl Boxes {
-    /// Reads `file,left,top,right,bottom` with a header.
+    /// Reads `file,left,top,right,bottom` under a header that says so, an image a line.
     ///
     /// # Errors
-    /// The first line that is not five columns with numbers.
+    /// Another header: widths in the place of right edges would be taken for them. The first line that is not five columns with
+    /// numbers, or of a file that has a box already.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         // Names may hold other bytes; what is no table fails at its first line.
@@ -87,22 +99,48 @@ impl Boxes {
             let number = |text: &str| text.trim().parse::<f32>().ok().filter(|x| x.is_finite());
             let corners = [left, top, right, bottom].map(number);
             match corners {
-                [Some(a), Some(b), Some(c), Some(d)] if a < c && b < d => Ok((file.to_owned(), [a, b, c, d])),
+                [Some(a), Some(b), Some(c), Some(d)] if a < c && b < d => Ok((unquoted(file), [a, b, c, d])),
                 _ => Err(bad(i + 1)),
             }
         };
-        let lines = text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty());
-        Ok(Self(lines.map(parse).collect::<Result<_>>()?))
+        let mut lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+        let header = lines.next().map(|(_, line)| line.to_lowercase().replace([' ', '"'], ""));
+        if header.as_deref().map(str::trim_end) != Some("file,left,top,right,bottom") {
+            return Err(bad(1));
+        }
+        let mut boxes: Vec<(String, [f32; 4])> = Vec::new();
+        let mut known = HashSet::new();
+        for line in lines.filter(|(_, line)| !line.trim().is_empty()) {
+            let (file, corners) = parse(line)?;
+            if !known.insert(file.clone()) {
+                return Err(Error::Usage {
+                    message: format!("`{}`, line {}: `{file}` has a box already", path.display(), line.0 + 1),
+                    hint: Some("give one box an image: that of the object it is named for".into()),
+                });
+            }
+            boxes.push((file, corners));
+        }
+        Ok(Self(boxes))
+    }
+
+    /// Whether there is a box for the image of this name.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.corners(name).is_some()
+    }
+
+    fn corners(&self, name: &str) -> Option<[f32; 4]> {
+        let is_its =
+            |file: &str| name == file || name.strip_suffix(file).is_some_and(|before| before.ends_with('/'));
+        self.0.iter().find(|(file, _)| is_its(file)).map(|(_, corners)| *corners)
     }
 
     /// The box of an image of this size, as shares of its centre square; `None` where there is none, or it lies outside the square.
     pub(super) fn find(&self, name: &str, width: u32, height: u32) -> Option<BoundingBox> {
-        let (_, [left, top, right, bottom]) = self.0.iter().find(|(file, _)| {
-            name == file || name.strip_suffix(file.as_str()).is_some_and(|before| before.ends_with('/'))
-        })?;
-        let side = width.min(height) as f32;
-        let (dx, dy) = ((width as f32 - side) / 2.0, (height as f32 - side) / 2.0);
-        let share = |at: &f32, offset: f32| ((at - offset) / side).clamp(0.0, 1.0);
+        let [left, top, right, bottom] = self.corners(name)?;
+        let side = width.min(height);
+        // Whole pixels, as the crop has them.
+        let (dx, dy) = (((width - side) / 2) as f32, ((height - side) / 2) as f32);
+        let share = |at: f32, offset: f32| ((at - offset) / side as f32).clamp(0.0, 1.0);
         let shown = BoundingBox {
             left: share(left, dx),
             top: share(top, dy),
@@ -113,6 +151,12 @@ impl Boxes {
     }
 }
 
+/// A name as CSV writes it: in quotes, inner ones doubled, where it holds what would end it.
+fn unquoted(name: &str) -> String {
+    let inner = name.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.map_or_else(|| name.to_owned(), |inner| inner.replace("\"\"", "\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,14 +165,29 @@ mod tests {
     fn boxes_are_found_by_the_end_of_the_path_and_follow_the_crop() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("objects.csv");
-        std::fs::write(&path, "file,left,top,right,bottom\ncat/1.png,10,0,20,10\na,b.png,0,0,1,1\n").unwrap();
+        let table =
+            "file,left,top,right,bottom\ncat/1.png,10,0,20,10\na,b.png,0,0,1,1\n\"c,\"\"d.png\",0,0,1,1\n";
+        std::fs::write(&path, table).unwrap();
         let boxes = Boxes::read(&path).unwrap();
         let found = boxes.find("some/where/cat/1.png", 40, 20).unwrap();
         assert_eq!((found.left, found.top, found.right, found.bottom), (0.0, 0.0, 0.5, 0.5));
         // Cut away with the left of a wide picture.
         assert!(boxes.find("cat/1.png", 80, 20).is_none());
         assert!(boxes.find("bobcat/1.png", 40, 20).is_none() && boxes.find("a,b.png", 4, 4).is_some());
-        std::fs::write(&path, "file,left,top,right,bottom\ncat/1.png,10,0,5,10\n").unwrap();
-        assert!(Boxes::read(&path).err().unwrap().to_string().contains("line 2"));
+        assert!(boxes.knows("c,\"d.png") && !boxes.knows("d.png"));
+        // Of 301 px, the crop begins at 100.
+        std::fs::write(&path, "\u{feff}file, left, top, right, bottom\r\n1.png,150,0,200,50\r\n").unwrap();
+        let found = Boxes::read(&path).unwrap().find("1.png", 301, 100).unwrap();
+        assert_eq!((found.left, found.right), (0.5, 1.0));
+        for (table, says) in [
+            ("file,left,top,right,bottom\ncat/1.png,10,0,5,10\n", "line 2"),
+            ("file,x,y,width,height\n1.png,150,20,190,60\n", "line 1"),
+            ("1.png,150,20,190,60\n", "line 1"),
+            ("file,left,top,right,bottom\n1.png,0,0,1,1\n1.png,0,0,2,2\n", "line 3: `1.png` has a box already"),
+        ] {
+            std::fs::write(&path, table).unwrap();
+            let error = Boxes::read(&path).err().unwrap().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }
