@@ -24,4 +24,4 @@ pub use error::{Error, Result};
 pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions};
-pub use source::is_image_name;
+pub use source::{is_hdf5, is_image_name};

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use nestgen::data::synthetic;
 use nestgen::error::Error;
 use nestgen::train::files::behind_links;
-use nestgen_images::{CheckReport, ImageSet, OpenOptions, PackOptions, check, write_pack};
+use nestgen_images::{CheckReport, ImageSet, OpenOptions, PackOptions, check, is_hdf5, write_pack};
 
 use super::{interrupt, ui};
 
@@ -131,6 +131,10 @@ fn place_for_pack(target: &Path, force: bool) -> Result<PathBuf, Error> {
     match std::fs::metadata(target) {
         Ok(there) if !there.is_file() => refuse("is not a regular file", "name a file for the pack"),
         Ok(_) if !force => refuse("exists", "name another file, or replace it with --force"),
+        // Two paths in the wrong order, or an image of the set, would be lost.
+        Ok(there) if there.len() > 0 && !is_hdf5(target).map_err(Error::io("read", target))? => {
+            refuse("is no pack, and --force replaces packs only", "name another file, or remove this one")
+        }
         _ => behind_links(target),
     }
 }

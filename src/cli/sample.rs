@@ -27,6 +27,8 @@ use super::ui;
 
 /// How long finished images may wait for the sync that gives them their names.
 const SYNC_EVERY: Duration = Duration::from_secs(10);
+/// Most columns and rows of a picture of many.
+const MOST_CELLS: usize = 256;
 /// Most seeds of one range: more are a slip of the hand.
 const MOST_SEEDS: u64 = 10_000_000;
 
@@ -264,10 +266,19 @@ fn write_batches(pending: &Pending, batches: mpsc::Receiver<Files>) -> nestgen::
 
 pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode> {
     let seeds = parse_seeds(&args.seeds)?;
-    if seeds.len() < 2 || args.steps < 2 {
+    if !(2..=MOST_CELLS).contains(&args.steps) || !(2..=MOST_CELLS + 1).contains(&seeds.len()) {
         anyhow::bail!(usage(
-            "an interpolation takes two seeds and two steps at least",
+            &format!(
+                "an interpolation takes two seeds and two steps at least, and {MOST_CELLS} rows and steps at most"
+            ),
             "--seeds 0-7 --steps 9"
+        ));
+    }
+    // A pipe has no ending.
+    if args.out.extension().is_some_and(|ending| !ending.eq_ignore_ascii_case("png")) {
+        anyhow::bail!(usage(
+            &format!("--out `{}` is no name of a PNG file", args.out.display()),
+            "end it in .png"
         ));
     }
     truncation_limit(args.trunc)?;
@@ -326,7 +337,7 @@ fn usage(message: &str, hint: &str) -> Error {
 fn parse_grid(text: &str) -> Result<(usize, usize), Error> {
     let parsed = text.split_once('x').and_then(|(c, r)| Some((c.parse().ok()?, r.parse().ok()?)));
     match parsed {
-        Some((columns @ 1..=256, rows @ 1..=256)) => Ok((columns, rows)),
+        Some((columns @ 1..=MOST_CELLS, rows @ 1..=MOST_CELLS)) => Ok((columns, rows)),
         _ => Err(usage(&format!("`{text}` is not COLUMNSxROWS"), "for example --grid 8x8, at most 256x256")),
     }
 }
@@ -339,8 +350,11 @@ fn parse_seeds(text: &str) -> Result<Vec<u64>, Error> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (u64, u64) =
             (first.trim().parse().map_err(|_| wrong())?, last.trim().parse().map_err(|_| wrong())?);
-        if last < first || last - first >= MOST_SEEDS {
+        if last < first {
             return Err(wrong());
+        }
+        if last - first >= MOST_SEEDS {
+            return Err(usage(&format!("`{text}` are more than {MOST_SEEDS} seeds"), "draw them part by part"));
         }
         seeds.extend(first..=last);
     }

@@ -293,18 +293,19 @@ pub(super) fn describe(p: &Progress) -> String {
 }
 
 fn conclude(folder: &Path, outcome: &Outcome, ranks: &Ranks) -> anyhow::Result<ExitCode> {
+    let command = ui::quoted(folder);
     let folder = folder.display();
     match outcome {
         Outcome::Finished { snapshot } => {
             ui::result_line(&format!("done: {}", snapshot.display()))?;
             ui::result_line(&format!(
-                "look at {folder}/fakes*.png; draw more with: nestgen sample -n 1000 --run {folder}"
+                "look at {folder}/fakes*.png; draw more with: nestgen sample -n 1000 --run {command}"
             ))?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted { state } => {
             ui::result_line(&format!("saved: {}", state.display()))?;
-            ui::result_line(&format!("go on with: nestgen train --resume {folder}"))?;
+            ui::result_line(&format!("go on with: nestgen train --resume {command}"))?;
             Ok(interrupt::exit_code(ranks))
         }
         Outcome::Diverged { trouble, last_good } => Err(Error::Usage {

@@ -54,19 +54,20 @@ pub(super) fn resolve<T: DeserializeOwned>(
         // After each one, so that the blame falls on the right one.
         config = table.clone().try_into().map_err(|error| bad_override(item, &error))?;
     }
+    // The last one of a key is the one that holds.
+    let given_at = |key: &str| overrides.iter().rev().find(|item| item.key() == key).map(|item| item.place);
     validate(&config).map_err(|(key, reason)| Error::Config {
-        place: if overrides.iter().any(|item| item.key() == key) { "--set".into() } else { place.to_owned() },
+        place: given_at(&key).unwrap_or(place).to_owned(),
         key,
         reason,
         hint: None,
     })?;
-    let given = |key: &str| overrides.iter().any(|item| item.key() == key);
-    let mut idle = overrides.iter().filter_map(|item| Some((item.key(), idle(&config, &item.key())?)));
-    match idle.find(|(_, (cause, _))| !given(cause)) {
+    let mut idle = overrides.iter().filter_map(|item| Some((item, idle(&config, &item.key())?)));
+    match idle.find(|(_, (cause, _))| given_at(cause).is_none()) {
         None => Ok(config),
-        Some((key, (cause, value))) => Err(Error::Config {
-            place: "--set".into(),
-            key,
+        Some((item, (cause, value))) => Err(Error::Config {
+            place: item.place.into(),
+            key: item.key(),
             reason: format!("it changes nothing while `{cause}` is {value}"),
             hint: Some(format!("leave it out, or give `{cause}` another value")),
         }),
@@ -99,7 +100,7 @@ fn bad_toml(place: &str, error: &toml::de::Error) -> Error {
 
 fn bad_override(item: &Override, error: &toml::de::Error) -> Error {
     let (_, hint) = unknown_name(error.message());
-    Error::Config { place: "--set".into(), key: item.key(), reason: first_line(error.message()), hint }
+    Error::Config { place: item.place.into(), key: item.key(), reason: first_line(error.message()), hint }
 }
 
 fn first_line(message: &str) -> String {

@@ -11,6 +11,8 @@ pub struct Override {
     pub keys: Vec<String>,
     /// The value.
     pub value: Value,
+    /// Where it comes from, for messages: `--set`, or a flag of its own.
+    pub place: &'static str,
 }
 
 impl Override {
@@ -33,12 +35,12 @@ impl Override {
         let value = value.trim();
         let parsed =
             format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
-        Ok(Self { keys, value: parsed.unwrap_or_else(|| Value::String(value.to_owned())) })
+        Ok(Self { keys, value: parsed.unwrap_or_else(|| Value::String(value.to_owned())), place: "--set" })
     }
 
     /// The override of a dedicated flag.
     pub fn new(key: &str, value: impl Into<Value>) -> Self {
-        Self { keys: key.split('.').map(str::to_owned).collect(), value: value.into() }
+        Self { keys: key.split('.').map(str::to_owned).collect(), value: value.into(), place: "command line" }
     }
 
     /// The dotted key.
@@ -56,7 +58,7 @@ impl Override {
         for key in way {
             let next = here.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
             here = next.as_table_mut().ok_or_else(|| Error::Config {
-                place: "--set".into(),
+                place: self.place.into(),
                 key: self.key(),
                 reason: format!("`{key}` is a setting, not a group of settings"),
                 hint: None,

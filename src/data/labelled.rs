@@ -33,7 +33,7 @@ impl LabelledImages {
     pub fn all(data: Arc<ImageData>) -> Result<Self> {
         if !data.is_labelled() || data.class_names().len() < 2 {
             let found = match data.class_names() {
-                [] => "it has no classes".to_owned(),
+                [] => "it has no classes, or a single one".to_owned(),
                 [only] => format!("its only class is `{only}`"),
                 names => format!("{} class names, but no labels", names.len()),
             };

@@ -43,6 +43,10 @@ fn scenes_are_written_checked_and_packed() {
     let (code, _, err) = data(dir.path(), "pack", &[], &["scenes", "s.h5"]);
     assert!(code == Some(1) && err.contains("exists") && err.contains("--force"), "{err}");
     assert_eq!(std::fs::read(&target).unwrap(), before);
+    let image = dir.path().join("image.png");
+    image::RgbImage::new(9, 9).save(&image).unwrap();
+    let (code, _, err) = data(dir.path(), "pack", &["--force"], &["scenes", "image.png"]);
+    assert!(code == Some(1) && err.contains("is no pack") && image::open(&image).is_ok(), "{err}");
 }
 
 #[cfg(unix)]

@@ -91,6 +91,10 @@ fn what_cannot_be_drawn_is_refused_before_anything_is_made() {
     let sample = |args: &[&'static str]| [&["sample"], args, &place].concat();
     refused(&sample(&["--seeds", "0-5,3"]), &["seed 3 twice"]);
     refused(&sample(&["-n", "1", "--trunc", "0"]), &["--trunc 0.0"]);
+    let out = dir.path().join("way.jpg");
+    let way = ["interpolate", "--run", text(&run), "--out", text(&out)];
+    refused(&way, &["way.jpg", "no name of a PNG file"]);
+    refused(&[&way[..], &["--steps", "1000000000000"]].concat(), &["256 rows and steps at most"]);
     assert_eq!(nestgen(&sample(&["-n", "18446744073709551615"])).status.code(), Some(1));
     // `timeout`: what went wrong here once was that it never ended.
     let mut command = Command::new("timeout");

@@ -60,6 +60,16 @@ pub(crate) enum Kind {
 const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
 const TAR_MAGIC_AT: usize = 257;
 
+/// Whether a file begins as HDF5 files do.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_hdf5(path: &Path) -> std::io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)?.take(HDF5_MAGIC.len() as u64).read_to_end(&mut head)?;
+    Ok(head == HDF5_MAGIC)
+}
+
 /// Tells the kind of `path` from its first bytes (its name only breaks ties).
 pub(crate) fn kind_of(path: &Path) -> Result<Kind> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;

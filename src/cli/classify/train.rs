@@ -45,7 +45,7 @@ pub(in crate::cli) struct TrainArgs {
     config: Option<PathBuf>,
     /// Length: passes over the training images; the warm-up takes a sixth of them, at most 5 [default: 30]
     #[arg(long)]
-    epochs: Option<u64>,
+    epochs: Option<u32>,
     /// Images a step
     #[arg(long)]
     batch: Option<usize>,
@@ -120,14 +120,14 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
 fn overrides(args: &TrainArgs) -> anyhow::Result<Vec<Override>> {
     let mut all = Vec::new();
     let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
-    add("train.warmup_epochs", args.epochs.map(|epochs| (epochs as f64 / 6.0).min(5.0).into()));
+    add("train.warmup_epochs", args.epochs.map(|epochs| (f64::from(epochs) / 6.0).min(5.0).into()));
     for text in &args.set {
         all.push(Override::parse(text)?);
     }
     let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
     add("data.path", args.data.clone().map(Into::into));
     add("data.fraction", args.fraction.map(Into::into));
-    add("train.epochs", args.epochs.map(|n| (n as i64).into()));
+    add("train.epochs", args.epochs.map(|n| i64::from(n).into()));
     add("train.batch", args.batch.map(|n| (n as i64).into()));
     add("train.base_lr", args.base_lr.map(Into::into));
     add("train.ema.halflife_kimg", args.ema.map(Into::into));
@@ -214,6 +214,7 @@ pub(in crate::cli) fn describe(p: &Progress) -> String {
 }
 
 fn conclude(folder: &Path, outcome: &Outcome, ranks: &Ranks) -> anyhow::Result<ExitCode> {
+    let command = ui::quoted(folder);
     let folder = folder.display();
     match outcome {
         Outcome::Finished { model_best } => {
@@ -223,7 +224,7 @@ fn conclude(folder: &Path, outcome: &Outcome, ranks: &Ranks) -> anyhow::Result<E
         }
         Outcome::Interrupted { state } => {
             ui::result_line(&format!("saved: {}", state.display()))?;
-            ui::result_line(&format!("go on with: nestgen classify train --resume {folder}"))?;
+            ui::result_line(&format!("go on with: nestgen classify train --resume {command}"))?;
             Ok(interrupt::exit_code(ranks))
         }
     }
