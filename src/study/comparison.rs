@@ -12,15 +12,12 @@ use super::numbers::digits;
 use super::protocol::{self, Protocol};
 use super::run::Run;
 use super::statistics::{
-    Estimate, PairedTest, Reached, between, first_at_or_below, interpolate, mean_between, paired_test, spread,
+    Estimate, PairedTest, Reached, between, first_at_or_below, interpolate, mean_between, paired_test,
 };
 use crate::error::{Error, Result};
 
 /// Points of a curve beyond which neighbours are left out.
 const MAX_CURVE_POINTS: usize = 400;
-
-/// Standard errors of a score below which a scatter over seeds says little of what other images would give.
-const STEADY: f64 = 1.5;
 
 /// The share of their time that runs may have spent beside one another without a word.
 const COMPANY: f64 = 0.02;
@@ -229,34 +226,6 @@ impl ArmResult {
 impl ArmResult {
     fn all_were_seen_to_reach(&self) -> bool {
         self.reached == self.runs.len() && !self.or_before
-    }
-
-    /// Whether its final scores differ by less than 1.5 standard errors of a score. Part of that error is the real images', which all
-    /// runs share.
-    pub(super) fn is_steadier_than_its_scores(&self) -> bool {
-        let last: Vec<f64> = self.runs.iter().map(|run| run.last).collect();
-        self.standard_error().zip(spread(&last)).is_some_and(|(error, spread)| spread < STEADY * error)
-    }
-
-    /// Whether final scores differ by less from those of `other`, seed by seed, than their errors would let two equal arms differ: a
-    /// paired test knows only how the differences scatter, which may be little although the seeds of either arm scatter much. Simulated
-    /// with two equal arms of three seeds and an error that all differences share, p is below 0.05 for 44 % where they scatter by 0.4 of
-    /// it, for 27 % at 0.65 and for 11 % at 1.5.
-    pub(super) fn differs_steadier_than_scores(&self, other: &Self) -> bool {
-        let of_seed = |seed: i64| other.runs.iter().find(|run| run.seed == seed);
-        let differences = self.runs.iter().filter_map(|run| Some(run.last - of_seed(run.seed)?.last));
-        let differences: Vec<f64> = differences.collect();
-        match (self.standard_error(), other.standard_error(), spread(&differences)) {
-            (Some(own), Some(others), Some(spread)) => spread < STEADY * own.hypot(others),
-            _ => false,
-        }
-    }
-
-    /// The standard error of a run's last score, in the mean over runs.
-    fn standard_error(&self) -> Option<f64> {
-        let errors = self.runs.iter().filter_map(|run| *run.standard_errors.last()?);
-        let errors: Vec<f64> = errors.filter(|error| *error > 0.0).collect();
-        Some(Estimate::of(&errors)?.mean)
     }
 }
 

@@ -18,5 +18,6 @@ pub mod report;
 pub mod run;
 pub mod settings;
 pub mod statistics;
+mod steadiness;
 pub mod table;
 pub mod tuned;

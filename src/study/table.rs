@@ -1,15 +1,14 @@
 //! A comparison as text: aligned for a terminal, as Markdown, and every score as CSV.
 
-use std::collections::BTreeSet;
-
 use super::arms::{Arm, differences};
 use super::axis::Axis;
 use super::comparison::{ArmResult, Comparison};
-use super::headline::{self, headline};
+use super::headline::headline;
 use super::numbers::{digits, p_value, short, with_interval};
 use super::protocol::{self, FeatureSpace};
 use super::run::Run;
 use super::statistics::{Estimate, PairedTest};
+use super::steadiness;
 
 /// Rows of text under a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,7 +175,7 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
             "≥: runs that never came there count with the end of the range; then speed is not tested".into(),
         );
     }
-    remarks.extend(steadiness(comparison));
+    remarks.extend(steadiness::remarks(comparison));
     let tests = comparison.tests.iter().flat_map(|test| [test.last, test.area, test.to_threshold]);
     let tested = tests.flatten().filter(|test| test.p.is_some()).count();
     if tested > 0 {
@@ -195,34 +194,6 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
     }
     remarks.extend(comparison.notes.iter().cloned());
     remarks
-}
-
-/// What is to be said where scores scatter less over seeds than other images would let them.
-fn steadiness(comparison: &Comparison) -> Vec<String> {
-    let same = if comparison.higher_is_better {
-        "all runs are tested on the same images: test on more, if there are (`data.max_test`)"
-    } else {
-        "all runs are scored against the same real images: take more (`nestgen score --images`)"
-    };
-    let arms = comparison.arms.iter().filter(|arm| arm.is_steadier_than_its_scores());
-    let arms: Vec<String> = arms.map(|arm| arm.name.clone()).collect();
-    let named = |name: &str| comparison.arms.iter().find(|arm| arm.name == name);
-    let tests = comparison.tests.iter().filter_map(|test| Some([named(&test.arm)?, named(&test.against)?]));
-    let pairs = tests.chain(headline::best_two(comparison)).filter(|[a, b]| a.differs_steadier_than_scores(b));
-    // A pair may be there twice, either way round.
-    let pairs: BTreeSet<[&str; 2]> = pairs
-        .map(|[a, b]| if a.name < b.name { [a, b] } else { [b, a] }.map(|arm| arm.name.as_str()))
-        .collect();
-    let pairs: Vec<String> = pairs.into_iter().map(|[a, b]| format!("{a} and {b}")).collect();
-    let said = [(arms, "seeds of", "±"), (pairs, "differences between", "p")];
-    let said = said.into_iter().filter(|(names, ..)| !names.is_empty());
-    said.map(|(names, what, small)| {
-        let names = names.join("; ");
-        format!(
-            "{what} {names} scatter less than 1.5 standard errors would, so {small} is too small there; {same}"
-        )
-    })
-    .collect()
 }
 
 /// The whole comparison for a terminal.
