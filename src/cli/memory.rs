@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use nestgen::config::{RunConfig, build_networks};
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
-use nestgen::train::adversarial::Networks;
+use nestgen::train::session::Networks;
 use nestgen_kernels::{Var, alloc::live_bytes};
 
 pub(super) const GIB: f64 = 1073741824.0;

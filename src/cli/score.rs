@@ -43,7 +43,7 @@ pub(super) fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
     for run in &args.runs {
         rescorer.check(run)?;
     }
-    let stop = interrupt::flag_saying("stopping after this snapshot; its scores are kept")?;
+    let stop = interrupt::flag_saying("stopping; the scores that are there are kept")?;
     for (index, run) in args.runs.iter().enumerate() {
         // Not all runs read images: those of the run before may be the same.
         let bar = OnceLock::new();

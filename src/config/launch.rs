@@ -15,7 +15,7 @@ use crate::ranks::Ranks;
 use crate::rng::Rng;
 use crate::score_space;
 use crate::study::provenance::{self, Network, Provenance, flops_per_step};
-use crate::train::adversarial::{Networks, Session, Training};
+use crate::train::adversarial::Training;
 use crate::train::changes::{changes, refuse_changes};
 use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
@@ -24,6 +24,7 @@ use crate::train::held_out::HeldOut;
 use crate::train::parallel::{check_work, share_batches, share_out};
 use crate::train::reals::RealImages;
 use crate::train::schedule::ScheduleKind;
+use crate::train::session::{Networks, Session};
 use crate::train::settings::TrainConfig;
 use crate::train::state::{self, Position, SavedState};
 

@@ -126,7 +126,11 @@ impl<'a> Rescorer<'a> {
             let generator = generator_of(path, snapshot)?;
             generator.params().move_to(device)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            for score in evaluator.score(&generator)? {
+            let Some(scores) = evaluator.score(&generator, stop)? else {
+                rescored.left = snapshots.len() - index;
+                break;
+            };
+            for score in scores {
                 let file = folder.file(&file_name(&score.metric));
                 if !scored_kimg(&file)?.contains(&kimg) {
                     insert(&file, kimg, &score.line(kimg, &name, unix_secs()))?;

@@ -6,83 +6,31 @@
 //! so a run is the same in one piece or resumed. With its batch worked through in parts it is the same to rounding, but for
 //! what looks at a whole batch and then sees a part: batch norm, minibatch stddev, spectral norm's turns, LeCam's averages.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use nestgen_kernels::cuda::upload;
 use nestgen_kernels::{
     Adam, AdamConfig, Gradients, Param, Var, add, backward, clip_grad_norm, ema_update, no_grad, scale,
 };
 
-use super::evaluate::Evaluator;
 use super::event::{Event, Outcome, Progress};
 use super::fakes::latents;
-use super::folder::RunFolder;
 use super::guard::Trouble;
-use super::held_out::HeldOut;
 use super::parallel::backward_averaged;
 use super::penalties::gradient_penalty;
 use super::readings::{Readings, mean};
-use super::reals::RealImages;
 use super::schedule::Length;
-use super::settings::{AdamSettings, TrainConfig};
+use super::session::{Clock, Networks, Session};
+use super::settings::AdamSettings;
 use super::state::{Position, SavedState};
 use super::stats::memory_gib;
 use super::tensorboard::EventFile;
-use crate::data::Share;
 use crate::error::Result;
-use crate::models::{Discriminator, Generator};
 use crate::nn::ParamSet;
 use crate::ranks::Ranks;
 use crate::rng::Rng;
-
-/// The networks of a run.
-pub struct Networks {
-    /// Draws images; trained.
-    pub generator: Generator,
-    /// The same architecture, averaged over time; what is kept.
-    pub generator_ema: Generator,
-    /// Tells real from fake; trained.
-    pub discriminator: Discriminator,
-}
-
-impl Networks {
-    /// Moves all three to a device.
-    ///
-    /// # Errors
-    /// When the device has no room.
-    pub fn move_to(&self, device: &Device) -> Result<()> {
-        let Self { generator, generator_ema, discriminator } = self;
-        let all = [generator.params(), generator_ema.params(), discriminator.params()];
-        Ok(all.into_iter().try_for_each(|params| params.move_to(device))?)
-    }
-}
-
-/// What a run is given, beside its networks.
-pub struct Session<'a> {
-    /// The settings.
-    pub config: &'a TrainConfig,
-    /// The whole configuration as text, kept in every snapshot and state.
-    pub config_text: &'a str,
-    /// Where everything is written.
-    pub folder: &'a RunFolder,
-    /// The processes that make this run together.
-    pub ranks: &'a Ranks,
-    /// Which images of a global batch are this one's, from [`super::parallel::share_out`].
-    pub share: Share,
-    /// Where real images come from: this rank's share of them.
-    pub real_images: RealImages,
-    /// Real images that are not trained on.
-    pub held_out: Option<HeldOut>,
-    /// What scores the averaged generator and how many thousand images apart, if anything does. The first score
-    /// decides which snapshot is the best.
-    pub evaluate: Option<(Evaluator, f64)>,
-    /// Set to end the run at the next step.
-    pub stop: &'a AtomicBool,
-    /// Told what happens.
-    pub on_event: &'a mut dyn FnMut(Event),
-}
 
 /// A run in progress.
 pub struct Training<'a> {
@@ -100,23 +48,6 @@ pub struct Training<'a> {
     /// Spread of the real images of `reals.png`.
     pub(super) real_diversity: f64,
     progress: Progress,
-}
-
-/// Wall time, which decides nothing but the end of a timed run.
-pub(super) struct Clock {
-    session_start: Instant,
-    /// Seconds of earlier sessions.
-    before_secs: f64,
-    /// When the running tick began, in seconds of the run.
-    pub(super) tick_start_secs: f64,
-    /// The longest that scores, pictures and saving have taken.
-    pub(super) maintenance_secs: f64,
-}
-
-impl Clock {
-    pub(super) fn elapsed_secs(&self) -> f64 {
-        self.before_secs + self.session_start.elapsed().as_secs_f64()
-    }
 }
 
 fn adam(params: &ParamSet, settings: &AdamSettings) -> Result<Adam> {
@@ -167,43 +98,54 @@ impl<'a> Training<'a> {
     pub fn run(mut self) -> Result<Outcome> {
         let config = self.session.config;
         self.open_together()?;
-        while !self.is_over() {
-            // Discriminator.
-            let mut real = None;
-            for _ in 0..config.d_steps {
-                let images = self.real_images()?;
-                self.progress.discriminator_loss = self.discriminator_step(&images)?;
-                self.position.d_steps += 1;
-                self.position.cur_nimg += config.batch as u64;
-                real = Some(images);
+        loop {
+            let mut over = self.is_over();
+            if over && !self.tick_is_due(over) {
+                let (snapshot, _) = self.save()?;
+                return Ok(Outcome::Finished { snapshot });
             }
+            let mut trouble = None;
+            // Of a run that was stopped while a tick was scored, the tick comes first.
+            if !self.tick_is_due(over) {
+                // Discriminator.
+                let mut real = None;
+                for _ in 0..config.d_steps {
+                    let images = self.real_images()?;
+                    self.progress.discriminator_loss = self.discriminator_step(&images)?;
+                    self.position.d_steps += 1;
+                    self.position.cur_nimg += config.batch as u64;
+                    real = Some(images);
+                }
 
-            // Generator.
-            self.progress.generator_loss = self.generator_step(real.as_ref())?;
-            self.position.g_steps += 1;
-            self.update_ema()?;
+                // Generator.
+                self.progress.generator_loss = self.generator_step(real.as_ref())?;
+                self.position.g_steps += 1;
+                self.update_ema()?;
 
-            // Numbers that are not finite would only spread: nothing of this step is kept.
-            let losses = [
-                ("generator's loss", self.progress.generator_loss),
-                ("discriminator's loss", self.progress.discriminator_loss),
-            ];
-            let broken = losses.iter().find(|(_, loss)| !loss.is_finite());
-            let mut trouble = broken.map(|&(what, _)| Trouble::NonFinite { what: what.into() });
+                // Numbers that are not finite would only spread: nothing of this step is kept.
+                let losses = [
+                    ("generator's loss", self.progress.generator_loss),
+                    ("discriminator's loss", self.progress.discriminator_loss),
+                ];
+                let broken = losses.iter().find(|(_, loss)| !loss.is_finite());
+                trouble = broken.map(|&(what, _)| Trouble::NonFinite { what: what.into() });
+                self.report_progress();
+                over = self.is_over();
+            }
 
             // Tick: statistics, pictures, scores, snapshots.
-            self.report_progress();
-            let tick_nimg = self.position.cur_nimg - self.position.tick_start_nimg;
-            let over = self.is_over();
-            if trouble.is_none() && (tick_nimg as f64 >= config.tick_kimg * 1e3 || over) {
+            if trouble.is_none() && self.tick_is_due(over) {
                 trouble = self.tick_together(over)?;
             }
-            if let Some(trouble) = trouble
-                && let Some(outcome) = self.respond(trouble, over)?
-            {
-                return Ok(outcome);
+            if let Some(trouble) = trouble {
+                if let Some(outcome) = self.respond(trouble, over)? {
+                    return Ok(outcome);
+                }
+                // It may be back at an earlier state.
+                over = self.is_over();
             }
-            if self.session.ranks.any(self.session.stop.load(Ordering::Relaxed)) && !over {
+            let unfinished = !over || self.tick_is_due(over);
+            if self.session.ranks.any(self.session.stop.load(Ordering::Relaxed)) && unfinished {
                 if let Some(trouble) = self.broken_weights()?
                     && let Some(outcome) = self.respond(trouble, over)?
                 {
@@ -212,8 +154,6 @@ impl<'a> Training<'a> {
                 return Ok(Outcome::Interrupted { state: self.save()?.1 });
             }
         }
-        let (snapshot, _) = self.save()?;
-        Ok(Outcome::Finished { snapshot })
     }
 
     /// This rank's share of the batch of real images that comes now, where the networks are.

@@ -4,8 +4,10 @@
 //! The real side is drawn at random from the set, the same images in every run; the fake side has seeds of its own; both as bytes. The names of the scores say which features they are taken in.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
+use nestgen_fid::extractor::CUSTOM_BATCH;
 use nestgen_fid::frechet::{Spectrum, frechet_distance};
 use nestgen_fid::kid::kid;
 use nestgen_fid::{Extractor, Features, Resize, Tap};
@@ -20,6 +22,8 @@ use crate::rng::Rng;
 
 /// Images that are drawn at once.
 const BATCH: usize = 32;
+/// Images whose features are made between two looks at whether to stop.
+const BLOCK: usize = 4 * CUSTOM_BATCH;
 /// The latents of scores: the same in every run, apart from those of training and of samples.
 const STREAM: &str = "z-score";
 /// Images that KID's error is made from, at least.
@@ -50,18 +54,18 @@ impl Evaluator {
         Ok(Self { extractor, data, images, real: None })
     }
 
-    /// KID first, then the Frechet distance.
+    /// KID first, then the Frechet distance; `None` once `stop` is set.
     ///
     /// # Errors
     /// When an image cannot be read or a feature is not finite.
-    pub fn score(&mut self, generator: &Generator) -> Result<Vec<Score>> {
-        let real = match self.real.take() {
-            Some(real) => real,
-            None => self.features(&self.real_pixels()?)?,
-        };
-        let fake = self.features(&self.fake_pixels(generator)?)?;
-        let kid = kid(&real, &fake)?;
-        let distance = frechet_distance(&Spectrum::new(&real, "real")?, &Spectrum::new(&fake, "fake")?)?;
+    pub fn score(&mut self, generator: &Generator, stop: &AtomicBool) -> Result<Option<Vec<Score>>> {
+        if self.real.is_none() {
+            self.real = self.features(&self.real_pixels()?, stop)?;
+        }
+        let Some(pixels) = self.fake_pixels(generator, stop)? else { return Ok(None) };
+        let (Some(real), Some(fake)) = (&self.real, self.features(&pixels, stop)?) else { return Ok(None) };
+        let kid = kid(real, &fake)?;
+        let distance = frechet_distance(&Spectrum::new(real, "real")?, &Spectrum::new(&fake, "fake")?)?;
         let score = |metric: String, value: f64, standard_error: Option<f64>| Score {
             metric,
             value,
@@ -71,12 +75,10 @@ impl Evaluator {
             features: self.space(),
         };
         let [kid_name, distance_name] = self.metrics();
-        let scores = vec![
+        Ok(Some(vec![
             score(kid_name, kid.value, kid.standard_error),
             score(distance_name, distance.value, distance.standard_error),
-        ];
-        self.real = Some(real);
-        Ok(scores)
+        ]))
     }
 
     /// The names of the scores: of `FD-random-v1` and 2000 images `kid2000-random-v1` and `fd2000-random-v1`, of plain `FID`
@@ -99,9 +101,18 @@ impl Evaluator {
         format!("{}, resize {resize}, sha256 {}", self.extractor.name(), self.extractor.sha256())
     }
 
-    fn features(&self, pixels: &[u8]) -> Result<Features> {
+    fn features(&self, pixels: &[u8], stop: &AtomicBool) -> Result<Option<Features>> {
         let side = self.data.res();
-        Ok(self.extractor.extract_pixels(Tap::D2048, Resize::default(), pixels, side, side, &|_, _| {})?)
+        let mut all = Features { dims: self.extractor.dims(Tap::D2048), data: Vec::new() };
+        for pixels in pixels.chunks(BLOCK * side * side * 3) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let (tap, resize) = (Tap::D2048, Resize::default());
+            let part = self.extractor.extract_pixels(tap, resize, pixels, side, side, &|_, _| {})?;
+            all.data.extend(part.data);
+        }
+        Ok(Some(all))
     }
 
     fn real_pixels(&self) -> Result<Vec<u8>> {
@@ -114,17 +125,20 @@ impl Evaluator {
         Ok(pixels)
     }
 
-    fn fake_pixels(&self, generator: &Generator) -> Result<Vec<u8>> {
+    fn fake_pixels(&self, generator: &Generator, stop: &AtomicBool) -> Result<Option<Vec<u8>>> {
         let stream = Rng::new(0).split(STREAM);
         let mut pixels = Vec::with_capacity(self.images * self.data.res() * self.data.res() * 3);
         for first in (0..self.images).step_by(BATCH) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
             let count = BATCH.min(self.images - first);
             let numbers: Vec<u64> = (first..first + count).map(|number| number as u64).collect();
             let z = latents(&stream, &numbers, generator.z_dim())?;
             let images: Tensor = generate(generator, z.value(), BATCH)?;
             pixels.extend(images.flatten_all()?.to_vec1::<f32>()?.into_iter().map(to_byte));
         }
-        Ok(pixels)
+        Ok(Some(pixels))
     }
 }
 

@@ -20,6 +20,7 @@ mod readings;
 pub mod reals;
 pub mod schedule;
 pub mod score;
+pub mod session;
 pub mod settings;
 pub mod state;
 pub mod stats;

@@ -16,8 +16,9 @@ use nestgen_kernels::cpu::with_downloaded;
 use nestgen_kernels::{Gradients, Param, SumOverParts, Var, backward, backward_telling};
 use serde::{Deserialize, Serialize};
 
-use super::adversarial::{Networks, Training};
+use super::adversarial::Training;
 use super::guard::Trouble;
+use super::session::Networks;
 use super::settings::TrainConfig;
 use super::state::Position;
 use crate::data::{ImageData, Share};

@@ -88,11 +88,23 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Ends a tick; `over` at the end of the run, which has everything a tick can have.
+    /// Whether a tick is to be ended before the next step: where it is as long as it should be, or the run is over.
+    pub(super) fn tick_is_due(&self, over: bool) -> bool {
+        let tick_nimg = self.position.cur_nimg - self.position.tick_start_nimg;
+        tick_nimg as f64 >= self.session.config.tick_kimg * 1e3 || over && tick_nimg > 0
+    }
+
+    /// Ends a tick; `over` at the end of the run, which has everything a tick can have. A tick that is stopped while it is scored stays due:
+    /// the run ends it when it is resumed.
     pub(super) fn tick(&mut self, over: bool) -> Result<Option<Trouble>> {
         let config = self.session.config;
-        let train_secs = self.clock.elapsed_secs() - self.clock.tick_start_secs;
         let maintenance_start_secs = self.clock.elapsed_secs();
+        let train_secs = maintenance_start_secs - self.clock.tick_start_secs;
+        let Some(scores) = self.scores_if_due(over)? else {
+            // No time of training.
+            self.clock.tick_start_secs += self.clock.elapsed_secs() - maintenance_start_secs;
+            return Ok(None);
+        };
         self.position.tick += 1;
         let due = |every: u64| over || (every > 0 && self.position.tick.is_multiple_of(every));
         let (picture_due, snap_due) = (due(config.image_ticks), due(config.snap_ticks));
@@ -112,7 +124,7 @@ impl Training<'_> {
             self.look_for_overfitting(&fakes)?;
             self.write_fakes(&fakes)?;
         }
-        signs.score = self.evaluate_if_due(over)?;
+        signs.score = self.judge(&scores)?;
         self.write_statistics(train_secs)?;
 
         let mut trouble = self.position.guard.judge(&config.guard, &signs);
@@ -227,19 +239,24 @@ impl Training<'_> {
         self.say(text)
     }
 
-    /// Scores the averaged generator when its time has come; the first score beside the best one so far.
-    fn evaluate_if_due(&mut self, over: bool) -> Result<Option<Judged>> {
-        let Some((evaluate, every_kimg)) = &mut self.session.evaluate else { return Ok(None) };
+    /// Scores of the averaged generator when their time has come, else none; `None` when it was stopped.
+    fn scores_if_due(&mut self, over: bool) -> Result<Option<Vec<Score>>> {
+        let Some((evaluate, every_kimg)) = &mut self.session.evaluate else { return Ok(Some(Vec::new())) };
         let every_nimg = (*every_kimg * 1e3).max(1.0);
         let count = |nimg: u64| (nimg as f64 / every_nimg).floor();
         if !over && count(self.position.cur_nimg) == count(self.position.tick_start_nimg) {
-            return Ok(None);
+            return Ok(Some(Vec::new()));
         }
-        let (scores, ranks) = (evaluate.score(&self.networks.generator_ema)?, evaluate.ranks_generators());
-        for score in &scores {
+        evaluate.score(&self.networks.generator_ema, self.session.stop)
+    }
+
+    /// Writes scores down, keeps the best generator, and gives the first score beside the best one so far.
+    fn judge(&mut self, scores: &[Score]) -> Result<Option<Judged>> {
+        for score in scores {
             self.write_score(score)?;
         }
         // What does not tell better from worse chooses no best and ends no run.
+        let ranks = self.session.evaluate.as_ref().is_some_and(|(evaluate, _)| evaluate.ranks_generators());
         let Some(first) = scores.first().filter(|_| ranks).cloned() else { return Ok(None) };
         // A run may be resumed with other scores: they have no best yet.
         let same = |best: &Best| best.metric == first.metric && best.features == first.features;

@@ -119,6 +119,34 @@ fn resumed_equals_uninterrupted_to_the_bit() {
     }
 }
 
+/// A run that is stopped while it is scored ends that tick when it goes on, as if nothing had been.
+#[test]
+fn a_tick_that_was_stopped_is_ended_on_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let scored = ["data.scenes=100", "eval.every_kimg=0.016", "eval.images=100", "eval.features=scenes-v1"];
+    let config = tiny(&scored);
+    let (whole, _) = train(&config, dir.path(), None, None).unwrap();
+    let scores = |run: &Path| -> Vec<(f64, f64)> {
+        let text = std::fs::read_to_string(run.join("metric-kid100-scenes-v1.jsonl")).unwrap_or_default();
+        let value = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            (line["kimg"].as_f64().unwrap(), line["results"]["kid100-scenes-v1"].as_f64().unwrap())
+        };
+        text.lines().map(value).collect()
+    };
+    assert_eq!(scores(&whole).len(), 4);
+    // At the end of the second tick, and of the last one.
+    for (steps, done) in [(8, 1), (16, 3)] {
+        let (run, outcome) = train(&config, dir.path(), None, Some(steps)).unwrap();
+        assert!(matches!(outcome, Outcome::Interrupted { .. }), "{outcome:?}");
+        assert_eq!((scores(&run).len(), statistics(&run).len()), (done, done));
+        let (resumed, outcome) = train(&config, dir.path(), run.to_str(), None).unwrap();
+        assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+        assert_eq!(scores(&resumed), scores(&whole));
+        assert_same_result(&whole, &resumed);
+    }
+}
+
 /// An average of weights goes with the average of what their batch norms saw, not with that of the last few steps.
 #[test]
 fn statistics_are_averaged_with_the_weights() {
