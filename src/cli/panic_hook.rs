@@ -3,7 +3,6 @@
 use std::backtrace::Backtrace;
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};
-use std::io::Write;
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,7 +27,7 @@ pub(crate) fn install() {
         }
         let report = BugReport::of(info, std::env::args_os(), &Backtrace::force_capture());
         // Where stderr is closed there is nobody to tell, and a panic within a panic would lose the exit code.
-        let _ = write!(std::io::stderr(), "{report}");
+        super::ui::tell(&report.to_string());
         #[expect(clippy::exit, reason = "after a panic in any thread nothing of the run can be trusted")]
         std::process::exit(2);
     }));

@@ -1,8 +1,9 @@
 //! How an error reaches the user: one line that says what and where, one that says what to do.
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
+
+use super::ui;
 
 /// What to do where a GPU's memory is too small.
 const OUT_OF_GPU_MEMORY: &str = "the GPU's memory is full: a smaller --batch, --set train.accumulate=N to take a batch in N parts, \
@@ -22,7 +23,7 @@ pub(super) fn failure(error: &anyhow::Error) -> ExitCode {
     }
     let hint = hint(error).map_or_else(String::new, |hint| format!("hint: {hint}\n"));
     // Where stderr is closed there is nobody to tell, and the exit code still has to be right.
-    let _ = write!(std::io::stderr(), "error: {}\n{hint}", one_line(error));
+    ui::tell(&format!("error: {}\n{hint}", one_line(error)));
     ExitCode::from(if is_defect(error) { 2 } else { 1 })
 }
 

@@ -36,8 +36,13 @@ pub(crate) fn note(line: &str) {
     if MUTE.load(Ordering::Relaxed) {
         return;
     }
+    tell(&format!("{line}\n"));
+}
+
+/// Writes to stderr in one piece: of several processes, or beside a launcher's own words, a message in pieces cannot be read.
+pub(crate) fn tell(text: &str) {
     // A lost remark is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Writes a warning to stderr.

@@ -27,19 +27,10 @@ fn features_are_shared_out_and_scores_are_those_of_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let space = classifier(dir.path(), "space.safetensors");
     let (real, cache) = (images(dir.path(), "real", 150), dir.path().join("cache"));
-    let places = ["a", "b", "mixed"].map(|name| dir.path().join(name));
+    let places = ["a", "b"].map(|name| dir.path().join(name));
     places.iter().for_each(|place| fs::create_dir(place).unwrap());
-    let [a, b, mixed] = places.each_ref().map(|place| images(place, "fake", 160));
-    for i in 0..160 {
-        let (name, other) = (format!("{i}.png"), format!("{}.png", (i + 7) % 160));
-        fs::copy(a.join(other), b.join(&name)).unwrap();
-    }
-    // Images are read in the order of their names; rank 0 has the first of three batches of 64.
-    let mut names: Vec<_> = fs::read_dir(&a).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    for name in &names[64..] {
-        fs::copy(b.join(name), mixed.join(name)).unwrap();
-    }
+    let [a, b] = places.each_ref().map(|place| images(place, "fake", 160));
+    fs::copy(a.join("7.png"), b.join("9.png")).unwrap();
     let args = |more: &[&str]| {
         let metrics =
             ["--metrics", "fid,kid,prdc,fid-infinity", "--floor", "--json", "--features", text(&space)];
@@ -53,18 +44,27 @@ fn features_are_shared_out_and_scores_are_those_of_one_process() {
             command
         }))
     };
-    let two = |places: [&Path; 2], more: &[&str]| {
+    let of_two = |places: [&Path; 2], portable: [&str; 2], more: &[&str]| {
         let (args, mut command): (Vec<String>, _) = (args(more), mpirun());
-        for (i, place) in places.into_iter().enumerate() {
+        for (i, (place, portable)) in places.into_iter().zip(portable).enumerate() {
             command.args(if i == 0 { &[][..] } else { &[":"] });
-            command.args(["-n", "1", "--wdir", text(place), env!("CARGO_BIN_EXE_nestgen")]).args(&args);
+            command.args(["-n", "1", "--wdir", text(place), "env", &format!("NESTGEN_PORTABLE={portable}")]);
+            command.arg(env!("CARGO_BIN_EXE_nestgen")).args(&args);
         }
-        json(&finish(command))
+        command
     };
-    let [a, b, mixed] = places.each_ref().map(PathBuf::as_path);
-    let expected = one(mixed, &[]);
-    assert_eq!(two([a, b], &[])["scores"], expected["scores"]);
-    assert_ne!(expected["scores"], one(a, &[])["scores"]);
+    let two = |places, more: &[&str]| json(&finish(of_two(places, ["0", "0"], more)));
+    let [a, b] = places.each_ref().map(PathBuf::as_path);
+    let expected = one(a, &[]);
+    assert_eq!(two([a, a], &[])["scores"], expected["scores"]);
+    // Rank 1 made a share of the features: by other arithmetic their last bits are others.
+    let other = json(&finish(of_two([a, a], ["0", "1"], &[])));
+    let value = |report: &Value| report["scores"]["frechet"]["value"].as_f64().unwrap();
+    assert!(other["scores"] != expected["scores"], "{other}");
+    assert!((value(&other) - value(&expected)).abs() < 1e-4 * value(&expected), "{other}");
+    let refused = of_two([a, b], ["0", "0"], &[]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("the set of images differs from rank 0's on rank 1"), "{said}");
 
     // The first rank keeps features, and finds them again.
     let (kept, found) = (two([a, a], &["--cache", text(&cache)]), two([a, a], &["--cache", text(&cache)]));
