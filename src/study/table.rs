@@ -64,16 +64,18 @@ pub fn summary(comparison: &Comparison) -> Table {
     let to = format!("{} to {}", comparison.axis.name(), digits(comparison.threshold, 4));
     let one_network = comparison.arms.iter().all(|arm| arm.parameters.is_some_and(|(_, second)| second == 0));
     let networks = if one_network { vec!["params"] } else { vec!["G params", "D params"] };
-    let mut header =
-        vec!["arm", "seeds", &comparison.metric, "best of run", "mean over range", &to, "img/s", "memory"];
+    // Runs of a study have no memory of their own.
+    let memory = comparison.arms.iter().any(|arm| arm.peak_memory_gib.is_some());
+    let mut header = vec!["arm", "seeds", &comparison.metric, "best of run", "mean over range", &to, "img/s"];
+    header.extend(memory.then_some("memory"));
     header.extend(&networks);
     header.push("FLOPs/img");
     let mut table = Table::new(&header);
-    table.rows = comparison.arms.iter().map(|arm| summary_row(arm, networks.len())).collect();
+    table.rows = comparison.arms.iter().map(|arm| summary_row(arm, memory, networks.len())).collect();
     table
 }
 
-fn summary_row(arm: &ArmResult, networks: usize) -> Vec<String> {
+fn summary_row(arm: &ArmResult, memory: bool, networks: usize) -> Vec<String> {
     let seeds = arm.runs.len();
     let reached = or_unknown(arm.to_threshold.as_ref(), |reached| match (arm.or_before, arm.reached < seeds) {
         (false, false) => estimate(reached),
@@ -91,8 +93,8 @@ fn summary_row(arm: &ArmResult, networks: usize) -> Vec<String> {
         estimate(&arm.area),
         reached,
         or_unknown(arm.images_per_sec.as_ref(), estimate),
-        or_unknown(arm.peak_memory_gib, |gib| format!("{gib:.2} GiB")),
     ];
+    row.extend(memory.then(|| or_unknown(arm.peak_memory_gib, |gib| format!("{gib:.2} GiB"))));
     row.extend(parameters);
     row.push(or_unknown(arm.flops_per_image, short));
     row
