@@ -1,8 +1,8 @@
 //! From a list of file names to splits and classes; names are bytes, so that any file name works.
 //!
 //! 1. Folders common to all images are stripped (`cifar10/` in `cifar10/train/cat/1.jpg`).
-//! 2. Where a first-level folder is then the training split by name (`train`, `training`) and another one another split (val,
-//!    test, ...), or where all are splits, one split is taken: the one asked for, else the training split, else all. What lies
+//! 2. Where a first-level folder is then the training split by name (`train`, `training_set`, `train2017`) and another one another
+//!    split (val, test, ...), or where all are splits, one split is taken: the one asked for, else the training split, else all. What lies
 //!    beside them (`extra`, `unlabeled`, a loose picture) is passed over: a class called `train` has no split beside it. `all`
 //!    keeps every image. Any other first-level folder can be asked for by name too. Names count in any case (`Train`), the exact
 //!    one before others.
@@ -26,10 +26,29 @@ pub(crate) struct Layout {
     pub(crate) split: Option<String>,
 }
 
-const SPLIT_NAMES: [&str; 8] = ["train", "training", "val", "valid", "validation", "test", "testing", "eval"];
 /// What training images are called: the first that is there is the default.
 const TRAINING_NAMES: [&str; 2] = ["train", "training"];
+const OTHER_NAMES: [&str; 7] = ["val", "valid", "validation", "dev", "test", "testing", "eval"];
 const EVERYTHING: &str = "all";
+
+/// Whether a folder is called like the part of a set that is trained on.
+pub fn is_training_split(folder: &str) -> bool {
+    is_among(&TRAINING_NAMES, folder.as_bytes())
+}
+
+/// What is left of a split's name without what people add to it: `test_set`, `seg_train`, `val2017`, `train-images`.
+fn bare(folder: &[u8]) -> Option<String> {
+    const ADDED: [&str; 6] = ["set", "images", "imgs", "data", "split", "seg"];
+    let text = std::str::from_utf8(folder).ok()?.to_lowercase();
+    let text = text.strip_suffix("set").unwrap_or(&text);
+    // A year.
+    let digits = text.len() - text.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let text = if digits == 4 { text.get(..text.len() - digits)? } else { text };
+    let words = text.split(['_', '-', ' ', '.']).filter(|word| !word.is_empty());
+    let mut words = words.filter(|word| !ADDED.contains(word));
+    let first = words.next()?.to_owned();
+    words.next().is_none().then_some(first)
+}
 
 /// Lays out `names` (sorted by bytes, `/`-separated). `Err` holds the first-level folders when `split` is not among them.
 pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec<String>> {
@@ -58,7 +77,8 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
             let several = folders.iter().any(is_training) && folders.iter().any(is_other);
             let nothing_else = first_folders(names, &kept, outer).is_some_and(|all| all.iter().all(is_split));
             if several || nothing_else {
-                chosen = TRAINING_NAMES.iter().find_map(|name| named(folders.iter().copied(), name));
+                let exact = TRAINING_NAMES.iter().find_map(|name| named(folders.iter().copied(), name));
+                chosen = exact.or_else(|| folders.iter().copied().find(|folder| is_training(folder)));
             }
             if chosen.is_some() {
                 kept.retain(|&i| first_folder(names[i], outer) == chosen);
@@ -83,17 +103,19 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
 }
 
 fn is_split(folder: &&[u8]) -> bool {
-    is_among(&SPLIT_NAMES, folder)
+    is_among(&TRAINING_NAMES, folder) || is_among(&OTHER_NAMES, folder)
 }
 
 fn is_among(names: &[&str], folder: &[u8]) -> bool {
-    names.iter().any(|name| folder.eq_ignore_ascii_case(name.as_bytes()))
+    bare(folder).is_some_and(|bare| names.contains(&bare.as_str()))
 }
 
-/// The folder called `name`: exactly so, or else in another case.
+/// The folder called `name`: exactly so, or else in another case, or else with what people add to it.
 fn named<'a>(folders: impl Iterator<Item = &'a [u8]> + Clone, name: &str) -> Option<&'a [u8]> {
     let exact = folders.clone().find(|folder| *folder == name.as_bytes());
-    exact.or_else(|| folders.into_iter().find(|folder| folder.eq_ignore_ascii_case(name.as_bytes())))
+    let cased = || folders.clone().find(|folder| folder.eq_ignore_ascii_case(name.as_bytes()));
+    let is_split_of_name = |folder: &&[u8]| is_split(folder) && bare(folder).is_some_and(|bare| bare == name);
+    exact.or_else(cased).or_else(|| folders.clone().find(is_split_of_name))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -209,6 +231,42 @@ mod tests {
         let things = lay(&["bus/1.png", "train/1.png"], None).unwrap();
         assert_eq!((things.class_names, things.split), (vec!["bus".to_owned(), "train".into()], None));
         assert_eq!(lay(&["bus/1.png", "test/1.png"], None).unwrap().class_names.len(), 2);
+    }
+
+    #[test]
+    fn splits_are_known_with_what_people_add_to_their_names() {
+        for (train, other, wanted) in [
+            ("training_set", "test_set", "test"),
+            ("seg_train", "seg_test", "test"),
+            ("train2017", "val2017", "val"),
+            ("train", "dev", "dev"),
+            ("Train-Images", "Validation Images", "validation"),
+            ("trainset", "testset", "test"),
+        ] {
+            let names = [
+                format!("{other}/a/1.png"),
+                format!("{other}/b/1.png"),
+                format!("{train}/a/2.png"),
+                format!("{train}/b/3.png"),
+            ];
+            let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+            names.sort_unstable();
+            let (whole, part) = (lay(&names, None).unwrap(), lay(&names, Some(wanted)).unwrap());
+            assert_eq!(
+                (whole.class_names, whole.split.as_deref()),
+                (vec!["a".into(), "b".into()], Some(train))
+            );
+            assert_eq!((part.kept.len(), part.split.as_deref()), (2, Some(other)));
+            assert!(is_training_split(train) && !is_training_split(other));
+        }
+        // Classes stay classes.
+        for [a, b] in
+            [["train1", "train2"], ["set", "images"], ["test_tube", "train_station"], ["data", "dev_kit"]]
+        {
+            let names = [format!("{a}/1.png"), format!("{b}/1.png")];
+            let found = lay(&[&names[0], &names[1]], None).unwrap();
+            assert_eq!(found.class_names.len(), 2, "{a}, {b}");
+        }
     }
 
     #[test]

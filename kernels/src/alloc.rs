@@ -156,7 +156,8 @@ pub fn keep_pages() {
     {
         let settings = [
             (libc::M_MMAP_MAX, 0),
-            (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
+            // None at all: the largest number there is would still be one, 2 GiB, and what is given back is faulted in again.
+            (libc::M_TRIM_THRESHOLD, -1),
             (libc::M_TOP_PAD, 64 << 20),
             // One heap for all threads: a buffer that a worker frees is there for the main thread.
             (libc::M_ARENA_MAX, 1),

@@ -146,6 +146,8 @@ fn forward<T: Element>(x: &Tensor, p: Windows) -> Result<(Tensor, Vec<u8>)> {
             let (y0, rows, cut_y) = p.clip(i, p.before.0, h);
             for (j, (out, winners)) in out.chunks_exact_mut(c).zip(winners.chunks_exact_mut(c)).enumerate() {
                 let (x0, cols, cut_x) = p.clip(j, p.before.1, w);
+                // A window of nothing but -inf, which is larger than nothing, has its first pixel for a winner.
+                winners.fill((cut_y * p.kernel + cut_x) as u8);
                 for (dy, dx) in (0..rows).flat_map(|dy| (0..cols).map(move |dx| (dy, dx))) {
                     let at = ((image * h + y0 + dy) * w + x0 + dx) * c;
                     take_larger(&x[at..at + c], ((cut_y + dy) * p.kernel + cut_x + dx) as u8, out, winners);
@@ -215,6 +217,19 @@ mod tests {
             check_second_order(|v| max_pool3(&v[0]), &[pattern(&dims, 1)?])?;
         }
         check_gradients(|v| max_pool3s2(&v[0], TfSame), &[pattern(&[2, 1, 1, 2], 1)?])
+    }
+
+    /// The winner of a window that lies partly outside is inside, whatever is there.
+    #[test]
+    fn windows_of_nothing_but_infinity_have_a_winner() -> Result<()> {
+        let x = Var::leaf(Tensor::full(f32::NEG_INFINITY, (1, 3, 3, 1), &crate::gradcheck::device())?);
+        for y in [max_pool3(&x)?, max_pool3s2(&x, Symmetric)?] {
+            let count = y.value().elem_count() as f32;
+            let gradients = crate::backward(crate::sum_all(&y)?)?;
+            let gradient = gradients.leaf(&x).map(|gradient| gradient.sum_all()?.to_scalar::<f32>());
+            assert_eq!(gradient.transpose()?, Some(count));
+        }
+        Ok(())
     }
 
     /// 0 1 .. in a row of 4 (even) and 5 (odd) pixels: windows as TensorFlow and PyTorch place them.

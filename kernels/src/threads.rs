@@ -13,7 +13,7 @@ use rayon::iter::{IndexedParallelIterator, MaxLen};
 /// for the pool while the caller waits for them. Does nothing where there already is a pool.
 pub fn join_pool(threads: Option<NonZero<usize>>) {
     let pool = ThreadPoolBuilder::new().use_current_thread();
-    let chosen = std::env::var_os("RAYON_NUM_THREADS").is_some();
+    let chosen = std::env::var("RAYON_NUM_THREADS").is_ok_and(|n| n.parse::<usize>().is_ok_and(|n| n > 0));
     let pool = match threads.filter(|_| !chosen) {
         Some(threads) => pool.num_threads(threads.get()),
         None => pool,

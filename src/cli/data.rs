@@ -168,6 +168,9 @@ fn run_check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if report.bad.is_empty() && !report.stopped { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// Names of classes that are listed: enough to see that they are no splits.
+const NAMES_SHOWN: usize = 6;
+
 fn print_report(set: &ImageSet, report: &CheckReport) -> std::io::Result<()> {
     for bad in &report.bad {
         ui::result_line(&format!("bad: {bad}"))?;
@@ -209,7 +212,11 @@ fn print_report(set: &ImageSet, report: &CheckReport) -> std::io::Result<()> {
     let redundant: usize = report.duplicates.iter().map(|group| group.len() - 1).sum();
     ui::result_line(&format!("duplicates  {redundant} in {} groups", report.duplicates.len()))?;
     if let (Some(least), Some(most)) = (report.classes.values().min(), report.classes.values().max()) {
-        ui::result_line(&format!("classes     {} of {least} to {most} images", report.classes.len()))?;
+        let names = set.class_names();
+        let more = if names.len() > NAMES_SHOWN { ", ..." } else { "" };
+        let names = names.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let count = report.classes.len();
+        ui::result_line(&format!("classes     {count} of {least} to {most} images: {names}{more}"))?;
     }
     Ok(())
 }

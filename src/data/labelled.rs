@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::rng::Rng;
 
 /// Names of the split that choices are made on while training.
-pub const VALIDATION_SPLITS: [&str; 3] = ["val", "valid", "validation"];
+pub const VALIDATION_SPLITS: &[&str] = &["val", "valid", "validation", "dev"];
 /// Names of the split that what was chosen is tested on.
-pub const TEST_SPLITS: [&str; 3] = ["test", "testing", "eval"];
+pub const TEST_SPLITS: &[&str] = &["test", "testing", "eval"];
 
 /// Some or all images of a labelled set. Cloning shares them.
 #[derive(Clone)]
@@ -145,19 +145,18 @@ impl LabelledImages {
 /// # Errors
 /// What opening the source can meet.
 pub fn labelled_split(path: &Path, names: &[&'static str]) -> Result<Option<&'static str>> {
-    // No split has this name: the error lists those that there are, whatever kind of source it is.
+    // No split has this name, and what opens under it has none.
     let open = |split: &str| {
         ImageSet::open(path, &OpenOptions { split: Some(split.into()), ..OpenOptions::default() })
     };
-    let found = match open("") {
+    match open("") {
         Ok(_) => return Ok(None),
-        Err(nestgen_images::Error::NoSuchSplit { found, .. }) => found,
+        Err(nestgen_images::Error::NoSuchSplit { .. }) => {}
         Err(error) => return Err(error.into()),
-    };
-    for name in names.iter().filter(|name| found.iter().any(|other| other.eq_ignore_ascii_case(name))) {
+    }
+    for name in names {
         match open(name) {
             Ok(set) if set.class_names().is_empty() => {}
-            // CIFAR-10's archive lists both of its splits, whichever of its files are there.
             Err(nestgen_images::Error::NoSuchSplit { .. }) => {}
             Ok(_) => return Ok(Some(name)),
             Err(error) => return Err(error.into()),

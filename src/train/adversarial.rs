@@ -151,7 +151,7 @@ impl<'a> Training<'a> {
                 {
                     return Ok(outcome);
                 }
-                return Ok(Outcome::Interrupted { state: self.save()?.1 });
+                return Ok(Outcome::Interrupted { state: self.save_stopped()? });
             }
         }
     }

@@ -93,11 +93,13 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
 pub fn rewind_lines(path: &Path, kimg: f64) -> Result<()> {
     /// Images are whole: a thousandth of an image is noise of the division.
     const SLACK_KIMG: f64 = 1e-6;
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io("read", path)(error)),
     };
+    // A power cut may leave anything where lines were to be: such lines are no lines.
+    let text = String::from_utf8_lossy(&bytes);
     let keep = |line: &&str| {
         let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { return false };
         let at = line["Progress/kimg"]["mean"].as_f64().or(line["kimg"].as_f64());

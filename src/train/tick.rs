@@ -307,11 +307,26 @@ impl Training<'_> {
     /// Saves a snapshot and a training state, which the first rank does; says where they are.
     pub(super) fn save(&mut self) -> Result<(PathBuf, PathBuf)> {
         let name = snapshot_name(self.position.cur_nimg);
-        if !self.session.ranks.is_first() {
-            let folder = self.session.folder;
-            return Ok((folder.file(&name), state::state_path(folder.path(), self.position.cur_nimg)));
+        let snapshot = self.session.folder.file(&name);
+        if self.session.ranks.is_first() {
+            self.write_snapshot(&name)?;
         }
-        let snapshot = self.write_snapshot(&name)?;
+        Ok((snapshot, self.save_state()?))
+    }
+
+    /// Saves what a run that was told to stop goes on from. A snapshot of the same kimg in its name, which may have been scored, stays.
+    pub(super) fn save_stopped(&mut self) -> Result<PathBuf> {
+        let name = snapshot_name(self.position.cur_nimg);
+        if self.session.ranks.is_first() && !self.session.folder.file(&name).exists() {
+            self.write_snapshot(&name)?;
+        }
+        self.save_state()
+    }
+
+    fn save_state(&mut self) -> Result<PathBuf> {
+        if !self.session.ranks.is_first() {
+            return Ok(state::state_path(self.session.folder.path(), self.position.cur_nimg));
+        }
         self.position.elapsed_secs = self.clock.elapsed_secs();
         let in_a_tick = self.position.cur_nimg > self.position.tick_start_nimg;
         self.position.tick_secs =
@@ -328,7 +343,7 @@ impl Training<'_> {
         let state = state::save(run, &self.position, self.session.config_text, &tensors)?;
         state::prune(run, self.session.config.keep_states)?;
         self.say(format!("saved {:.3} kimg", self.position.kimg()))?;
-        Ok((snapshot, state))
+        Ok(state)
     }
 
     pub(super) fn write_snapshot(&self, name: &str) -> Result<PathBuf> {

@@ -56,7 +56,8 @@ impl ChunkedRows {
         let chunk = images.chunk_shape().map_err(|e| e.to_string())?.unwrap_or_default();
         check_sides(&chunk, shape)?;
         check_sizes(&images, path)?;
-        let chunk_rows = (chunk.first().copied().unwrap_or(1).max(1) as usize).min(count);
+        // Chunks are stored whole, also one that is longer than what there is.
+        let chunk_rows = chunk.first().copied().unwrap_or(1).max(1) as usize;
         let block_rows = chunk_rows.min((MAX_BLOCK_BYTES / row_bytes).max(1));
         let filters: Vec<u16> = images.filter_pipeline().iter().map(|filter| filter.id).collect();
         let simple = filters.iter().all(|id| [DEFLATE, SHUFFLE].contains(id));

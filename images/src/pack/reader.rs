@@ -80,15 +80,14 @@ impl Pack {
             )));
         }
         let rows = rows(path, images, &shape)?;
-        let labels = match file.dataset("labels") {
-            Ok(labels) => Some(read_labels(&labels, count).map_err(bad)?),
-            Err(_) => None,
-        };
-        let class_names = match file.dataset("class_names") {
-            Ok(names) => read_names(&names).map_err(bad)?,
-            Err(_) => Vec::new(),
+        let labels = optional(&file, "labels").map_err(bad)?;
+        let labels = labels.map(|labels| read_labels(&labels, count).map_err(bad)).transpose()?;
+        let class_names = match optional(&file, "class_names").map_err(bad)? {
+            Some(names) => read_names(&names).map_err(bad)?,
+            None => Vec::new(),
         };
         let class_names = class_names.iter().map(|name| name.trim_end_matches('\0').to_owned()).collect();
+        let class_names = names_of_all(class_names, labels.as_deref().unwrap_or_default()).map_err(bad)?;
         let attributes = file.root().attrs().map_err(broken)?;
         let split = match attributes.get("split") {
             Some(AttrValue::String(text) | AttrValue::AsciiString(text)) => {
@@ -193,6 +192,30 @@ fn read_names(names: &Dataset) -> std::result::Result<Vec<String>, String> {
         return Err(format!("`class_names` claims {bytes} bytes"));
     }
     names.read_string().map_err(text)
+}
+
+/// The dataset called `name`; `None` only where there is nothing of that name.
+fn optional(file: &hdf5::File, name: &str) -> std::result::Result<Option<Dataset>, String> {
+    match file.dataset(name) {
+        Ok(found) => Ok(Some(found)),
+        Err(hdf5::Error::Format(hdf5::FormatError::PathNotFound(_))) => Ok(None),
+        Err(error) => Err(format!("`{name}` cannot be read: {error}")),
+    }
+}
+
+/// Names of all classes: those of the file, or else their numbers.
+fn names_of_all(names: Vec<String>, labels: &[u32]) -> std::result::Result<Vec<String>, String> {
+    /// Numbers that are made names of; more are no classes.
+    const MOST_CLASSES: u32 = 1 << 20;
+    match labels.iter().max() {
+        Some(&highest) if names.is_empty() && highest < MOST_CLASSES => {
+            Ok((0..=highest).map(|class| class.to_string()).collect())
+        }
+        Some(&highest) if highest as usize >= names.len() => {
+            Err(format!("`labels` holds {highest}, and there are {} class names", names.len()))
+        }
+        _ => Ok(names),
+    }
 }
 
 fn read_labels(labels: &Dataset, count: u64) -> std::result::Result<Vec<u32>, String> {

@@ -213,14 +213,34 @@ fn attributes(set: &ImageSet, source_digest: &str) -> Vec<(&'static str, String)
     ]
 }
 
+/// Begin and end of the names of unfinished packs.
+const UNFINISHED: [&str; 2] = [".pack-", ".tmp"];
+
 fn temporary_file(folder: &Path) -> Result<tempfile::NamedTempFile> {
+    sweep(folder);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".pack-").suffix(".tmp");
+    builder.prefix(UNFINISHED[0]).suffix(UNFINISHED[1]);
     // The default mode keeps others out; a pack is an ordinary file, left to the umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     // The kind alone: the message would name a temporary file that the user never asked for.
-    builder.tempfile_in(folder).map_err(|e| Error::io(folder, e.kind().into()))
+    let file = builder.tempfile_in(folder).map_err(|e| Error::io(folder, e.kind().into()))?;
+    // Where files cannot be locked, nobody sweeps either.
+    let _ = file.as_file().try_lock();
+    Ok(file)
+}
+
+/// Removes what packing left here that was killed: such a file is hidden, may be as large as the set, and nobody holds it.
+fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(UNFINISHED[0]) && name.ends_with(UNFINISHED[1]) {
+            let abandoned = std::fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+            if abandoned {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 /// Makes the rename last through a power cut, where the system can.

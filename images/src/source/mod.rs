@@ -229,6 +229,9 @@ pub(crate) fn base_name(name: &[u8]) -> &[u8] {
 }
 
 fn is_hidden(name: &[u8]) -> bool {
+    /// What systems and storage boxes put beside people's files: resource forks, thumbnails, wastebaskets.
+    const NOBODYS: [&[u8]; 6] =
+        [b"__MACOSX", b"@eaDir", b"#recycle", b"$RECYCLE.BIN", b"System Volume Information", b"lost+found"];
     name.split(|&b| b == b'/')
-        .any(|part| (part.starts_with(b".") && part != b"." && part != b"..") || part == b"__MACOSX")
+        .any(|part| (part.starts_with(b".") && part != b"." && part != b"..") || NOBODYS.contains(&part))
 }

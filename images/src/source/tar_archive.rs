@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use super::{Entry, Location, Source, Storage, is_wanted};
+use super::{Entry, Location, Source, Storage, is_wanted, read_exact_at};
 use crate::decode::Limits;
 use crate::error::{Error, Result};
 
@@ -30,9 +30,23 @@ pub(super) fn list(path: &Path, limits: Limits) -> Result<Source> {
         },
     );
     let links = walk.map_err(|reason| Error::archive(path, reason))?;
+    if !ends_as_archives_do(&file, length).map_err(|e| Error::io(path, e))? {
+        return Err(Error::archive(path, "it does not end as an archive does: it may be cut off"));
+    }
     entries.extend(links);
     Ok(Source { path: path.to_owned(), storage: Storage::File(file), limits, entries, other_files })
 }
+
+/// Whether a block of zeros ends the file. What was cut off between two files, or within one that is not wanted, shows in nothing else.
+fn ends_as_archives_do(file: &File, length: u64) -> std::io::Result<bool> {
+    let mut last = [1; BLOCK];
+    let Some(at) = length.checked_sub(BLOCK as u64) else { return Ok(false) };
+    read_exact_at(file, &mut last, at)?;
+    Ok(last == [0; BLOCK])
+}
+
+/// Bytes of a tar's units.
+const BLOCK: usize = 512;
 
 /// Bytes of headers and long names before a file; real ones have a few hundred.
 const MAX_HEADER_BYTES: u64 = 1 << 20;

@@ -12,11 +12,17 @@ use crate::error::{Error, Result};
 pub(super) fn list(path: &Path, limits: Limits) -> Result<Source> {
     let file = File::open(path).and_then(PositionedFile::new).map_err(|e| Error::io(path, e))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|e| Error::archive(path, e))?;
+    // Some programs of Windows write its separator, and never the one of the format.
+    let has = |byte: u8| archive.file_names().any(|name| name.as_bytes().contains(&byte));
+    let windows = has(b'\\') && !has(b'/');
     let mut entries = Vec::new();
     let mut other_files = 0;
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(|e| Error::archive(path, e))?;
-        let name = entry.name_raw().to_vec();
+        let mut name = entry.name_raw().to_vec();
+        if windows {
+            name.iter_mut().filter(|byte| **byte == b'\\').for_each(|byte| *byte = b'/');
+        }
         if name.ends_with(b"/") {
             continue;
         }

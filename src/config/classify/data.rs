@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nestgen_images::OpenOptions;
+use nestgen_images::{OpenOptions, is_training_split};
 use serde::{Deserialize, Serialize};
 
 use crate::config::run::name_of_images;
@@ -130,8 +130,7 @@ impl ClassDataConfig {
         let path = Path::new(&self.path);
         let all = self.read(res, None, progress)?;
         refuse_empty_classes(path, all.data().class_names())?;
-        let is_training =
-            all.data().split().is_some_and(|split| ["train", "training"].contains(&&*split.to_lowercase()));
+        let is_training = all.data().split().is_some_and(is_training_split);
         let split = match self.test_split.as_str() {
             "" if is_training => labelled_split(path, &[VALIDATION_SPLITS, TEST_SPLITS].concat())?,
             "" => None,
