@@ -16,10 +16,9 @@ const UNFINISHED: &str = ".unfinished-";
 /// Marks names of whole folders that are about to be replaced.
 const REPLACED: &str = ".replaced-";
 
-/// Another process that writes the same file has another name for it.
 fn unfinished(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{UNFINISHED}{}-{name}", std::process::id()))
+    path.with_file_name(format!("{UNFINISHED}{name}"))
 }
 
 fn replaced(path: &Path) -> PathBuf {

@@ -155,3 +155,43 @@ fn unpacking_bombs_stop_at_the_limits() {
     let error = ImageSet::open(&tgz, &options).err().unwrap();
     assert_clear(error, &tgz, "unpacks to more than 50000 bytes");
 }
+
+/// Windows PowerShell writes its own separator.
+#[test]
+fn a_zip_with_backslashes_has_folders() {
+    let names = ["set/test/cat/1.png", "set/test/dog/1.png", "set/train/cat/2.png", "set/train/dog/3.png"];
+    let files = names.map(|name| (name, make::png(8, 8, 1)));
+    let mut bytes = make::zip(&files);
+    for name in names {
+        let places: Vec<usize> = bytes
+            .windows(name.len())
+            .enumerate()
+            .filter_map(|(at, window)| (window == name.as_bytes()).then_some(at))
+            .collect();
+        for at in places {
+            bytes[at..at + name.len()].copy_from_slice(name.replace('/', "\\").as_bytes());
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.zip");
+    std::fs::write(&path, bytes).unwrap();
+    let set = open(&path).unwrap();
+    assert_eq!((set.len(), set.split(), set.class_names().len()), (2, Some("train"), 2));
+    assert!(set.read_rgb(1).is_ok());
+}
+
+#[test]
+fn a_tar_that_is_cut_between_files_is_no_smaller_set() {
+    let files =
+        [("a/1.png", make::png(8, 8, 1)), ("a/2.png", make::png(8, 8, 2)), ("notes.mat", vec![7; 3000])];
+    let whole = make::tar(&files);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.tar");
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(open(&path).unwrap().len(), 2);
+    // At every unit of the format, in what is wanted and in what is not.
+    for end in (512..whole.len() - 1024).step_by(512) {
+        std::fs::write(&path, &whole[..end]).unwrap();
+        assert!(open(&path).is_err(), "cut to {end} of {}", whole.len());
+    }
+}
