@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::arms::{Arm, Lost};
 use super::axis::Axis;
+use super::circumstances;
 use super::numbers::digits;
 use super::protocol::{self, Protocol};
 use super::run::Run;
@@ -18,9 +19,6 @@ use crate::error::{Error, Result};
 
 /// Points of a curve beyond which neighbours are left out.
 const MAX_CURVE_POINTS: usize = 400;
-
-/// The share of their time that runs may have spent beside one another without a word.
-const COMPANY: f64 = 0.02;
 
 /// What is asked of runs.
 #[derive(Clone, Debug)]
@@ -169,39 +167,8 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
         threshold: sign * threshold,
         arms: results,
         tests,
-        notes: notes.iter().cloned().chain(rollbacks(runs, arms)).chain(company(runs)).collect(),
+        notes: notes.iter().cloned().chain(circumstances::notes(runs, arms)).collect(),
         lost: lost.to_vec(),
-    })
-}
-
-/// A note on each run that went back to an earlier state.
-fn rollbacks<'a>(runs: &'a [Run], arms: &'a [Arm]) -> impl Iterator<Item = String> + 'a {
-    let members = move |arm: &'a Arm| arm.runs.iter().filter_map(move |&index| Some((arm, runs.get(index)?)));
-    arms.iter().flat_map(members).filter(|(_, run)| run.rollbacks > 0).map(|(arm, run)| {
-        let times = if run.rollbacks == 1 { "time" } else { "times" };
-        format!(
-            "{}, seed {}, was rolled back {} {times}: what it gave up counts as training, not as scores",
-            arm.name, run.seed, run.rollbacks
-        )
-    })
-}
-
-/// A note where runs were trained beside one another, for more than a moment.
-fn company(runs: &[Run]) -> Option<String> {
-    let spans = || runs.iter().flat_map(|run| run.spans.iter().copied());
-    let mut events: Vec<(f64, i64)> = spans().flat_map(|(from, to)| [(from, 1), (to, -1)]).collect();
-    events.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let (mut together, mut most, mut since, mut shared_secs) = (0, 0, 0.0, 0.0);
-    for (at, change) in events {
-        shared_secs += if together > 1 { at - since } else { 0.0 };
-        (together, since) = (together + change, at);
-        most = most.max(together);
-    }
-    let all_secs: f64 = spans().map(|(from, to)| to - from).sum();
-    (shared_secs > COMPANY * all_secs).then(|| {
-        format!(
-            "up to {most} runs were trained at once: where that was on one machine, seconds and img/s are not those of a run alone"
-        )
     })
 }
 

@@ -6,6 +6,7 @@
 
 pub mod arms;
 pub mod axis;
+mod circumstances;
 pub mod comparison;
 pub mod convergence;
 pub mod data_efficiency;

@@ -126,6 +126,17 @@ fn seconds_are_not_those_of_runs_side_by_side_or_without_a_clock() {
 }
 
 #[test]
+fn a_discriminator_that_sees_nothing_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
+    assert!(!said(&runs, &[]).contains("told real from fake no more"));
+    // Logits/real as low as Logits/fake.
+    rewrite(&runs[0], "stats.jsonl", |line| line.replace("{\"mean\":0.3,", "{\"mean\":-0.4,"));
+    let text = said(&runs, &[]);
+    assert!(text.contains("transposed_nest, seed 0: the discriminator told real from fake no more"), "{text}");
+}
+
+#[test]
 fn what_lies_before_the_range_counts_for_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
