@@ -89,11 +89,7 @@ impl Plan {
         let is_free = |key: &str| key.starts_with(FREE_SECTION) || self.tuned.as_deref() == Some(key);
         let others = others.into_iter().filter(|difference| !is_free(&difference.key));
         let mut reasons: Vec<String> = others.map(|difference| self.in_words(&difference)).collect();
-        let ratio = |value: fn(&PlannedArm) -> u64| {
-            let values = || self.arms.iter().map(|arm| value(arm).max(1) as f64);
-            values().fold(0.0, f64::max) / values().fold(f64::INFINITY, f64::min)
-        };
-        let (parameters, flops) = (ratio(|arm| arm.parameters), ratio(|arm| arm.flops));
+        let (parameters, flops) = self.capacity_ratios();
         if parameters > CAPACITY_RATIO && flops > CAPACITY_RATIO {
             // Only what trains a generator has a discriminator.
             let is_generator = |arm: &Settings| arm.keys().any(|key| key.starts_with("discriminator."));
@@ -103,6 +99,29 @@ impl Plan {
             ));
         }
         Ok(reasons)
+    }
+
+    /// How far apart arms are in parameters and in operations, the largest over the smallest.
+    fn capacity_ratios(&self) -> (f64, f64) {
+        let ratio = |value: fn(&PlannedArm) -> u64| {
+            let values = || self.arms.iter().map(|arm| value(arm).max(1) as f64);
+            values().fold(0.0, f64::max) / values().fold(f64::INFINITY, f64::min)
+        };
+        (ratio(|arm| arm.parameters), ratio(|arm| arm.flops))
+    }
+
+    /// What is to be said where generators, or classifiers, are equal in one measure of capacity alone.
+    pub fn unequal(&self) -> Option<String> {
+        let (parameters, flops) = self.capacity_ratios();
+        match (parameters > CAPACITY_RATIO, flops > CAPACITY_RATIO) {
+            (false, true) => Some(format!(
+                "the arms' networks are alike in parameters, and {flops:.1} times apart in operations: --x flops compares at equal ones"
+            )),
+            (true, false) => Some(format!(
+                "the arms' networks are alike in operations, and {parameters:.1} times apart in parameters"
+            )),
+            _ => None,
+        }
     }
 
     /// Refuses two arms that are one experiment: their runs could not be compared when all are trained.
@@ -346,6 +365,16 @@ mod tests {
         }
         many.arms[1].config = NEST.replace('8', "16");
         assert_eq!(many.unfair().unwrap(), ["train.batch is 16 for b and 8 for the others"]);
+    }
+
+    #[test]
+    fn what_is_equal_in_one_measure_alone_is_said() {
+        let said = |parameters, flops| plan([NEST, SAGAN], parameters, flops).unequal();
+        assert_eq!(said([100, 120], [100, 120]), None);
+        assert!(said([100, 100], [100, 720]).unwrap().contains("7.2 times apart in operations"));
+        assert!(said([100, 300], [100, 100]).unwrap().contains("3.0 times apart in parameters"));
+        // Unequal in both is unfair, which is said elsewhere.
+        assert_eq!(said([100, 300], [100, 300]), None);
     }
 
     #[test]

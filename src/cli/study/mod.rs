@@ -63,6 +63,7 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<Vec<usize>
     let (mut folders, mut endings, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     let mut names = Vec::new();
     notes.extend(plan.allowed_unfair.iter().map(|reason| format!("unfair, and allowed: {reason}")));
+    notes.extend(plan.unequal());
     let mut missing = 0;
     for task in plan.tasks(outdir) {
         match task.status()? {
