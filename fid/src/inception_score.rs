@@ -108,11 +108,10 @@ mod tests {
     #[test]
     fn equal_images_score_one_and_certain_distinct_ones_their_number() {
         let flat = vec![vec![0.0, 1.0, 2.0]; 4];
-        for (splits, error) in [(1, Some(0.0)), (2, None)] {
-            let score = inception_score(&flat, splits).expect("four images");
-            assert!((score.value - 1.0).abs() < 1e-12);
-            assert_eq!(score.standard_error.map(|error| error.round()), error);
-        }
+        let score = inception_score(&flat, 1).expect("four images");
+        assert!((score.value - 1.0).abs() < 1e-12 && score.standard_error.is_some_and(|error| error < 1e-12));
+        let score = inception_score(&flat, 2).expect("four images");
+        assert!((score.value - 1.0).abs() < 1e-12 && score.standard_error.is_none());
         let certain: Vec<Vec<f64>> =
             (0..3).map(|i| (0..3).map(|j| if i == j { 1000.0 } else { 0.0 }).collect()).collect();
         let score = inception_score(&certain, 1).expect("three images");

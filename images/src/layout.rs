@@ -110,6 +110,11 @@ fn is_among(names: &[&str], folder: &[u8]) -> bool {
     bare(folder).is_some_and(|bare| names.contains(&bare.as_str()))
 }
 
+/// Whether a folder is the split `name`, in any case and with what people add to it.
+pub fn is_split_called(folder: &str, name: &str) -> bool {
+    named(std::iter::once(folder.as_bytes()), name).is_some()
+}
+
 /// The folder called `name`: exactly so, or else in another case, or else with what people add to it.
 fn named<'a>(folders: impl Iterator<Item = &'a [u8]> + Clone, name: &str) -> Option<&'a [u8]> {
     let exact = folders.clone().find(|folder| *folder == name.as_bytes());

@@ -21,7 +21,7 @@ mod source;
 pub use check::{CheckReport, check};
 pub use decode::{Header, Limits, RgbImage8};
 pub use error::{Error, Result};
-pub use layout::is_training_split;
+pub use layout::{is_split_called, is_training_split};
 pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions};

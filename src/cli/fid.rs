@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use nestgen::data::{TEST_SPLITS, VALIDATION_SPLITS};
+use nestgen::data::{TEST_SPLITS, VALIDATION_SPLITS, splits_called};
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::score_space;
@@ -193,12 +193,14 @@ fn open_held_out(path: &Path, split: Option<&str>) -> anyhow::Result<Input<'stat
     if split.is_some() || !has_parts {
         return Ok(first);
     }
-    let others = [TEST_SPLITS, VALIDATION_SPLITS].concat();
-    others.into_iter().find_map(|name| open(Some(name)).ok()).ok_or_else(|| {
-        let message = format!("`{}` has a part for training and none for testing", path.display());
-        let hint = "name the part of it that is held out with --held-out-split".to_owned();
-        Error::Usage { message, hint: Some(hint) }.into()
-    })
+    match splits_called(path, &[TEST_SPLITS, VALIDATION_SPLITS].concat())?.first() {
+        Some(name) => Ok(open(Some(name))?),
+        None => Err(Error::Usage {
+            message: format!("`{}` has a part for training and none for testing", path.display()),
+            hint: Some("name the part of it that is held out with --held-out-split".into()),
+        }
+        .into()),
+    }
 }
 
 /// Refuses held-out images that are the real ones: every copy is as near to the ones as to the others, and nothing looks copied.

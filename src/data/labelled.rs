@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nestgen_images::{ImageSet, OpenOptions};
+use nestgen_images::{ImageSet, OpenOptions, is_split_called};
 
 use super::ImageData;
 use crate::error::{Error, Result};
@@ -140,23 +140,34 @@ impl LabelledImages {
     }
 }
 
+/// Those of these splits that the source at `path` has. It is opened once: an archive may have to be unpacked for it.
+///
+/// # Errors
+/// What opening the source can meet.
+pub fn splits_called(path: &Path, names: &[&'static str]) -> Result<Vec<&'static str>> {
+    // No split has this name: the error lists those that there are, whatever kind of source it is.
+    let found = match open_split(path, "") {
+        Ok(_) => return Ok(Vec::new()),
+        Err(nestgen_images::Error::NoSuchSplit { found, .. }) => found,
+        Err(error) => return Err(error.into()),
+    };
+    let is_there = |name: &&&'static str| found.iter().any(|folder| is_split_called(folder, name));
+    Ok(names.iter().filter(is_there).copied().collect())
+}
+
+fn open_split(path: &Path, split: &str) -> nestgen_images::Result<ImageSet> {
+    ImageSet::open(path, &OpenOptions { split: Some(split.into()), ..OpenOptions::default() })
+}
+
 /// The first of these splits that the source at `path` has with labels; `None` where it has none.
 ///
 /// # Errors
 /// What opening the source can meet.
 pub fn labelled_split(path: &Path, names: &[&'static str]) -> Result<Option<&'static str>> {
-    // No split has this name, and what opens under it has none.
-    let open = |split: &str| {
-        ImageSet::open(path, &OpenOptions { split: Some(split.into()), ..OpenOptions::default() })
-    };
-    match open("") {
-        Ok(_) => return Ok(None),
-        Err(nestgen_images::Error::NoSuchSplit { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    for name in names {
-        match open(name) {
+    for name in splits_called(path, names)? {
+        match open_split(path, name) {
             Ok(set) if set.class_names().is_empty() => {}
+            // CIFAR-10's archive lists both of its splits, whichever of its files are there.
             Err(nestgen_images::Error::NoSuchSplit { .. }) => {}
             Ok(_) => return Ok(Some(name)),
             Err(error) => return Err(error.into()),

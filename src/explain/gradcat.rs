@@ -23,10 +23,10 @@
 //!   where; without a sign they find an object, but lead to the same one whatever class is asked for.
 
 use candle_core::{DType, Result, Tensor, bail};
-use nestgen_kernels as k;
+use nestgen_kernels::{self as k, Var};
 
 use crate::data::synthetic::BoundingBox;
-use crate::models::Features;
+use crate::models::{FeatureMap, Features};
 
 /// How much telling classes apart counts at the root, beside finding what matters at all; half of it a step down. Chosen on planted
 /// objects, single ones and pairs of two classes: 1 tells half of the pairs apart, 6 hardly more than 4, and the same contrast at
@@ -76,11 +76,31 @@ impl Traversal {
     }
 }
 
-/// The traversal for `class` of one image's watched features.
+/// What all classes have in common: the gradients of the mean of all logits, a map for each level that has blocks below it.
+///
+/// # Errors
+/// When the features were not watched.
+pub fn of_mean(features: &Features) -> Result<Vec<Var>> {
+    k::grad(&k::mean_all(&features.logits)?, &probes(features)?, false)
+}
+
+fn probes(features: &Features) -> Result<Vec<&Var>> {
+    match with_blocks_below(features).iter().map(|map| map.probe.as_ref()).collect() {
+        Some(probes) => Ok(probes),
+        None => bail!("gradcat: the features were not watched"),
+    }
+}
+
+/// The first level has no blocks below it.
+fn with_blocks_below(features: &Features) -> &[FeatureMap] {
+    features.maps.get(1..).unwrap_or_default()
+}
+
+/// The traversal for `class` of one image's watched features, whose [`of_mean`] are given.
 ///
 /// # Errors
 /// When the features are not those of one image through a NesT, watched.
-pub fn traverse(features: &Features, class: usize) -> Result<Traversal> {
+pub fn traverse(features: &Features, of_mean: &[Var], class: usize) -> Result<Traversal> {
     let classes = features.logits.dims().get(1).copied().unwrap_or(0);
     if features.logits.dims().first() != Some(&1) || class >= classes {
         bail!("gradcat: expected logits [1, K > {class}], got {:?}", features.logits.dims());
@@ -88,23 +108,13 @@ pub fn traverse(features: &Features, class: usize) -> Result<Traversal> {
     let logit = k::reshape(&k::narrow(&features.logits, 1, class, 1)?, &[])?;
     let mut traversal =
         Traversal { class, logit: logit.value().to_dtype(DType::F64)?.to_scalar()?, nodes: vec![] };
-    // The first level has no blocks below it.
-    let maps = features.maps.get(1..).unwrap_or_default();
-    let Some(probes) = maps.iter().map(|map| map.probe.as_ref()).collect::<Option<Vec<_>>>() else {
-        bail!("gradcat: the features were not watched")
-    };
-    let of_class = k::grad(&logit, &probes, false)?;
-    let of_mean = k::grad(&k::mean_all(&features.logits)?, &probes, false)?;
-    let mut said = Vec::with_capacity(maps.len());
+    let of_class = k::grad(&logit, &probes(features)?, false)?;
     let mut contrast = CONTRAST;
-    for ((map, of_class), of_mean) in maps.iter().zip(of_class).zip(of_mean).rev() {
-        said.push(values(&map.value, of_class.value(), of_mean.value(), contrast)?);
-        contrast /= 2.0;
-    }
-    said.reverse();
     let mut region = BoundingBox { left: 0.0, top: 0.0, right: 1.0, bottom: 1.0 };
-    for (index, rows) in said.iter().enumerate().rev() {
-        let values = quarters(rows, region);
+    let levels = with_blocks_below(features).iter().zip(&of_class).zip(of_mean);
+    for (index, ((map, of_class), of_mean)) in levels.enumerate().rev() {
+        let values = quarters(&values(&map.value, of_class.value(), of_mean.value(), contrast)?, region);
+        contrast /= 2.0;
         let best = (1..4).fold(0, |best, i| if values[i] > values[best] { i } else { best });
         let node = Node { level: index + 1, region, values, chosen: best };
         region = node.quarter(best);

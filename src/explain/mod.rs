@@ -65,6 +65,7 @@ pub fn explain(
     let features = nest.forward(&image, None, true)?;
     let logits = features.logits.value().flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
     let probabilities = softmax(&logits);
+    let of_mean = gradcat::of_mean(&features)?;
     let explanations = choose(&probabilities)
         .into_iter()
         .map(|class| {
@@ -72,7 +73,7 @@ pub fn explain(
             Ok(Explanation {
                 class,
                 probability: probabilities.get(class).copied().unwrap_or(0.0),
-                traversal: gradcat::traverse(&features, class)?,
+                traversal: gradcat::traverse(&features, &of_mean, class)?,
                 heat,
             })
         })

@@ -1,13 +1,13 @@
 //! The images that are explained, and where their objects are.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use nestgen::data::synthetic::BoundingBox;
 use nestgen::error::{Error, Result};
 use nestgen_images::{ImageSet, Limits, OpenOptions, RgbImage8, decode};
 
-/// Letters of a file's name that a figure's name keeps: the longest names of files leave no room for more.
+/// Bytes of a file's name that a figure's name keeps: the longest names of files leave no room for more.
 const LONGEST_STEM: usize = 100;
 
 /// One image of the command line.
@@ -40,7 +40,9 @@ impl Image {
 
     /// The name without folder and ending, as far as there is room for it.
     pub(super) fn stem(&self) -> String {
-        self.path.file_stem().unwrap_or_default().to_string_lossy().chars().take(LONGEST_STEM).collect()
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let end = (0..=LONGEST_STEM).rfind(|&end| stem.is_char_boundary(end)).unwrap_or(0);
+        stem[..end].to_owned()
     }
 
     /// What it may show, the likeliest first: what its set says, the folder it is in.
@@ -75,7 +77,7 @@ pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>> {
 }
 
 /// A table of boxes by file.
-pub(super) struct Boxes(Vec<(String, [f32; 4])>);
+pub(super) struct Boxes(HashMap<String, [f32; 4]>);
 
 impl Boxes {
     /// Reads `file,left,top,right,bottom` under a header that says so, an image a line.
@@ -108,17 +110,15 @@ impl Boxes {
         if header.as_deref().map(str::trim_end) != Some("file,left,top,right,bottom") {
             return Err(bad(1));
         }
-        let mut boxes: Vec<(String, [f32; 4])> = Vec::new();
-        let mut known = HashSet::new();
+        let mut boxes = HashMap::new();
         for line in lines.filter(|(_, line)| !line.trim().is_empty()) {
             let (file, corners) = parse(line)?;
-            if !known.insert(file.clone()) {
+            if boxes.insert(file.clone(), corners).is_some() {
                 return Err(Error::Usage {
                     message: format!("`{}`, line {}: `{file}` has a box already", path.display(), line.0 + 1),
                     hint: Some("give one box an image: that of the object it is named for".into()),
                 });
             }
-            boxes.push((file, corners));
         }
         Ok(Self(boxes))
     }
@@ -128,10 +128,10 @@ impl Boxes {
         self.corners(name).is_some()
     }
 
+    /// Of the longest end of the path that the table has.
     fn corners(&self, name: &str) -> Option<[f32; 4]> {
-        let is_its =
-            |file: &str| name == file || name.strip_suffix(file).is_some_and(|before| before.ends_with('/'));
-        self.0.iter().find(|(file, _)| is_its(file)).map(|(_, corners)| *corners)
+        let ends = name.match_indices('/').map(|(slash, _)| &name[slash + 1..]);
+        std::iter::once(name).chain(ends).find_map(|end| self.0.get(end).copied())
     }
 
     /// The box of an image of this size, as shares of its centre square; `None` where there is none, or it lies outside the square.
@@ -160,6 +160,16 @@ fn unquoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_names_leave_room_for_what_is_added() {
+        for letter in ["a", "\u{4e2d}"] {
+            let path = PathBuf::from(format!("{}.png", letter.repeat(250 / letter.len())));
+            let stem = Image { name: String::new(), path, class: None }.stem();
+            assert!((97..=100).contains(&stem.len()), "{} bytes", stem.len());
+        }
+        assert_eq!(Image { name: String::new(), path: "b/a.png".into(), class: None }.stem(), "a");
+    }
 
     #[test]
     fn boxes_are_found_by_the_end_of_the_path_and_follow_the_crop() {
