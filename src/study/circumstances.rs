@@ -1,7 +1,10 @@
 //! What readers must know of how runs were trained, beyond their numbers.
 
 use super::arms::Arm;
-use super::run::{QUANTITIES, Run};
+use super::axis::Axis;
+use super::numbers::digits;
+use super::run::{QUANTITIES, Run, Tick};
+use super::statistics::interpolate;
 
 /// The share of their time that runs may have spent beside one another without a word.
 const COMPANY: f64 = 0.02;
@@ -11,9 +14,57 @@ const COMPANY: f64 = 0.02;
 /// more (samples/learning-rates).
 const BLIND: f64 = 0.01;
 
-/// A line for each circumstance.
-pub(super) fn notes(runs: &[Run], arms: &[Arm]) -> Vec<String> {
-    rollbacks(runs, arms).chain(company(runs)).chain(arms.iter().filter_map(|arm| blind(runs, arm))).collect()
+/// Learning rates further apart than this are said to stand at different places of their schedules.
+const SCHEDULES_APART: f64 = 1.25;
+
+/// A line for each circumstance of runs that are read along `axis` up to `end`.
+pub(super) fn notes(runs: &[Run], arms: &[Arm], axis: Axis, end: f64) -> Vec<String> {
+    let blind = arms.iter().filter_map(|arm| blind(runs, arm));
+    rollbacks(runs, arms).chain(company(runs)).chain(blind).chain(schedules(runs, arms, axis, end)).collect()
+}
+
+/// A note where arms are read up to different places of their schedules: some with their rates at the end, some cut short.
+fn schedules(runs: &[Run], arms: &[Arm], axis: Axis, end: f64) -> Option<String> {
+    let rates: Vec<(&str, Rate)> = arms
+        .iter()
+        .filter_map(|arm| {
+            let rates = arm.runs.iter().map(|&index| Rate::of(runs.get(index)?, axis, end));
+            let rates = rates.collect::<Option<Vec<Rate>>>()?;
+            let mean = |value: fn(&Rate) -> f64| rates.iter().map(value).sum::<f64>() / rates.len() as f64;
+            Some((arm.name.as_str(), Rate { at_end: mean(|rate| rate.at_end), later: mean(|rate| rate.later) }))
+        })
+        .collect();
+    let at_end = || rates.iter().map(|(_, rate)| rate.at_end);
+    let apart = at_end().fold(0.0, f64::max) > SCHEDULES_APART * at_end().fold(f64::INFINITY, f64::min);
+    let cut = rates.iter().any(|(_, rate)| rate.at_end > SCHEDULES_APART * rate.later);
+    (apart && cut).then(|| {
+        let listed = rates.iter().map(|(arm, rate)| format!("{arm} {} %", digits(100.0 * rate.at_end, 2)));
+        format!(
+            "the range ends at different places of the learning rates' schedules ({}, of each one's highest): scores get better as \
+             a rate falls, so arms whose rate has fallen further look better than they would; give all runs one length in {}",
+            listed.collect::<Vec<_>>().join(", "),
+            axis.name()
+        )
+    })
+}
+
+/// A run's learning rate as a share of its highest.
+struct Rate {
+    /// Where the range ends.
+    at_end: f64,
+    /// At the run's own end.
+    later: f64,
+}
+
+impl Rate {
+    /// `None` where it was not recorded.
+    fn of(run: &Run, axis: Axis, end: f64) -> Option<Self> {
+        let point = |tick: &Tick| Some((run.position(axis, tick.kimg)?, tick.learning_rate));
+        let points: Vec<(f64, f64)> = run.ticks.iter().map(point).collect::<Option<_>>()?;
+        let highest = points.iter().map(|point| point.1).fold(0.0, f64::max);
+        let at_end = interpolate(&points, end).filter(|rate| rate.is_finite())?;
+        (highest > 0.0).then_some(Self { at_end: at_end / highest, later: points.last()?.1 / highest })
+    }
 }
 
 /// A note on an arm whose discriminators did not tell real from fake in the mean. Such a generator may get better all the same.

@@ -167,7 +167,7 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
         threshold: sign * threshold,
         arms: results,
         tests,
-        notes: notes.iter().cloned().chain(circumstances::notes(runs, arms)).collect(),
+        notes: notes.iter().cloned().chain(circumstances::notes(runs, arms, axis, range.1)).collect(),
         lost: lost.to_vec(),
     })
 }

@@ -67,6 +67,9 @@ pub struct Tick {
     pub wall_secs: f64,
     /// The most memory used up to here, GiB.
     pub peak_memory_gib: f64,
+    /// The learning rate: a classifier's, or a generator's as a share of what its configuration says; not a number where it was not
+    /// recorded.
+    pub learning_rate: f64,
     /// The [`QUANTITIES`], in their order; not a number where one was not measured.
     pub quantities: [f64; QUANTITIES.len()],
 }
@@ -239,6 +242,8 @@ struct Line {
     cpu_memory: Option<Mean>,
     #[serde(rename = "Resources/peak_gpu_mem_gb")]
     gpu_memory: Option<Mean>,
+    #[serde(rename = "Progress/lr_factor", alias = "Progress/lr")]
+    learning_rate: Option<Mean>,
     #[serde(rename = "Loss/D")]
     loss_d: Option<Mean>,
     #[serde(rename = "Loss/G")]
@@ -279,6 +284,7 @@ impl Line {
             train_secs: spent.train_secs + value(&self.tick_secs).unwrap_or(f64::NAN),
             wall_secs: value(&self.wall_secs).unwrap_or(spent.wall_secs),
             peak_memory_gib: spent.peak_memory_gib.max(memory),
+            learning_rate: value(&self.learning_rate).unwrap_or(f64::NAN),
             quantities: plotted.map(|mean| value(mean).unwrap_or(f64::NAN)),
         })
     }

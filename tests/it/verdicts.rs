@@ -140,6 +140,35 @@ fn a_discriminator_that_does_not_keep_up_is_told_of() {
 }
 
 #[test]
+fn an_arm_that_is_read_in_the_middle_of_its_schedule_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
+    // A rate that falls evenly to a tenth at `end` kimg.
+    let anneal = |run: &Path, end: f64| {
+        rewrite(run, "stats.jsonl", |line| {
+            let mut tick: serde_json::Value = serde_json::from_str(line).unwrap();
+            let rate = 1.0 - 0.9 * tick["Progress/kimg"]["mean"].as_f64().unwrap() / end;
+            tick["Progress/lr_factor"] = serde_json::json!({ "mean": rate, "num": 1, "std": 0.0 });
+            tick.to_string()
+        });
+    };
+    runs.iter().for_each(|run| anneal(run, 160.0));
+    assert!(!said(&runs, &[]).contains("schedules"));
+    // The first run ends at half of the other's images, its rate with it.
+    for name in ["stats.jsonl", "metric-kid2k-scenes-v1.jsonl"] {
+        let path = runs[0].join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        let half: String =
+            text.lines().take(text.lines().count() / 2).map(|line| format!("{line}\n")).collect();
+        fs::write(path, half).unwrap();
+    }
+    assert!(!said(&runs, &[]).contains("schedules"), "a run that has not ended stands where the others stood");
+    anneal(&runs[0], 80.0);
+    let text = said(&runs, &[]);
+    assert!(text.contains("(transposed_nest 10 %, sagan 56 %, of each one's highest)"), "{text}");
+}
+
+#[test]
 fn what_lies_before_the_range_counts_for_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
