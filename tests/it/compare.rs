@@ -29,7 +29,7 @@ impl Recorded {
         Self { kind: "sagan", decay_kimg: 45.0, floor: 0.08, ..Self::nest(seed) }
     }
 
-    fn score(&self, kimg: f64) -> f64 {
+    pub(crate) fn score(&self, kimg: f64) -> f64 {
         // A seed shifts the whole run by up to 2 %.
         let luck = 1.0 + 0.02 * ((self.seed as f64 * 2.4).sin());
         luck * (self.floor + 0.5 * (-kimg / self.decay_kimg).exp())
@@ -104,6 +104,7 @@ impl Recorded {
             picture(format!("fakes{kimg:06}.png"), 256, 256, share);
         }
         picture("reals.png".into(), 256, 256, 1.0);
+        picture("reals_augmented.png".into(), 256, 256, 0.5);
         picture("interpolation000160.png".into(), 1024, 64, 0.9);
         picture("nearest000160.png".into(), 512, 256, 0.9);
     }

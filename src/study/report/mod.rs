@@ -202,7 +202,7 @@ fn arm_page<'a>(runs: &'a [Run], arm: &'a Arm) -> Result<ArmPage<'a>> {
     Ok(ArmPage {
         name: &arm.name,
         grids: first(&pictures::grids)?,
-        reals: first(&|run| pictures::named(run, "reals"))?,
+        reals: first(&pictures::reals)?,
         interpolations: first(&|run| pictures::named(run, "interpolation"))?,
         neighbours: first(&|run| pictures::named(run, "nearest"))?,
         runs: members.iter().map(|run| run_page(run)).collect(),

@@ -56,7 +56,16 @@ pub(super) fn grids(run: &Run) -> Result<Vec<Embedded>> {
     kept.collect::<Vec<_>>().par_iter().map(|(kimg, path)| embed(path, Some(*kimg))).collect()
 }
 
-/// The other pictures of a run whose names begin with `prefix`: interpolations, nearest neighbours, reals.
+/// The real images of a run as they are, not as its discriminator saw them.
+///
+/// # Errors
+/// When the picture cannot be read.
+pub(super) fn reals(run: &Run) -> Result<Vec<Embedded>> {
+    let path = run.path.join("reals.png");
+    path.is_file().then(|| embed(&path, None)).into_iter().collect()
+}
+
+/// The other pictures of a run whose names begin with `prefix`: interpolations, nearest neighbours.
 ///
 /// # Errors
 /// When a picture cannot be read.
@@ -120,6 +129,20 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn real_images_are_shown_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.toml"), "[train]\nseed = 0\nbatch = 4\n").unwrap();
+        for (name, colour) in [("reals.png", [255, 0, 0]), ("reals_augmented.png", [0, 0, 255])] {
+            image::RgbImage::from_pixel(8, 8, image::Rgb(colour)).save(dir.path().join(name)).unwrap();
+        }
+        let shown = reals(&Run::read(dir.path()).unwrap()).unwrap();
+        let alone = |name| embed(&dir.path().join(name), None).unwrap().uri;
+        assert_eq!(shown.len(), 1);
+        assert_eq!(shown[0].uri, alone("reals.png"));
+        assert_ne!(shown[0].uri, alone("reals_augmented.png"));
+    }
 
     #[test]
     fn base64_follows_the_rfc() {
