@@ -172,12 +172,20 @@ mod tests {
         let square = to_square(&image, 3);
         assert_eq!(&square[..9], &image.data[3..12]);
         assert_eq!(square.len(), 27);
+        // Of a tall one the middle rows.
+        let image = gradient(3, 5);
+        assert_eq!(to_square(&image, 3), &image.data[9..36]);
     }
 
     #[test]
     fn integer_factors_take_the_rounded_mean_of_each_box() {
         let data = vec![0, 0, 0, 10, 1, 255, 20, 2, 255, 31, 3, 255];
         assert_eq!(to_square(&RgbImage8 { width: 2, height: 2, data }, 1), [15, 2, 191]);
+        // Boxes side by side and below one another: quarters of 4x4 with means of their own.
+        let pixel = |i: u8| [3 + 2 * (i % 4 / 2) + 8 * (i / 8), 100, 200 - i % 4 / 2 - 3 * (i / 8)];
+        let data = (0..16).flat_map(pixel).collect();
+        let halved = to_square(&RgbImage8 { width: 4, height: 4, data }, 2);
+        assert_eq!(halved, [3, 100, 200, 5, 100, 199, 11, 100, 197, 13, 100, 196]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::augment::AugmentStrength;
 use super::files::{write_folder_atomic, write_synced};
 use super::guard::Guard;
 use super::penalties::LeCam;
+use super::score::Score;
 use super::stats::Collector;
 use super::tensors::{self, Metadata, NamedTensors};
 use crate::error::{Error, Result};
@@ -80,6 +81,25 @@ pub struct Best {
     pub kimg: f64,
     /// Scores taken so far.
     pub of: u64,
+}
+
+impl Best {
+    /// Whether `score` is of its kind: a run may be resumed with other scores, which have no best yet.
+    pub fn is_of(&self, score: &Score) -> bool {
+        self.metric == score.metric && self.features == score.features
+    }
+
+    /// The best once a score was taken at `kimg`, and whether it is that one: if it is lower than all before.
+    pub fn after(before: Option<Self>, score: &Score, kimg: f64) -> (Self, bool) {
+        let of = before.as_ref().map_or(0, |best| best.of) + 1;
+        match before {
+            Some(best) if best.score <= score.value => (Self { of, ..best }, false),
+            _ => {
+                let (metric, features) = (score.metric.clone(), score.features.clone());
+                (Self { metric, features, score: score.value, kimg, of }, true)
+            }
+        }
+    }
 }
 
 /// The tensors of a state, by file name.
@@ -249,6 +269,29 @@ mod tests {
         position.best =
             Some(Best { metric: "kid".into(), features: "f".into(), score: 1e-17, kimg: 3.0, of: 2 });
         position
+    }
+
+    #[test]
+    fn the_best_score_is_the_lowest_one() {
+        let score = |value| Score {
+            metric: "kid".into(),
+            value,
+            standard_error: None,
+            num_real: 10,
+            num_fake: 10,
+            features: "f".into(),
+        };
+        let mut best: Option<Best> = None;
+        for (kimg, value, lowest) in [(1.0, 3.0, true), (2.0, 1.0, true), (3.0, 2.0, false), (4.0, 1.0, false)]
+        {
+            let (after, is_new) = Best::after(best, &score(value), kimg);
+            assert_eq!(is_new, lowest, "{value} at {kimg}");
+            best = Some(after);
+        }
+        let best = best.unwrap();
+        assert_eq!((best.score, best.kimg, best.of), (1.0, 2.0, 4));
+        assert!(best.is_of(&score(7.0)));
+        assert!(!best.is_of(&Score { features: "g".into(), ..score(1.0) }));
     }
 
     #[test]

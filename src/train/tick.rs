@@ -258,29 +258,19 @@ impl Training<'_> {
         // What does not tell better from worse chooses no best and ends no run.
         let ranks = self.session.evaluate.as_ref().is_some_and(|(evaluate, _)| evaluate.ranks_generators());
         let Some(first) = scores.first().filter(|_| ranks).cloned() else { return Ok(None) };
-        // A run may be resumed with other scores: they have no best yet.
-        let same = |best: &Best| best.metric == first.metric && best.features == first.features;
-        let before = self.position.best.take().filter(same);
+        let before = self.position.best.take().filter(|best| best.is_of(&first));
         if before.is_none() {
             self.position.guard.forget_scores();
         }
-        let (best_score, of) = before.as_ref().map_or((f64::INFINITY, 1), |best| (best.score, best.of + 1));
-        if first.value < best_score {
-            let best = Best {
-                metric: first.metric.clone(),
-                features: first.features.clone(),
-                score: first.value,
-                kimg: self.position.kimg(),
-                of,
-            };
-            self.position.best = Some(best);
+        let (best, is_new) = Best::after(before, &first, self.position.kimg());
+        let lowest = best.score;
+        self.position.best = Some(best);
+        if is_new {
             self.write_snapshot(BEST)?;
-        } else {
-            self.position.best = before.map(|best| Best { of, ..best });
         }
         Ok(Some(Judged {
             score: first.value,
-            best: best_score.min(first.value),
+            best: lowest,
             standard_error: first.standard_error.unwrap_or(0.0),
         }))
     }

@@ -18,7 +18,7 @@ fn help_goes_to_stdout_and_succeeds() {
 fn an_unknown_verb_is_exit_code_1() {
     let out = nestgen(&["trian"]);
     assert_eq!(out.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("train") || out.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("train"));
 }
 
 #[test]
@@ -84,6 +84,6 @@ fn a_gpu_is_refused_by_a_program_without_cuda() {
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1), "{said}");
         assert!(said.contains("built without CUDA") && said.contains("hint: "), "{said}");
-        assert!(!std::path::Path::new("nowhere").join("00000").exists());
+        assert!(!std::path::Path::new("nowhere").exists());
     }
 }

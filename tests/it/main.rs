@@ -22,6 +22,7 @@ mod outputs;
 mod portable;
 mod score;
 mod score_space;
+mod steps;
 mod study;
 mod stumbles;
 mod train;

@@ -17,6 +17,8 @@ const NOISE: f64 = 1e-5;
 struct Fixture {
     tensors: BTreeMap<String, Tensor>,
     config: String,
+    /// Operations for one image.
+    flops: u64,
 }
 
 impl Fixture {
@@ -25,9 +27,10 @@ impl Fixture {
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/models_{name}.safetensors"));
         let bytes = std::fs::read(path).expect("the fixture is there");
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).expect("a safetensors file");
-        let config = metadata.metadata().as_ref().expect("metadata")["config"].clone();
+        let metadata = metadata.metadata().as_ref().expect("metadata");
+        let (config, flops) = (metadata["config"].clone(), metadata["flops"].parse().expect("a number"));
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).expect("tensors");
-        Self { tensors: tensors.into_iter().collect(), config }
+        Self { tensors: tensors.into_iter().collect(), config, flops }
     }
 
     fn get(&self, name: &str) -> &Tensor {
@@ -42,6 +45,14 @@ impl Fixture {
     fn group(&self, prefix: &str) -> BTreeMap<String, Tensor> {
         let part = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()));
         self.tensors.iter().filter_map(part).collect()
+    }
+
+    /// Operations that ours spares: a 1x1 shortcut beside an upsampling or before a pooling goes through a quarter of the pixels that
+    /// PyTorch's model takes it through, of which block `i` has `pixels(i)`.
+    fn spared(&self, pixels: impl Fn(u32) -> u64) -> u64 {
+        let shortcut = |i: u32| self.tensors.get(&format!("before.blocks.{i}.shortcut.weight"));
+        let counts = (0..).map_while(|i| Some(2 * pixels(i) * shortcut(i)?.elem_count() as u64));
+        counts.map(|flops| flops / 4 * 3).sum()
     }
 
     /// Loads the weights, runs `forward` in training and in evaluation, compares all there is.
@@ -93,6 +104,8 @@ fn check_generator(name: &str, dtype: DType) -> Result<()> {
     let fixture = Fixture::open(name);
     let config = serde_json::from_str(&fixture.config).expect("a generator's configuration");
     let model = Generator::new(&config, &Rng::new(0), dtype, &Device::Cpu)?;
+    let spared = if name == "sagan_generator" { fixture.spared(|i| 64 << (2 * i)) } else { 0 };
+    assert_eq!(model.flops(), fixture.flops - spared);
     fixture.check(model.params(), dtype, |z, train| model.forward(z, train))
 }
 
@@ -100,6 +113,8 @@ fn check_discriminator(name: &str) -> Result<()> {
     let fixture = Fixture::open(name);
     let config = serde_json::from_str(&fixture.config).expect("a discriminator's configuration");
     let model = Discriminator::new(&config, &Builder::new(&Rng::new(0), DType::F32, &Device::Cpu))?;
+    let spared = if name == "sagan_discriminator" { fixture.spared(|i| 1024 >> (2 * i)) } else { 0 };
+    assert_eq!(model.flops(), fixture.flops - spared);
     fixture.check(model.params(), DType::F32, |images, train| model.forward(images, train))
 }
 
@@ -107,6 +122,7 @@ fn check_classifier(name: &str) -> Result<()> {
     let fixture = Fixture::open(name);
     let config = serde_json::from_str(&fixture.config).expect("a classifier's configuration");
     let model = Classifier::new(&config, &Rng::new(0), DType::F32, &Device::Cpu)?;
+    assert_eq!(model.flops(), fixture.flops);
     fixture.check(model.params(), DType::F32, |images, _| model.forward(images, None))
 }
 
@@ -115,6 +131,7 @@ fn check_timm(name: &str) -> Result<()> {
     let fixture = Fixture::open(name);
     let config = serde_json::from_str(&fixture.config).expect("a classifier's configuration");
     let model = Classifier::new(&config, &Rng::new(0), DType::F32, &Device::Cpu)?;
+    assert_eq!(model.flops(), fixture.flops);
     let tensors = fixture.group("before.");
     model.load_timm(&tensors).expect("timm's names and shapes fit");
     let logits = model.forward(&Var::constant(fixture.get("in.x").clone()), None)?;

@@ -1,0 +1,139 @@
+//! What a training step does, seen from outside. Runs that repeat one another show that a step is always the same; here
+//! it must be the right one: each part is turned off or up by itself, and shows in losses or weights.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Device;
+use nestgen::config::{Launch, RunConfig, Start, launch};
+use nestgen::ranks::Ranks;
+use nestgen::train::event::{Event, Progress};
+use nestgen::train::folder::resume_point;
+
+use super::train::{statistics, tiny, train};
+
+/// Networks that stand still: what differs between two such runs is what their steps see.
+const FROZEN: [&str; 3] =
+    ["train.generator.lr=1e-30", "train.discriminator.lr=1e-30", "train.loss=non_saturating"];
+
+/// A run's statistics, one entry a tick.
+fn ticks(more: &[&str]) -> Vec<serde_json::Map<String, serde_json::Value>> {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, _) = train(&tiny(more), dir.path(), None, None).unwrap();
+    statistics(&run)
+}
+
+fn number(tick: &serde_json::Map<String, serde_json::Value>, key: &str, what: &str) -> f64 {
+    tick[key][what].as_f64().unwrap_or_else(|| panic!("no {what} of {key}"))
+}
+
+/// The weights that a run ends with.
+fn weights(more: &[&str], network: &str) -> Vec<f32> {
+    let dir = tempfile::tempdir().unwrap();
+    train(&tiny(more), dir.path(), None, None).unwrap();
+    let state = &resume_point(dir.path(), "latest").unwrap().states[0];
+    let tensors =
+        candle_core::safetensors::load(state.join(format!("{network}.safetensors")), &Device::Cpu).unwrap();
+    let mut names: Vec<_> = tensors.keys().collect();
+    names.sort();
+    names.iter().flat_map(|name| tensors[*name].flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
+/// How far apart two sets of weights are, as a share of the first one's length.
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let length =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    length(&mut a.iter().zip(b).map(|(a, b)| a - b)) / length(&mut a.iter().copied())
+}
+
+/// What is told of every step.
+fn steps(config: &RunConfig, outdir: &Path) -> Vec<Progress> {
+    let mut told = Vec::new();
+    launch(Launch {
+        config,
+        data: config.data.open(config.model.resolution(), &|_, _| true).unwrap(),
+        device: &Device::Cpu,
+        outdir,
+        name: "tiny",
+        start: Start::New,
+        ranks: &Ranks::alone(),
+        stop: &AtomicBool::new(false),
+        on_start: &mut |_| {},
+        on_event: &mut |event| {
+            if let Event::Progress(progress) = event {
+                told.push(progress);
+            }
+        },
+    })
+    .unwrap();
+    told
+}
+
+#[test]
+fn both_steps_see_augmented_images_and_new_ones_each_time() {
+    let whole = ticks(&[&FROZEN[..], &["train.augment.kind=none"]].concat());
+    let augmented = ticks(&[&FROZEN[..], &["train.augment.probability=1"]].concat());
+    // G's step; D's real images; D's fakes.
+    for key in ["Loss/G", "Logits/real", "Logits/fake"] {
+        assert_ne!(number(&whole[0], key, "mean"), number(&augmented[0], key, "mean"), "{key}");
+        assert!(number(&whole[0], key, "std") > 1e-6, "{key} is the same in every step: {:?}", whole[0]);
+    }
+}
+
+#[test]
+fn the_schedule_holds_for_both_networks() {
+    for network in ["generator", "discriminator"] {
+        let frozen = weights(&["train.generator.lr=1e-30", "train.discriminator.lr=1e-30"], network);
+        let early = weights(&["train.schedule.warmup_kimg=1e6"], network);
+        let usual = weights(&[], network);
+        assert!(apart(&frozen, &early) < 1e-6, "{network}: {}", apart(&frozen, &early));
+        assert!(apart(&frozen, &usual) > 1e-2, "{network}: {}", apart(&frozen, &usual));
+    }
+}
+
+/// With a large epsilon Adam's step is proportional to the gradient: a part that is lost or weighs too much shows.
+#[test]
+fn a_batch_in_parts_is_the_batch_in_one() {
+    // LeCam's averages follow every part.
+    let plain = [
+        "train.penalty.lecam=0",
+        "train.penalty.r1_gamma=0.1",
+        "train.generator.eps=0.1",
+        "train.discriminator.eps=0.1",
+        "train.generator.lr=0.01",
+        "train.discriminator.lr=0.01",
+    ];
+    let frozen = ["train.generator.lr=1e-30", "train.discriminator.lr=1e-30"];
+    for network in ["generator", "discriminator"] {
+        let one = weights(&plain, network);
+        let parts = weights(&[&plain[..], &["train.accumulate=2"]].concat(), network);
+        let moved = apart(&one, &weights(&[&plain[..], &frozen].concat(), network));
+        assert!(moved > 1e-2, "{network} hardly moved: {moved}");
+        // Sums of f32 in another order, through 16 steps.
+        assert!(apart(&one, &parts) < 1e-4 * moved, "{network}: {} of {moved}", apart(&one, &parts));
+    }
+}
+
+#[test]
+fn a_lazy_penalty_makes_up_for_its_absence_with_its_weight() {
+    let dir = tempfile::tempdir().unwrap();
+    let penalties = [
+        "train.penalty.lecam=0",
+        "train.penalty.r1_gamma=0.5",
+        "train.penalty.r2_gamma=0.25",
+        "train.penalty.interval=4",
+        "train.kimg=0.008",
+        "train.tick_kimg=0.004",
+    ];
+    let config = tiny(&penalties);
+    let told = steps(&config, dir.path());
+    let run = resume_point(dir.path(), "latest").unwrap().run;
+    let lines = statistics(&run);
+    let mean = |line: usize, key: &str| number(&lines[line], key, "mean");
+    let due = mean(0, "Loss/D") + 4.0 * (0.5 * mean(0, "Loss/R1") + 0.25 * mean(0, "Loss/R2"));
+    assert!((told[0].discriminator_loss - due).abs() < 1e-5, "{} {due}", told[0].discriminator_loss);
+    assert!(due - mean(0, "Loss/D") > 1e-4, "the penalties are too small to tell: {lines:?}");
+    assert!((told[1].discriminator_loss - mean(1, "Loss/D")).abs() < 1e-5, "{told:?}");
+    assert!(!lines[1].contains_key("Loss/R1"), "{lines:?}");
+}
