@@ -3,25 +3,58 @@
 
 use std::collections::BTreeSet;
 
-use super::comparison::{ArmResult, Comparison};
+use super::comparison::{ArmResult, Comparison, RunResult};
 use super::headline::best_two;
 use super::statistics::{Estimate, spread};
 
 /// Standard errors of a score below which a scatter over seeds says little of what other images would give.
 const STEADY: f64 = 1.5;
 
+/// A number of a run that arms are compared by.
+struct Figure {
+    /// What is added to the sentence.
+    of: &'static str,
+    value: fn(&RunResult) -> f64,
+    /// Its standard error, from those of the run's scores.
+    error: fn(&RunResult, (f64, f64)) -> Option<f64>,
+}
+
+const FIGURES: [Figure; 2] = [
+    Figure { of: "", value: |run| run.last, error: |run, _| *run.standard_errors.last()? },
+    Figure { of: " in the mean over the range", value: |run| run.area, error: error_of_mean },
+];
+
+/// The standard error of a mean over the range if the scores' errors are independent, so at least this: part of each is that of the real
+/// images, which all share.
+fn error_of_mean(run: &RunResult, (from, to): (f64, f64)) -> Option<f64> {
+    let scores = run.points.iter().zip(&run.standard_errors).filter(|((x, _), _)| (from..=to).contains(x));
+    let scores: Vec<(f64, f64)> = scores.map(|((x, _), error)| Some((*x, (*error)?))).collect::<Option<_>>()?;
+    let at = |index: usize| scores.get(index.min(scores.len() - 1)).map_or(0.0, |score| score.0);
+    let weighed =
+        scores.iter().enumerate().map(|(i, score)| (at(i + 1) - at(i.saturating_sub(1))) / 2.0 * score.1);
+    let sum: f64 = weighed.map(|error| error * error).sum();
+    let width = scores.last()?.0 - scores.first()?.0;
+    (width > 0.0).then(|| sum.sqrt() / width)
+}
+
 /// What is to be said where scores scatter less over seeds than other images would let them.
 pub(super) fn remarks(comparison: &Comparison) -> Vec<String> {
+    FIGURES.iter().flat_map(|figure| of_figure(comparison, figure)).collect()
+}
+
+fn of_figure(comparison: &Comparison, figure: &Figure) -> Vec<String> {
     let same = if comparison.higher_is_better {
         "all runs are tested on the same images: test on more, if there are (`data.max_test`)"
     } else {
         "all runs are scored against the same real images: take more (`nestgen score --images`)"
     };
-    let arms = comparison.arms.iter().filter(|arm| arm.is_steadier_than_its_scores());
+    let range = comparison.range;
+    let arms = comparison.arms.iter().filter(|arm| figure.is_steadier_than_scores(arm, range));
     let arms: Vec<String> = arms.map(|arm| arm.name.clone()).collect();
     let named = |name: &str| comparison.arms.iter().find(|arm| arm.name == name);
     let tests = comparison.tests.iter().filter_map(|test| Some([named(&test.arm)?, named(&test.against)?]));
-    let pairs = tests.chain(best_two(comparison)).filter(|[a, b]| a.differs_steadier_than_scores(b));
+    let pairs =
+        tests.chain(best_two(comparison)).filter(|[a, b]| figure.differs_steadier_than_scores(a, b, range));
     // A pair may be there twice, either way round.
     let pairs: BTreeSet<[&str; 2]> = pairs
         .map(|[a, b]| if a.name < b.name { [a, b] } else { [b, a] }.map(|arm| arm.name.as_str()))
@@ -30,39 +63,41 @@ pub(super) fn remarks(comparison: &Comparison) -> Vec<String> {
     let said = [(arms, "seeds of", "±"), (pairs, "differences between", "p")];
     let said = said.into_iter().filter(|(names, ..)| !names.is_empty());
     said.map(|(names, what, small)| {
-        let names = names.join("; ");
+        let (names, of) = (names.join("; "), figure.of);
         format!(
-            "{what} {names} scatter less than 1.5 standard errors would, so {small} is too small there; {same}"
+            "{what} {names} scatter less{of} than 1.5 standard errors would, so {small} is too small there; {same}"
         )
     })
     .collect()
 }
 
-impl ArmResult {
-    /// Whether its final scores differ by less than 1.5 standard errors of a score. Part of that error is the real images', which all
-    /// runs share.
-    fn is_steadier_than_its_scores(&self) -> bool {
-        let last: Vec<f64> = self.runs.iter().map(|run| run.last).collect();
-        self.standard_error().zip(spread(&last)).is_some_and(|(error, spread)| spread < STEADY * error)
+impl Figure {
+    /// Whether an arm's seeds differ by less than 1.5 standard errors. Part of that error is the real images', which all runs share.
+    fn is_steadier_than_scores(&self, arm: &ArmResult, range: (f64, f64)) -> bool {
+        let values: Vec<f64> = arm.runs.iter().map(self.value).collect();
+        self.standard_error(arm, range)
+            .zip(spread(&values))
+            .is_some_and(|(error, spread)| spread < STEADY * error)
     }
 
-    /// Whether final scores differ by less from those of `other`, seed by seed, than their errors would let two equal arms differ: a
-    /// paired test knows only how the differences scatter, which may be little although the seeds of either arm scatter much. Simulated
-    /// with two equal arms of three seeds and an error that all differences share, p is below 0.05 for 44 % where they scatter by 0.4 of
-    /// it, for 27 % at 0.65 and for 11 % at 1.5.
-    fn differs_steadier_than_scores(&self, other: &Self) -> bool {
+    /// Whether one arm differs from another, seed by seed, by less than their errors would let two equal arms differ: a paired test knows
+    /// only how the differences scatter, which may be little although the seeds of either arm scatter much. Simulated with two equal arms
+    /// of three seeds and an error that all differences share, p is below 0.05 for 44 % where they scatter by 0.4 of it, for 27 % at 0.65
+    /// and for 11 % at 1.5.
+    fn differs_steadier_than_scores(&self, arm: &ArmResult, other: &ArmResult, range: (f64, f64)) -> bool {
         let of_seed = |seed: i64| other.runs.iter().find(|run| run.seed == seed);
-        let differences = self.runs.iter().filter_map(|run| Some(run.last - of_seed(run.seed)?.last));
+        let differences =
+            arm.runs.iter().filter_map(|run| Some((self.value)(run) - (self.value)(of_seed(run.seed)?)));
         let differences: Vec<f64> = differences.collect();
-        match (self.standard_error(), other.standard_error(), spread(&differences)) {
+        match (self.standard_error(arm, range), self.standard_error(other, range), spread(&differences)) {
             (Some(own), Some(others), Some(spread)) => spread < STEADY * own.hypot(others),
             _ => false,
         }
     }
 
-    /// The standard error of a run's last score, in the mean over runs.
-    fn standard_error(&self) -> Option<f64> {
-        let errors = self.runs.iter().filter_map(|run| *run.standard_errors.last()?);
+    /// The standard error of a run's figure, in the mean over runs.
+    fn standard_error(&self, arm: &ArmResult, range: (f64, f64)) -> Option<f64> {
+        let errors = arm.runs.iter().filter_map(|run| (self.error)(run, range));
         let errors: Vec<f64> = errors.filter(|error| *error > 0.0).collect();
         Some(Estimate::of(&errors)?.mean)
     }

@@ -107,6 +107,15 @@ fn differences_that_hardly_scatter_are_not_trusted() {
     let text = said(&write(dir.path(), &recorded), &[]);
     assert!(text.contains("differences between a and b scatter less than 1.5 standard errors would"), "{text}");
     assert!(!text.contains("seeds of a"), "{text}");
+    assert!(
+        text.contains("differences between a and b scatter less in the mean over the range than 1.5"),
+        "{text}"
+    );
+    // Ways that differ from seed to seed, and ends that do not: p of the mean is trusted.
+    let ways = |kind, seed| Recorded { decay_kimg: [8.0, 30.0, 15.0][seed as usize], ..at(kind, 0.1, seed) };
+    let apart: Vec<Recorded> = (0..3).flat_map(|seed| [at("a", 0.1, seed), ways("b", seed)]).collect();
+    let text = said(&write(&dir.path().join("apart"), &apart), &[]);
+    assert!(!text.contains("in the mean over the range"), "{text}");
 }
 
 /// Scores of which more is better, in the place of the distances: one less each.
