@@ -138,7 +138,9 @@ impl Error {
                 "remove or replace the file; `nestgen data check` lists every bad file of the set, and `nestgen data pack \
                  --skip-bad` packs the others"
             }
-            Error::Pack { .. } => "write the pack again with `nestgen data pack`",
+            Error::Pack { .. } => {
+                "write the pack again with `nestgen data pack`; in others' files call the images `images`: u8 [N, 3, H, W] or [N, H, W, 3]"
+            }
             Error::MixedSizes { .. } => {
                 "give a resolution with --res, to which each image is cropped and resized"
             }

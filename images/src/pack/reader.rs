@@ -1,4 +1,4 @@
-//! Reads packs: ours, and HDF5 files of others with `images` u8 `[N, 3, H, W]` or `[N, H, W, 3]` and optional integer
+//! Reads packs: ours, and HDF5 files of others with `images` (or `imgs`) u8 `[N, 3, H, W]` or `[N, H, W, 3]` and optional integer
 //! `labels` `[N]`, contiguous or chunked, gzip and shuffle included. Only the rows asked for are read.
 
 use std::fs::File;
@@ -35,6 +35,9 @@ enum Rows {
     Chunked(ChunkedRows),
 }
 
+/// What the images are called: by us, and by BigGAN-PyTorch and StudioGAN.
+const IMAGES: [&str; 2] = ["images", "imgs"];
+
 /// Rows hashed at a time, by number and by size.
 const DIGEST_ROWS: usize = 256;
 const DIGEST_BYTES: usize = 16 << 20;
@@ -56,27 +59,27 @@ impl Pack {
         if length < expected {
             return Err(bad(format!("truncated: {length} bytes of {expected}")));
         }
-        let images = file.dataset("images").map_err(|e| bad(format!("no dataset `images`: {e}")))?;
+        let (name, images) = images(&file).map_err(bad)?;
         let shape = images.shape().map_err(broken)?;
         if images.dtype().map_err(broken)? != DType::U8 {
-            return Err(bad("`images` must hold 8-bit unsigned integers".into()));
+            return Err(bad(format!("`{name}` must hold 8-bit unsigned integers")));
         }
         let (count, height, width, channels_first) = match shape[..] {
             [n, 3, h, w] => (n, h, w, true),
             [n, h, w, 3] => (n, h, w, false),
-            _ => return Err(bad(format!("`images` must be [N, 3, H, W], got {shape:?}"))),
+            _ => return Err(bad(format!("`{name}` must be [N, 3, H, W] or [N, H, W, 3], got {shape:?}"))),
         };
         let pixels = height.saturating_mul(width);
         let claimed = pixels.saturating_mul(3).saturating_mul(count);
         if claimed == 0 || count > MAX_IMAGES || claimed / MAX_RATIO > length {
             return Err(bad(format!(
-                "`images` has the impossible shape {shape:?} for a file of {length} bytes"
+                "`{name}` has the impossible shape {shape:?} for a file of {length} bytes"
             )));
         }
         if pixels > limits.max_pixels {
             let limit = limits.max_pixels / 1_000_000;
             return Err(bad(format!(
-                "`images` has the shape {shape:?}, above the limit of {limit} megapixels"
+                "`{name}` has the shape {shape:?}, above the limit of {limit} megapixels"
             )));
         }
         let rows = rows(path, images, &shape)?;
@@ -192,6 +195,19 @@ fn read_names(names: &Dataset) -> std::result::Result<Vec<String>, String> {
         return Err(format!("`class_names` claims {bytes} bytes"));
     }
     names.read_string().map_err(text)
+}
+
+/// The dataset of images and its name.
+fn images(file: &hdf5::File) -> std::result::Result<(&'static str, Dataset), String> {
+    for name in IMAGES {
+        if let Some(found) = optional(file, name)? {
+            return Ok((name, found));
+        }
+    }
+    let names = file.root().datasets().unwrap_or_default();
+    let listed: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
+    let there = if listed.is_empty() { "none at its root".into() } else { listed.join(", ") };
+    Err(format!("no dataset `images`, but {there}"))
 }
 
 /// The dataset called `name`; `None` only where there is nothing of that name.

@@ -173,6 +173,20 @@ fn h5py_files_with_split_images_and_checksums_are_packs_too() {
     assert!(set.digest().is_ok());
 }
 
+/// BigGAN-PyTorch and StudioGAN write such files.
+#[test]
+fn images_may_be_called_imgs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ILSVRC.hdf5");
+    let mut bytes = std::fs::read(h5py_fixture("h5py_gzip.h5")).unwrap();
+    let at = bytes.windows(6).position(|window| window == b"images").unwrap();
+    bytes[at..at + 6].copy_from_slice(b"imgs\0\0");
+    std::fs::write(&path, bytes).unwrap();
+    let set = open(&path);
+    assert_eq!((set.len(), set.label(1)), (5, Some(1)));
+    assert_eq!(set.read_rgb(3).unwrap().data, h5py_pixels(3));
+}
+
 #[test]
 fn damaged_packs_are_errors_and_never_panics() {
     let dir = tempfile::tempdir().unwrap();
@@ -209,7 +223,7 @@ fn a_pack_of_other_things_says_what_is_missing() {
     builder.create_dataset("pictures").with_u8_data(&[1, 2, 3]);
     builder.write(&path).unwrap();
     let error = ImageSet::open(&path, &OpenOptions::default()).err().unwrap();
-    assert!(error.to_string().contains("no dataset `images`"), "{error}");
+    assert!(error.to_string().contains("no dataset `images`, but `pictures`"), "{error}");
 }
 
 #[test]
