@@ -138,6 +138,14 @@ impl ImageSet {
         }
     }
 
+    /// The file that image `i` is, where the set is a folder: its name may hold what people are not shown.
+    pub fn file(&self, i: usize) -> Option<&Path> {
+        match &self.kind {
+            Kind::Files { source, kept, .. } => source.file(*kept.get(i)?),
+            _ => None,
+        }
+    }
+
     /// Class of image `i`, an index into `class_names`; `None` in an unlabelled set.
     pub fn label(&self, i: usize) -> Option<u32> {
         self.labels.as_ref()?.get(i).copied()
@@ -146,6 +154,14 @@ impl ImageSet {
     /// Class names in label order; empty in an unlabelled set.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
+    }
+
+    /// The digest of the set that a pack was made of, where it says so.
+    pub fn packed_from(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Pack(pack) => pack.packed_from.as_deref(),
+            _ => None,
+        }
     }
 
     /// The split in use, where the set has splits and one was chosen.

@@ -46,6 +46,8 @@ pub struct ImageData {
     digest: String,
     /// Of the whole source, of which this may be a part.
     source_digest: String,
+    /// Of the set that a pack was made of.
+    packed_from: Option<String>,
 }
 
 enum Storage {
@@ -78,6 +80,7 @@ impl ImageData {
         let is_part = count < set.len();
         let digest = if is_part { digest_of_part(&whole, "drawn", count) } else { whole.clone() };
         let split = set.split().map(str::to_owned);
+        let packed_from = set.packed_from().map(str::to_owned);
         let (storage, part) = if needed <= options.memory_budget_bytes {
             (Storage::Memory(decode_all(&set, &chosen, options.res, progress)?), None)
         } else if set.is_pack() {
@@ -104,6 +107,7 @@ impl ImageData {
             description,
             digest,
             source_digest: whole,
+            packed_from,
         })
     }
 
@@ -143,6 +147,7 @@ impl ImageData {
             split: None,
             description,
             source_digest: digest.clone(),
+            packed_from: None,
             digest,
         })
     }
@@ -180,6 +185,7 @@ impl ImageData {
             description: format!("{}, {which}", self.description),
             digest: digest_of_part(&self.digest, which, images.len()),
             source_digest: self.source_digest.clone(),
+            packed_from: self.packed_from.clone(),
             part: Some(images.into_iter().map(|i| self.part.as_ref().map_or(i, |part| part[i])).collect()),
         }
     }
@@ -228,6 +234,11 @@ impl ImageData {
     /// SHA-256 (hex) of the source's content; of a part of it, of that and which part it is.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// SHA-256 of the set that a pack was made of, where it says so.
+    pub fn packed_from(&self) -> Option<&str> {
+        self.packed_from.as_deref()
     }
 
     /// SHA-256 (hex) of the whole source.

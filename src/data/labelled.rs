@@ -100,21 +100,26 @@ impl LabelledImages {
     #[must_use]
     pub fn fraction(&self, fraction: f64) -> Self {
         if fraction >= 1.0 {
-            return self.clone();
+            self.clone()
+        } else {
+            self.share(|of_class| (of_class as f64 * fraction).round() as usize)
         }
-        let classes = self.by_class("fraction").into_iter();
-        let some = classes.flat_map(|mut images| {
-            let count = (images.len() as f64 * fraction).round() as usize;
-            images.truncate(count.max(1));
-            images
-        });
-        self.of(some.collect())
     }
 
     /// At most `count` images, the same share of every class, at least one of each.
     #[must_use]
     pub fn at_most(&self, count: usize) -> Self {
-        if count >= self.len() { self.clone() } else { self.fraction(count as f64 / self.len().max(1) as f64) }
+        if count >= self.len() { self.clone() } else { self.share(|of_class| of_class * count / self.len()) }
+    }
+
+    /// Of every class as many as `count(len)` says, at least one.
+    fn share(&self, count: impl Fn(usize) -> usize) -> Self {
+        let classes = self.by_class("fraction").into_iter();
+        let some = classes.flat_map(|mut images| {
+            images.truncate(count(images.len()).max(1));
+            images
+        });
+        self.of(some.collect())
     }
 
     fn of(&self, mut indices: Vec<u32>) -> Self {
@@ -208,6 +213,8 @@ mod tests {
         assert!(small.indices().iter().all(|index| large.indices().contains(index)));
         assert!((0..12).all(|class| of_class(&small, class) == 2));
         assert_eq!((all.at_most(60).len(), all.at_most(1000).len()), (60, 240));
+        // Twenty of each class: 1.66 of them are one.
+        assert_eq!((all.at_most(20).len(), all.at_most(5).len()), (12, 12));
     }
 
     #[test]

@@ -95,3 +95,14 @@ pub fn likeliest(probabilities: &[f64], count: usize) -> Vec<usize> {
     classes.truncate(count);
     classes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_class_comes_first() {
+        assert_eq!(likeliest(&[0.1, 0.6, 0.1, 0.2], 3), [1, 3, 0]);
+        assert_eq!(likeliest(&[0.5, 0.5], 5), [0, 1]);
+    }
+}

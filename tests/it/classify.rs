@@ -32,13 +32,13 @@ const TINY: [&str; 12] = [
     "train.augment.erase_probability=0.5",
 ];
 
-fn tiny(more: &[&str]) -> ClassifyRunConfig {
+pub(crate) fn tiny(more: &[&str]) -> ClassifyRunConfig {
     let settings: Vec<_> = TINY.iter().chain(more).map(|text| Override::parse(text).unwrap()).collect();
     ClassifyRunConfig::of_model(model_preset("nest-xs", 32, 12).unwrap()).with("tiny", &settings).unwrap()
 }
 
 /// Trains; `stop_after` steps, if given, it is asked to stop.
-fn train(
+pub(crate) fn train(
     config: &ClassifyRunConfig,
     outdir: &Path,
     resume: Option<&str>,

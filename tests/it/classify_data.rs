@@ -61,6 +61,43 @@ fn held_out_images_stay_those_of_training() {
         &["set", "other images than the classifier was trained on"],
     );
     assert!(tested(&run, &["--split", "all"]).contains("images  41 of "));
+    // A pack of what was trained on holds those that were held out as well, in no order that can be told.
+    fs::remove_dir_all(&set).unwrap();
+    class_folders(&set, &["cat", "dog"], 0, 20);
+    let pack = dir.path().join("set.h5");
+    let out = nestgen(&["data", "pack", text(&set), text(&pack), "--res", "32"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let on_pack = ["classify", "eval", "--run", text(&run), "--data", text(&pack)];
+    refused(
+        &on_pack,
+        &["set.h5", "images that the classifier was trained on, and which of them were held out"],
+    );
+    assert!(tested(&run, &["--data", text(&pack), "--split", "all"]).contains("images  40 of "));
+    // A class without an image has no share.
+    let one = dir.path().join("one.h5");
+    let out = nestgen(&["data", "pack", text(&set), text(&one), "--res", "32", "--max-images", "1"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let out = nestgen(&[
+        "classify",
+        "eval",
+        "--run",
+        text(&run),
+        "--data",
+        text(&one),
+        "--split",
+        "all",
+        "--per-class",
+    ]);
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(said.matches("no image").count(), 1, "{said}");
+    // The other way round.
+    let (from_pack, _) = train(&pack, &dir.path().join("packed"), &[]);
+    assert!(tested(&from_pack, &[]).contains("images  4 of "));
+    refused(
+        &["classify", "eval", "--run", text(&from_pack), "--data", text(&set)],
+        &["which of them were held out"],
+    );
+    class_folders(&set, &["cat"], 30, 1);
     // A file of before this was recorded: what was held out if nothing has changed, and a word of doubt.
     let model = run.join("model_best.safetensors");
     let (mut metadata, weights) = tensors::read(&model).unwrap();
@@ -86,8 +123,22 @@ fn choices_are_made_on_the_validation_split_and_tested_on_the_test_split() {
     assert!(said.contains("16 images to train on, 6 to test on (val), 2 classes"), "{said}");
     assert!(tested(&run, &[]).ends_with("set (test)"), "{}", tested(&run, &[]));
     assert!(tested(&run, &["--split", "val"]).contains("images  6 of "));
+    // Where a split was for testing, nothing was held out of the training images.
+    let train_split = set.join("train");
+    let on_train = ["classify", "eval", "--run", text(&run), "--data", text(&train_split)];
+    refused(&on_train, &["images that the classifier was trained on, and none of them was held out"]);
     let (_, said) = train(&set, &dir.path().join("on-test"), &["--set", "data.test_split=test"]);
     assert!(said.contains("4 to test on (test)"), "{said}");
+    // The split that chose the epoch has not the last word.
+    let (run, said) = train(&set, &dir.path().join("on-val"), &["--set", "data.test_split=val"]);
+    assert!(said.contains("6 to test on (val)") && tested(&run, &[]).ends_with("set (test)"), "{said}");
+    // As many as in training are enough there, not of what is named.
+    let (run, said) = train(&set, &dir.path().join("few"), &["--set", "data.max_test=2"]);
+    assert!(said.contains("2 to test on (val)"), "{said}");
+    assert!(
+        tested(&run, &[]).contains("images  2 of ")
+            && tested(&run, &["--split", "val"]).contains("images  6 of ")
+    );
     // Test images without classes, as competitions give them.
     let loose = dir.path().join("loose");
     fs::rename(set.join("test/cat"), &loose).unwrap();

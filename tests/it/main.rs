@@ -3,6 +3,7 @@
 mod bad_input;
 mod classify;
 mod classify_data;
+mod classify_steps;
 mod cli;
 mod compare;
 mod data;

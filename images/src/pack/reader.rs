@@ -24,6 +24,8 @@ pub(crate) struct Pack {
     pub(crate) labels: Option<Vec<u32>>,
     pub(crate) class_names: Vec<String>,
     pub(crate) split: Option<String>,
+    /// The digest of the set that it was packed from, if it says so.
+    pub(crate) packed_from: Option<String>,
 }
 
 enum Rows {
@@ -92,9 +94,9 @@ impl Pack {
         let class_names = class_names.iter().map(|name| name.trim_end_matches('\0').to_owned()).collect();
         let class_names = names_of_all(class_names, labels.as_deref().unwrap_or_default()).map_err(bad)?;
         let attributes = file.root().attrs().map_err(broken)?;
-        let split = match attributes.get("split") {
+        let text = |key: &str| match attributes.get(key) {
             Some(AttrValue::String(text) | AttrValue::AsciiString(text)) => {
-                Some(text.trim_end_matches('\0').to_owned())
+                Some(text.trim_end_matches('\0').to_owned()).filter(|text| !text.is_empty())
             }
             _ => None,
         };
@@ -107,7 +109,8 @@ impl Pack {
             channels_first,
             labels,
             class_names,
-            split: split.filter(|text| !text.is_empty()),
+            split: text("split"),
+            packed_from: text("source_digest"),
         })
     }
 

@@ -135,6 +135,14 @@ impl Source {
         Ok(source)
     }
 
+    /// The file of entry `at` of a folder.
+    pub(crate) fn file(&self, at: usize) -> Option<&Path> {
+        match &self.entries.get(at)?.at {
+            Location::Path(path) => Some(path),
+            _ => None,
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

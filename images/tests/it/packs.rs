@@ -173,6 +173,27 @@ fn h5py_files_with_split_images_and_checksums_are_packs_too() {
     assert!(set.digest().is_ok());
 }
 
+#[test]
+fn labels_stay_with_their_images_where_others_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("set");
+    let images = [
+        ("ant/1.png", make::png(16, 16, 1)[..40].to_vec()),
+        ("ant/2.png", make::png(16, 16, 2)),
+        ("bee/3.png", make::png(16, 16, 3)),
+        ("cow/4.png", make::png(16, 16, 4)),
+        ("cow/5.png", make::png(16, 16, 5)),
+    ];
+    make::write_folder(&root, &images);
+    let target = dir.path().join("out.h5");
+    pack(&open(&root), &target, &PackOptions { skip_bad: true, ..Default::default() }).unwrap();
+    let packed = open(&target);
+    for (i, (label, salt)) in [(0, 2), (1, 3), (2, 4), (2, 5)].into_iter().enumerate() {
+        assert_eq!(packed.label(i), Some(label));
+        assert_eq!(packed.read_rgb(i).unwrap().data, make::picture(16, 16, salt).into_raw(), "image {i}");
+    }
+}
+
 /// BigGAN-PyTorch and StudioGAN write such files.
 #[test]
 fn images_may_be_called_imgs() {

@@ -116,12 +116,12 @@ fn images_to_test(
         }
         .into());
     }
-    let digest = trained.data_digest.as_deref();
+    let trained_on = trained.trained_on.as_ref();
     let bar = ui::progress_bar("reading images", 0);
     let opened = config.open_to_test(
         trained.config.model.resolution(),
         args.split.as_deref(),
-        digest,
+        trained_on,
         &|done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
@@ -132,17 +132,25 @@ fn images_to_test(
     let (images, tested) = opened?;
     let same_place = config.path == trained.config.data.path;
     // A file of before, and timm's, do not tell; of timm's nobody thinks that it was trained on these.
-    let untold = digest.is_none() && !trained.class_names.is_empty();
+    let untold = trained_on.is_none() && !trained.class_names.is_empty();
     let images = match tested {
-        Tested::Whole if args.data.is_none() && digest.is_some() => {
-            return Err(Error::Usage {
-            message: format!(
-                "`{}` holds other images than the classifier was trained on: which of them were held out cannot be told",
-                config.path
-            ),
-            hint: Some("name images to test on with --data, or all of these with --split all".into()),
+        Tested::Whole if args.data.is_none() && trained_on.is_some() => {
+            return Err(unsuited(
+                config,
+                "holds other images than the classifier was trained on: which of them were held out cannot be told",
+            ));
         }
-        .into());
+        Tested::TrainedOn => {
+            let held_out = trained_on.is_some_and(|trained_on| trained_on.held_out);
+            let why = if held_out {
+                "which of them were held out cannot be told"
+            } else {
+                "none of them was held out"
+            };
+            return Err(unsuited(
+                config,
+                &format!("holds images that the classifier was trained on, and {why}"),
+            ));
         }
         Tested::Whole if untold => {
             ui::warn("the classifier does not say which images it was trained on: some may be among these");
@@ -151,18 +159,33 @@ fn images_to_test(
         }
         _ => images,
     };
-    Ok(if config.max_test > 0 { images.at_most(config.max_test) } else { images })
+    // How many are enough in training says nothing of images that are named.
+    let as_in_training = args.data.is_none() && args.split.is_none() && config.max_test > 0;
+    Ok(if as_in_training { images.at_most(config.max_test) } else { images })
+}
+
+fn unsuited(config: &ClassDataConfig, why: &str) -> anyhow::Error {
+    Error::Usage {
+        message: format!("`{}` {why}", config.path),
+        hint: Some("name images to test on with --data, or all of these with --split all".into()),
+    }
+    .into()
 }
 
 fn per_class(tested: &Evaluation, names: &[String]) -> std::io::Result<()> {
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     for (class, row) in tested.confusion.iter().enumerate() {
-        let (total, right) = (row.iter().sum::<u32>().max(1), row.get(class).copied().unwrap_or(0));
+        let name = names.get(class).map_or("", |n| n);
+        let (total, right) = (row.iter().sum::<u32>(), row.get(class).copied().unwrap_or(0));
+        if total == 0 {
+            ui::result_line(&format!("{name:<width$}      -    no image"))?;
+            continue;
+        }
         let others = row.iter().enumerate().filter(|&(answer, &n)| answer != class && n > 0);
         let most = others.max_by_key(|&(_, n)| n).and_then(|(answer, n)| Some((names.get(answer)?, n)));
         let taken = most.map_or(String::new(), |(name, n)| format!("  most often taken for {name} ({n})"));
         let share = 100.0 * f64::from(right) / f64::from(total);
-        ui::result_line(&format!("{:<width$}  {share:5.1} %{taken}", names.get(class).map_or("", |n| n)))?;
+        ui::result_line(&format!("{name:<width$}  {share:5.1} %{taken}"))?;
     }
     Ok(())
 }

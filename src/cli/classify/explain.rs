@@ -395,3 +395,67 @@ impl Tally {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nestgen::explain::cam::Heat;
+    use nestgen::explain::gradcat::{Node, Traversal};
+
+    use super::*;
+
+    #[test]
+    fn shares_count_what_they_are_called() {
+        let part = |left, top, right, bottom| BoundingBox { left, top, right, bottom };
+        let root = Node { level: 2, region: part(0.0, 0.0, 1.0, 1.0), values: [0.0; 4], chosen: 3 };
+        // The leaf: 0.5 to 0.75 both ways.
+        let next = Node { level: 1, region: root.quarter(3), values: [0.0; 4], chosen: 0 };
+        // The peak far from the object, the middle of the part on it.
+        let mut heat = Heat { side: 4, values: vec![0.0; 16] };
+        heat.values[0] = 1.0;
+        let traversal = Traversal { class: 1, logit: 0.0, nodes: vec![root, next] };
+        let explanation = Explanation { class: 1, probability: 0.9, traversal, heat };
+        let found = HotPart { bounds: part(0.55, 0.55, 0.7, 0.75), middle: (0.6, 0.6) };
+        let image = Image::at("a.png".into());
+        let one = |truth, given| One {
+            image: &image,
+            bytes: Vec::new(),
+            res: 32,
+            probabilities: vec![0.1, 0.9],
+            truth: Some(truth),
+            given: Some(given),
+            explained: vec![(explanation.clone(), found)],
+        };
+        let shares_of = |boxes: &[BoundingBox]| {
+            let mut tally = Tally::default();
+            boxes.iter().for_each(|given| tally.add(&one(1, *given)));
+            // Wrong: counted, not measured.
+            tally.add(&one(0, part(0.0, 0.0, 1.0, 1.0)));
+            assert_eq!(
+                (tally.images, tally.labelled, tally.right),
+                (boxes.len() + 1, boxes.len() + 1, boxes.len())
+            );
+            assert_eq!(tally.measured, boxes.len());
+            tally.shares()
+        };
+        let small = [
+            ("mean_iou", 75.0),
+            ("iou_at_least_half", 100.0),
+            ("cam_peak_in_box", 0.0),
+            ("cam_middle_in_box", 100.0),
+            ("cam_peak_by_chance", 6.25),
+            ("cam_middle_by_chance", 2.25),
+            ("middle_of_picture_in_box", 0.0),
+            ("gradcat_leaf_in_box", 100.0),
+            ("gradcat_leaf_by_chance", 6.25),
+            ("gradcat_leaf_around_middle", 100.0),
+            ("gradcat_leaf_around_middle_by_chance", 6.25),
+        ];
+        for ((name, share), (key, due)) in shares_of(&[part(0.55, 0.55, 0.7, 0.7)]).into_iter().zip(small) {
+            assert!(name == key && (share - due).abs() < 1e-3, "{name} is {share}, {key} should be {due}");
+        }
+        // The leaf's centre is in this box, whose own is outside of the leaf.
+        let shares = shares_of(&[part(0.6, 0.6, 1.0, 1.0)]);
+        let share = |key: &str| shares.iter().find(|(name, _)| *name == key).unwrap().1;
+        assert_eq!((share("gradcat_leaf_in_box"), share("gradcat_leaf_around_middle")), (100.0, 0.0));
+    }
+}

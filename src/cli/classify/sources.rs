@@ -20,6 +20,11 @@ pub(super) struct Image {
 }
 
 impl Image {
+    /// A file that nobody says more of.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { name: path.display().to_string(), path, class: None }
+    }
+
     /// Decodes it under the usual limits.
     pub(super) fn read(&self) -> Result<RgbImage8> {
         let limits = Limits::default();
@@ -61,17 +66,17 @@ impl Image {
 /// A path that is not there; a folder without images.
 pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>> {
     let mut images = Vec::new();
-    let image = |path: PathBuf, class| Image { name: path.display().to_string(), path, class };
     for path in paths {
         if !path.is_dir() {
             std::fs::metadata(path).map_err(Error::io("read", path))?;
-            images.push(image(path.clone(), None));
+            images.push(Image::at(path.clone()));
             continue;
         }
         let options = OpenOptions { split: Some("all".into()), ..OpenOptions::default() };
         let set = ImageSet::open(path, &options)?;
         let class = |i| set.class_names().get(set.label(i)? as usize).cloned();
-        images.extend((0..set.len()).map(|i| image(path.join(set.name(i).as_ref()), class(i))));
+        let file = |i| set.file(i).map_or_else(|| path.join(set.name(i).as_ref()), Path::to_path_buf);
+        images.extend((0..set.len()).map(|i| Image { class: class(i), ..Image::at(file(i)) }));
     }
     Ok(images)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use nestgen_images::{OpenOptions, is_training_split};
 use serde::{Deserialize, Serialize};
 
+use super::model::TrainedOn;
 use crate::config::run::name_of_images;
 use crate::data::{ImageData, LabelledImages, LoadOptions, TEST_SPLITS, VALIDATION_SPLITS, labelled_split};
 use crate::error::{Error, Result};
@@ -159,7 +160,7 @@ impl ClassDataConfig {
     }
 
     /// The images to test a finished classifier on: those of `split`, or else of the source's test or validation split; of a source
-    /// without either, all, or, if the classifier was `trained_on` images of this digest, those that were held out.
+    /// without either, all, or, if the classifier was `trained_on` them, those that were held out.
     ///
     /// # Errors
     /// What reading images can meet; a set without classes.
@@ -167,7 +168,7 @@ impl ClassDataConfig {
         &self,
         res: usize,
         split: Option<&str>,
-        trained_on: Option<&str>,
+        trained_on: Option<&TrainedOn>,
         progress: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<(LabelledImages, Tested)> {
         if self.path.is_empty() {
@@ -175,18 +176,28 @@ impl ClassDataConfig {
             return Ok((LabelledImages::all(Arc::new(scenes))?, Tested::Split));
         }
         let chosen = Some(self.test_split.as_str()).filter(|name| !name.is_empty());
-        let split = match split.or(chosen) {
-            None => labelled_split(Path::new(&self.path), &[TEST_SPLITS, VALIDATION_SPLITS].concat())?,
+        let path = Path::new(&self.path);
+        // What was tested on while training chose the epoch that is kept: not the last word where there is another.
+        let split = match split {
+            None => match (labelled_split(path, TEST_SPLITS)?, chosen) {
+                (None, None) => labelled_split(path, VALIDATION_SPLITS)?,
+                (found, chosen) => found.or(chosen),
+            },
             named => named,
         };
         let images = self.read(res, split, progress)?;
         if split.is_some() {
             return Ok((images, Tested::Split));
         }
-        if trained_on.is_some_and(|digest| digest == images.data().digest()) {
-            return Ok((images.hold_out(self.hold_out)?.1, Tested::HeldOut));
+        match trained_on {
+            Some(trained_on) if trained_on.held_out && trained_on.is(images.data()) => {
+                Ok((images.hold_out(self.hold_out)?.1, Tested::HeldOut))
+            }
+            Some(trained_on) if trained_on.is_packed_in_or_from(images.data()) => {
+                Ok((images, Tested::TrainedOn))
+            }
+            _ => Ok((images, Tested::Whole)),
         }
-        Ok((images, Tested::Whole))
     }
 
     fn read(
@@ -210,6 +221,8 @@ pub enum Tested {
     HeldOut,
     /// All of it.
     Whole,
+    /// All of it, among which are images that were trained on.
+    TrainedOn,
 }
 
 /// A folder beside the classes' folders that holds nothing, or images of another format, is a class that somebody meant.

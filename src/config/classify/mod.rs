@@ -7,7 +7,7 @@ mod model;
 
 pub use data::{ClassData, ClassDataConfig, Tested};
 pub use launch::{Launch, launch, refuse_misfits};
-pub use model::{Trained, model_names, model_preset, newest_model, read_timm, read_trained};
+pub use model::{Trained, TrainedOn, model_names, model_preset, newest_model, read_timm, read_trained};
 
 use std::path::Path;
 

@@ -6,11 +6,12 @@ use candle_core::{DType, Device};
 
 use super::ClassifyRunConfig;
 use crate::config::overrides::nearest;
+use crate::data::ImageData;
 use crate::error::{Error, Result};
 use crate::models::{Classifier, ClassifierConfig, nest, vit};
 use crate::nn::{Aggregation, AttentionKind, Builder, LoadError};
-use crate::train::classify::{DATA_DIGEST, MODEL_BEST, model_metadata};
-use crate::train::tensors;
+use crate::train::classify::{DATA_DIGEST, MODEL_BEST, PACKED_FROM, TEST_DIGEST, model_metadata};
+use crate::train::tensors::{self, Metadata};
 
 const NAMES: [&str; 7] = ["nest-xs", "nest-t", "nest-s", "nest-b", "vit-xs", "vit-t", "vit-s"];
 
@@ -98,8 +99,39 @@ pub struct Trained {
     pub config: ClassifyRunConfig,
     /// Class names in label order; empty if the file does not tell.
     pub class_names: Vec<String>,
-    /// The digest of the images it was trained on; `None` if the file does not tell.
-    pub data_digest: Option<String>,
+    /// The images it was trained on; `None` if the file does not tell.
+    pub trained_on: Option<TrainedOn>,
+}
+
+/// Which images a classifier was trained on.
+#[derive(Clone, Debug)]
+pub struct TrainedOn {
+    digest: String,
+    /// The digest of the set that their pack was made of.
+    packed_from: Option<String>,
+    /// Whether the images it was tested on were held out of the same set: not so where the set has a split for them.
+    pub held_out: bool,
+}
+
+impl TrainedOn {
+    fn of(metadata: &Metadata) -> Option<Self> {
+        let digest = metadata.get(DATA_DIGEST)?.clone();
+        // Files of before the test images were recorded do not tell: most sets have no splits.
+        let held_out = metadata.get(TEST_DIGEST).is_none_or(|tested| *tested == digest);
+        Some(Self { packed_from: metadata.get(PACKED_FROM).cloned(), digest, held_out })
+    }
+
+    /// Whether these are the images, in their order.
+    pub fn is(&self, images: &ImageData) -> bool {
+        images.digest() == self.digest
+    }
+
+    /// Whether these are the images, or some of them, in a pack or out of one.
+    pub fn is_packed_in_or_from(&self, images: &ImageData) -> bool {
+        let theirs = [Some(images.digest()), images.packed_from()];
+        let ours = [Some(self.digest.as_str()), self.packed_from.as_deref()];
+        ours.iter().flatten().any(|digest| theirs.contains(&Some(*digest)))
+    }
 }
 
 /// ImageNet's mean and standard deviation, by which timm's NesTs see images (`nest.py`, `_cfg`).
@@ -128,7 +160,7 @@ pub fn read_trained(path: &Path) -> Result<Trained> {
         hint: Some("the file is damaged: take another".into()),
     })?;
     fill(path, &classifier, tensors)?;
-    Ok(Trained { classifier, config, class_names, data_digest: metadata.get(DATA_DIGEST).cloned() })
+    Ok(Trained { classifier, config, class_names, trained_on: TrainedOn::of(&metadata) })
 }
 
 /// Reads weights that timm saved (or we did) into a model of this shape. Images are to be normalised as the file says, or by
@@ -149,7 +181,7 @@ pub fn read_timm(path: &Path, config: &ClassifierConfig) -> Result<Trained> {
         (None, ClassifierConfig::Nest(_)) => (config.data.mean, config.data.std) = IMAGENET,
         (None, ClassifierConfig::Vit(_)) => {}
     }
-    Ok(Trained { classifier, config, class_names, data_digest: metadata.get(DATA_DIGEST).cloned() })
+    Ok(Trained { classifier, config, class_names, trained_on: TrainedOn::of(&metadata) })
 }
 
 fn fill(path: &Path, classifier: &Classifier, tensors: tensors::NamedTensors) -> Result<()> {

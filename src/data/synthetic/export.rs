@@ -87,6 +87,15 @@ mod tests {
         assert_eq!(pixels, render(3, 12, 16).pixels, "balloon/000012.png is the second by name");
         let table = std::fs::read_to_string(folder.join("objects.csv")).unwrap();
         assert_eq!(table.lines().count(), 25);
+        for line in table.lines().skip(1) {
+            let (name, corners) = line.split_once(',').unwrap();
+            let index: u64 = Path::new(name).file_stem().unwrap().to_str().unwrap().parse().unwrap();
+            let object = render(3, index, 16).object;
+            let due =
+                [object.left, object.top, object.right, object.bottom].map(|share| (share * 16.0).round());
+            let corners: Vec<f32> = corners.split(',').map(|number| number.parse().unwrap()).collect();
+            assert_eq!(corners, due, "{name}");
+        }
         let error = write_pngs(&folder, render, 3, 24, 16, &|_, _| true).unwrap_err();
         assert!(error.to_string().contains("not empty"), "{error}");
     }

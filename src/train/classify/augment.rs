@@ -242,6 +242,30 @@ mod tests {
     }
 
     #[test]
+    fn a_random_part_is_inside_as_large_as_it_must_be_and_anywhere() {
+        // Red tells the column, green the row.
+        let pixels: Vec<u8> = (0..32 * 32).flat_map(|i| [(i % 32 * 8) as u8, (i / 32 * 8) as u8, 9]).collect();
+        let crop = augment(AugmentConfig { crop_area: 0.25, ..OFF });
+        let (mut lefts, mut least) = (Vec::new(), f32::INFINITY);
+        for epoch in 0..200 {
+            let mut out = Vec::new();
+            crop.append(epoch, 0, &pixels, &mut out);
+            let byte = |x: usize, y: usize, c: usize| (out[(y * 32 + x) * 3 + c] * 0.5 + 0.5) * 255.0;
+            let at = |x: usize, y: usize, c: usize| byte(x, y, c) / 8.0;
+            let blue = (0..1024).map(|i| byte(i % 32, i / 32, 2));
+            assert!(blue.into_iter().all(|blue| (blue - 9.0).abs() < 1e-3), "something came from outside");
+            // Between pixels that no edge clamps: 16 columns are half of the part.
+            let (width, height) = ((at(24, 9, 0) - at(8, 9, 0)) * 2.0, (at(9, 24, 1) - at(9, 8, 1)) * 2.0);
+            let (area, aspect) = (width * height / 1024.0, width / height);
+            assert!((0.22..=1.03).contains(&area) && (0.70..=1.43).contains(&aspect), "{width} x {height}");
+            least = least.min(area);
+            lefts.push(at(16, 16, 0) - width / 2.0);
+        }
+        assert!(least < 0.4, "no small part: {least}");
+        assert!(lefts.iter().any(|&left| left < 2.0) && lefts.iter().any(|&left| left > 8.0), "{lefts:?}");
+    }
+
+    #[test]
     fn an_image_depends_on_seed_epoch_and_index_alone() {
         let config = AugmentConfig { crop_area: 0.3, erase_probability: 1.0, ..AugmentConfig::default() };
         let first = of(config, 4, 7);

@@ -26,8 +26,12 @@ const COLUMNS: usize = 8;
 /// The format tag of saved classifiers.
 pub const FORMAT: &str = "nestgen classifier 1";
 
-/// Where a saved classifier says which images it was trained on.
+/// Where a saved classifier says which images it was trained on: their digest.
 pub const DATA_DIGEST: &str = "data_digest";
+/// The digest of the set that their pack was made of.
+pub const PACKED_FROM: &str = "packed_from";
+/// Where it says which images it was tested on: those of the same digest were held out of the set.
+pub const TEST_DIGEST: &str = "test_digest";
 
 /// The tensors of a state.
 pub const TENSOR_FILES: [&str; 2] = ["classifier", "adam"];
@@ -223,8 +227,9 @@ impl Training<'_> {
 
     fn write_model(&self, tested: &Evaluation, of: u64) -> Result<()> {
         let model = self.ema.as_ref().unwrap_or(&self.classifier);
-        let classes = serde_json::json!(self.session.train.data().class_names()).to_string();
-        let metadata = Metadata::from([
+        let data = self.session.train.data();
+        let classes = serde_json::json!(data.class_names()).to_string();
+        let mut metadata = Metadata::from([
             ("format".into(), FORMAT.into()),
             ("weights".into(), if self.ema.is_some() { "ema" } else { "raw" }.into()),
             ("epoch".into(), self.position.epoch.to_string()),
@@ -233,9 +238,11 @@ impl Training<'_> {
                 format!("top-1 {:.2} % of {} images, best of {of} tests", tested.top1, tested.count),
             ),
             ("classes".into(), classes),
-            (DATA_DIGEST.into(), self.session.train.data().digest().to_owned()),
+            (DATA_DIGEST.into(), data.digest().to_owned()),
+            (TEST_DIGEST.into(), self.session.test.data().digest().to_owned()),
             ("config".into(), self.session.config_text.to_owned()),
         ]);
+        metadata.extend(data.packed_from().map(|digest| (PACKED_FROM.into(), digest.to_owned())));
         let path = self.session.folder.file(MODEL_BEST);
         let tensors = model.timm_tensors()?;
         crate::train::files::write_atomic(&path, |file| tensors::write(file, &metadata, &tensors))

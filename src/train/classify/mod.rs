@@ -8,4 +8,7 @@ pub mod rand_augment;
 pub mod settings;
 pub mod training;
 
-pub use epoch::{DATA_DIGEST, FORMAT, MODEL_BEST, SUMMARY, TENSOR_FILES, TENSOR_FILES_EMA, model_metadata};
+pub use epoch::{
+    DATA_DIGEST, FORMAT, MODEL_BEST, PACKED_FROM, SUMMARY, TENSOR_FILES, TENSOR_FILES_EMA, TEST_DIGEST,
+    model_metadata,
+};
