@@ -127,6 +127,21 @@ mod tests {
     }
 
     #[test]
+    fn features_of_another_set_network_rule_or_layer_are_others() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        store(folder.path(), &key(3), &Features { dims: 3, data: vec![0.5, -1.0, 2.0] }).expect("stored");
+        for other in [
+            Key { images: "a2".into(), ..key(3) },
+            Key { extractor: "b3".into(), ..key(3) },
+            Key { resize: "tf1".into(), ..key(3) },
+            key(4),
+        ] {
+            assert_ne!(other.path(folder.path()), key(3).path(folder.path()), "{other:?}");
+            assert!(load(folder.path(), &other).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
     fn writers_at_the_same_time_leave_one_whole_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let features = Features { dims: 50, data: (0..5000).map(|i| i as f32).collect() };

@@ -195,6 +195,17 @@ mod tests {
     }
 
     #[test]
+    fn subsets_estimate_what_the_whole_does() {
+        let (x, y) = (noise(1, 40, 4, 0.0), noise(2, 40, 4, 0.3));
+        let whole = kid(&x, &y).expect("enough images");
+        let all = kid_subsets(&x, &y, 1, 40, 0).expect("enough images");
+        assert!((all.mean - whole.value).abs() < 1e-12 && all.standard_deviation == 0.0, "{all:?}");
+        let many = kid_subsets(&x, &y, 200, 20, 0).expect("enough images");
+        let error = many.standard_deviation / 200_f64.sqrt();
+        assert!(error > 0.0 && (many.mean - whole.value).abs() < 4.0 * error, "{many:?} {whole:?}");
+    }
+
+    #[test]
     fn the_jackknife_is_the_spread_over_repeats() {
         // 200 repeats give the spread itself to 5 %; the mean jackknife error must be near it.
         let repeats: Vec<Estimate> = (0..200)

@@ -227,6 +227,15 @@ mod tests {
     }
 
     #[test]
+    fn the_clean_rule_averages_what_it_makes_smaller() {
+        // Every second column white, three of them for each one that is left.
+        let row: Vec<u8> = (0..897).flat_map(|x| [255 * (x % 2) as u8; 3]).collect();
+        let worst = |resize| run(resize, 897, 1, row.clone()).iter().fold(0f32, |worst, x| worst.max(x.abs()));
+        assert!(worst(Resize::Clean) < 0.12, "{}", worst(Resize::Clean));
+        assert!(worst(Resize::Pytorch) > 0.9, "{}", worst(Resize::Pytorch));
+    }
+
+    #[test]
     fn the_networks_own_size_is_left_alone() {
         let data: Vec<u8> = (0..SIDE * SIDE * 3).map(|i| (i * 31 % 256) as u8).collect();
         for resize in [Resize::Pytorch, Resize::Tf1, Resize::Clean] {

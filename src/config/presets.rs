@@ -53,6 +53,9 @@ pub fn preset(name: &str) -> Result<&'static Preset> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Source, load};
+    use crate::models::GeneratorConfig;
+    use crate::models::transposed_nest::Config;
 
     #[test]
     fn every_preset_says_what_it_is_for_and_what_to_expect() {
@@ -61,6 +64,23 @@ mod tests {
             for word in ["Purpose:", "Cost:", "Expected:"] {
                 assert!(about.contains(word), "{}: no `{word}` at the top", preset.name);
             }
+        }
+    }
+
+    #[test]
+    fn presets_have_the_shapes_that_they_stand_for() {
+        let shapes = [
+            ("demo64", Config::demo(64)),
+            ("fast32", Config::fast(32)),
+            ("quality32", Config::fast(32)),
+            ("fast64", Config::fast(64)),
+            ("quality64", Config::fast(64)),
+            ("paper64", Config::paper(64)),
+        ];
+        assert_eq!(shapes.len(), PRESETS.len());
+        for (name, shape) in shapes {
+            let preset = load(Source::Preset(name), &[]).unwrap();
+            assert_eq!(preset.model, GeneratorConfig::TransposedNest(shape), "{name}");
         }
     }
 }

@@ -204,4 +204,59 @@ mod tests {
         }
         assert!((strength.probability - 0.04).abs() < 1e-12, "{strength:?}");
     }
+
+    #[test]
+    fn changes_are_as_large_and_as_frequent_as_they_are_called() {
+        let changes = |color, translation, cutout, probability| -> Vec<ImageChange> {
+            let config = AugmentConfig { color, translation, cutout, ..ALWAYS };
+            (0..4000).map(|n| draw(&config, probability, 16, 24, &mut Rng::new(5).at(n))).collect()
+        };
+        let plain = ImageChange::default();
+        let is_colored = |change: &ImageChange| change.brightness != plain.brightness;
+        let ends = |values: Vec<f32>| {
+            (
+                values.iter().copied().fold(f32::INFINITY, f32::min),
+                values.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+            )
+        };
+        let colored = changes(true, false, false, 1.0);
+        assert!(colored.iter().all(|change| change.shift == plain.shift && change.hole == plain.hole));
+        for (values, low, high) in [
+            (colored.iter().map(|change| change.brightness).collect(), -0.5, 0.5),
+            (colored.iter().map(|change| change.saturation).collect(), 0.0, 2.0),
+            (colored.iter().map(|change| change.contrast).collect(), 0.5, 1.5),
+        ] {
+            let (least, most) = ends(values);
+            let near = 0.01 * (high - low);
+            assert!(least >= low && least < low + near && most <= high && most > high - near, "{least} {most}");
+        }
+        // An eighth of the side.
+        let shifted = changes(false, true, false, 1.0);
+        for (axis, most) in [(0, 2), (1, 3)] {
+            let shifts: Vec<isize> = shifted.iter().map(|change| change.shift[axis]).collect();
+            assert_eq!((shifts.iter().min(), shifts.iter().max()), (Some(&-most), Some(&most)));
+        }
+        assert!(!shifted.iter().any(is_colored));
+        // Half of the side, less at the borders.
+        let cut = changes(false, false, true, 1.0);
+        for (axis, side) in [(0, 16), (1, 24)] {
+            let sizes: Vec<usize> = cut.iter().map(|change| change.hole[axis].len()).collect();
+            assert_eq!((sizes.iter().min(), sizes.iter().max()), (Some(&(side / 4)), Some(&(side / 2))));
+            assert!(cut.iter().all(|change| change.hole[axis].end <= side));
+        }
+        // Each kind has a coin of its own.
+        let some = changes(true, true, true, 0.25);
+        let share = |holds: &dyn Fn(&ImageChange) -> bool| {
+            some.iter().filter(|change| holds(change)).count() as f64 / 4000.0
+        };
+        let is_cut = |change: &ImageChange| change.hole != plain.hole;
+        assert!((share(&is_colored) - 0.25).abs() < 0.035 && (share(&is_cut) - 0.25).abs() < 0.035);
+        let both = share(&|change| is_colored(change) && is_cut(change));
+        assert!((both - 0.0625).abs() < 0.02, "{both}");
+        // A shift is none for one of 35 that are drawn.
+        let shifts = share(&|change| change.shift != plain.shift);
+        assert!((shifts - 0.25 * 34.0 / 35.0).abs() < 0.035, "{shifts}");
+        let together = share(&|change| is_colored(change) && change.shift != plain.shift);
+        assert!((together - 0.0625).abs() < 0.02, "{together}");
+    }
 }

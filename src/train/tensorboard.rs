@@ -169,6 +169,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let mut events = EventFile::create(dir.path(), 1e9)?;
         events.scalars(1e9, 300, &[("Loss/G", 0.5)])?;
+        events.image(1e9, 1, "Fakes", [40, 24], b"png")?;
         let path = dir.path().join("events.out.tfevents.1000000000.nestgen");
         let bytes = std::fs::read(path)?;
         let mut rest = bytes.as_slice();
@@ -186,6 +187,9 @@ mod tests {
         // step 300 as a varint, then summary { value { tag, simple_value } }.
         let expected = b"\x10\xac\x02\x2a\x0f\x0a\x0d\x0a\x06Loss/G\x15\x00\x00\x00\x3f";
         assert!(records[1].ends_with(expected), "{:x?}", records[1]);
+        // summary { value { tag, image { height, width, colorspace, encoded } } } (summary.proto)
+        let expected = b"\x2a\x16\x0a\x14\x0a\x05Fakes\x22\x0b\x08\x18\x10\x28\x18\x03\x22\x03png";
+        assert!(records[2].ends_with(expected), "{:x?}", records[2]);
         // A second file in the same second gets a name of its own.
         EventFile::create(dir.path(), 1e9)?;
         assert_eq!(std::fs::read_dir(dir.path())?.count(), 2);

@@ -118,9 +118,12 @@ impl Training<'_> {
         };
         if picture_due {
             let fakes = self.fixed_fakes()?;
-            let share = diversity(&fakes)? / self.real_diversity.max(f64::MIN_POSITIVE);
-            self.position.collected.report("Fakes/diversity", share);
-            signs.diversity = Some(share);
+            // One image, or real ones that are all the same, have no spread to compare with.
+            if self.real_diversity > 0.0 {
+                let share = diversity(&fakes)? / self.real_diversity;
+                self.position.collected.report("Fakes/diversity", share);
+                signs.diversity = Some(share);
+            }
             self.look_for_overfitting(&fakes)?;
             self.write_fakes(&fakes)?;
         }

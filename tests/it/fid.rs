@@ -164,3 +164,29 @@ fn another_device_gives_the_same_score_to_rounding() {
     #[cfg(not(feature = "cuda"))]
     refused(&[&arguments[..], &["--device", "cuda"]].concat(), &["built without CUDA"]);
 }
+
+#[test]
+fn options_do_what_they_are_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let (real, fake) = (images(dir.path(), "real", 6), images(dir.path(), "fake", 5));
+    let scores = |extra: &[&str]| -> serde_json::Value {
+        let set = ["fid", text(&real), text(&fake), "--features", "random-v1", "--dims", "64", "--json"];
+        let out = nestgen(&[&set[..], &["--metrics", "fid,kid,prdc"], extra].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let usual = scores(&[]);
+    let other = scores(&["--resize", "tf1", "-k", "1", "--open-balls", "--kid-subsets", "2x4"]);
+    let of = |report: &serde_json::Value, path: &str| {
+        report.pointer(path).unwrap_or_else(|| panic!("{path}: {report}")).clone()
+    };
+    assert_eq!(of(&other, "/scores/precision_recall/k"), 1);
+    assert_eq!(of(&other, "/scores/precision_recall/ball"), "open");
+    assert_eq!(of(&other, "/scores/kid_subsets/subsets"), 2);
+    assert_ne!(
+        of(&other, "/scores/frechet/value"),
+        of(&usual, "/scores/frechet/value"),
+        "the resize rule changes nothing"
+    );
+    assert!(other.to_string().contains("tf1") && !usual.to_string().contains("tf1"), "{other}");
+}

@@ -133,7 +133,55 @@ fn a_lazy_penalty_makes_up_for_its_absence_with_its_weight() {
     let mean = |line: usize, key: &str| number(&lines[line], key, "mean");
     let due = mean(0, "Loss/D") + 4.0 * (0.5 * mean(0, "Loss/R1") + 0.25 * mean(0, "Loss/R2"));
     assert!((told[0].discriminator_loss - due).abs() < 1e-5, "{} {due}", told[0].discriminator_loss);
+    // One is of real images, the other of fakes.
+    assert_ne!(mean(0, "Loss/R1"), mean(0, "Loss/R2"));
     assert!(due - mean(0, "Loss/D") > 1e-4, "the penalties are too small to tell: {lines:?}");
     assert!((told[1].discriminator_loss - mean(1, "Loss/D")).abs() < 1e-5, "{told:?}");
     assert!(!lines[1].contains_key("Loss/R1"), "{lines:?}");
+}
+
+#[test]
+fn penalties_clipping_and_decay_reach_the_weights() {
+    let none = ["train.penalty.lecam=0", "train.penalty.interval=1"];
+    let with = |more: &[&str], network: &str| weights(&[&none[..], more].concat(), network);
+    let penalty = |r1: &str, r2: &str| {
+        let gammas = [format!("train.penalty.r1_gamma={r1}"), format!("train.penalty.r2_gamma={r2}")];
+        with(&gammas.each_ref().map(String::as_str), "discriminator")
+    };
+    let [neither, r1, r2] = [("0", "0"), ("10", "0"), ("0", "10")].map(|(r1, r2)| penalty(r1, r2));
+    for (a, b) in [(&neither, &r1), (&neither, &r2), (&r1, &r2)] {
+        assert!(apart(a, b) > 5e-4, "{}", apart(a, b));
+    }
+    let rates = |rate: &str| ["generator", "discriminator"].map(|network| format!("train.{network}.lr={rate}"));
+    let both = |key: &str, value: &str| {
+        ["generator", "discriminator"].map(|network| format!("train.{network}.{key}={value}"))
+    };
+    let of = |settings: &[[String; 2]], more: &[&str], network: &str| {
+        let all: Vec<&str> =
+            settings.iter().flatten().map(String::as_str).chain(more.iter().copied()).collect();
+        with(&all, network)
+    };
+    for network in ["generator", "discriminator"] {
+        let frozen = of(&[rates("1e-30")], &[], network);
+        let large_eps = [rates("0.01"), both("eps", "0.1")];
+        assert!(apart(&frozen, &of(&large_eps, &[], network)) > 5e-3, "{network}");
+        assert!(apart(&frozen, &of(&large_eps, &["train.clip_norm=1e-6"], network)) < 1e-5, "{network}");
+        let decayed = of(&[rates("1e-9"), both("weight_decay", "1e8")], &[], network);
+        assert!(apart(&frozen, &decayed) > 0.3, "{network}: {}", apart(&frozen, &decayed));
+    }
+}
+
+#[test]
+fn adaptive_augmentation_goes_by_its_target_up_to_its_limit() {
+    for (target, end) in [("train.augment.target=-1", 0.3), ("train.augment.target=1", 0.0)] {
+        let adaptive = [
+            "train.augment.kind=adaptive",
+            "train.augment.probability=0.3",
+            "train.augment.adjust_kimg=0.064",
+            target,
+        ];
+        let ticks = ticks(&adaptive);
+        let last = number(ticks.last().unwrap(), "Progress/augment", "mean");
+        assert!((last - end).abs() < 1e-9, "{target}: {last}");
+    }
 }

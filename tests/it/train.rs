@@ -3,12 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nestgen::config::generator_of;
 use nestgen::config::{Launch, Override, PRESETS, RunConfig, Source, Start, launch, load};
+use nestgen::data::ImageData;
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
+use nestgen::rng::Rng;
+use nestgen::sample::read_snapshot;
+use nestgen::score_space::extractor;
 use nestgen::train::event::{Event, Outcome};
+use nestgen::train::fakes::{generate, latents};
 use nestgen::train::folder::resume_point;
+use nestgen::train::grid::to_byte;
+use nestgen::train::guard::Trouble;
 use nestgen::train::stats::repeatable;
+use nestgen_fid::kid::kid;
+use nestgen_fid::{Resize, Tap};
 
 /// 32 px, a few thousand weights, 16 steps of 4 images, a tick and a state every 4 steps.
 pub(crate) fn tiny(more: &[&str]) -> RunConfig {
@@ -472,4 +482,81 @@ fn scores_are_written_and_the_best_snapshot_is_kept() {
     }
     let best = nestgen::sample::read_snapshot(&run.join("network-snapshot-best.safetensors")).unwrap();
     assert!(best.metadata["best"].contains("best of"), "{:?}", best.metadata);
+}
+
+/// KID and the Frechet distance of a run's end beside those of features that are made here: all scenes against the images of a hundred
+/// latents.
+#[test]
+fn a_score_is_that_of_the_averaged_generators_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let scored = ["data.scenes=100", "eval.images=100", "eval.every_kimg=1", "eval.features=scenes-v1"];
+    let (run, _) = train(&tiny(&scored), dir.path(), None, None).unwrap();
+    let path = run.join("network-snapshot-000000.safetensors");
+    let generator = generator_of(&path, read_snapshot(&path).unwrap()).unwrap();
+    let numbers: Vec<u64> = (0..100).collect();
+    let z = latents(&Rng::new(0).split("z-score"), &numbers, generator.z_dim()).unwrap();
+    let images = generate(&generator, z.value(), 7).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let fake: Vec<u8> = images.into_iter().map(to_byte).collect();
+    let data = ImageData::synthetic(0, 100, 32, &|_, _| true).unwrap();
+    let mut real = vec![0; 100 * 32 * 32 * 3];
+    for (index, image) in real.chunks_exact_mut(32 * 32 * 3).enumerate() {
+        data.read(index, image).unwrap();
+    }
+    let space = extractor("scenes-v1", None, &candle_core::Device::Cpu).unwrap();
+    let features = |pixels: &[u8]| {
+        space.extract_pixels(Tap::D2048, Resize::default(), pixels, 32, 32, &|_, _| {}).unwrap()
+    };
+    let kid = kid(&features(&real), &features(&fake)).unwrap();
+    let text = std::fs::read_to_string(run.join("metric-kid100-scenes-v1.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let value = line["results"]["kid100-scenes-v1"].as_f64().unwrap();
+    assert!((value / kid.value - 1.0).abs() < 1e-6, "{value} {kid:?}");
+    let error = line["standard_error"].as_f64().unwrap();
+    assert!((error / kid.standard_error.unwrap() - 1.0).abs() < 1e-6, "{error} {kid:?}");
+}
+
+#[test]
+fn a_run_that_collapses_or_gets_worse_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let quick = ["train.guard.start_kimg=0", "train.guard.patience=1", "train.guard.on_divergence=stop"];
+    let ended = |more: &[&str]| train(&tiny(&[&quick[..], more].concat()), dir.path(), None, None).unwrap();
+    // No generator of a few steps draws as many different images as there are.
+    let (run, outcome) = ended(&["train.guard.min_diversity=1"]);
+    let Outcome::Diverged { trouble: Trouble::Collapse { diversity }, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    // What it says, beside the pictures themselves.
+    let spread = |name: &str| {
+        let picture = image::open(run.join(name)).unwrap().into_rgb8();
+        let cells = [(0, 0), (32, 0), (0, 32), (32, 32)];
+        let at = |x: u32, y: u32, c: usize| {
+            cells.map(|(left, top)| f64::from(picture.get_pixel(left + x, top + y)[c]))
+        };
+        let places = (0..32).flat_map(|x| (0..32).flat_map(move |y| (0..3).map(move |c| (x, y, c))));
+        let deviation = |values: [f64; 4]| {
+            let mean = values.iter().sum::<f64>() / 4.0;
+            (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 3.0).sqrt()
+        };
+        places.map(|(x, y, c)| deviation(at(x, y, c))).sum::<f64>()
+    };
+    let seen = spread("fakes000000.png") / spread("reals.png");
+    assert!((diversity / seen - 1.0).abs() < 0.1, "{diversity} said, {seen} seen");
+    // One image has no spread.
+    let (_, outcome) = ended(&["train.grid=[1,1]", "train.image_ticks=1"]);
+    assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+    // The weights themselves, at a rate that makes something of them first and then ruins it.
+    let (_, outcome) = ended(&[
+        "train.kimg=0.4",
+        "train.generator.lr=3",
+        "train.schedule.kind=constant",
+        "train.schedule.warmup_kimg=1",
+        "train.ema.halflife_kimg=0",
+        "train.guard.min_diversity=0",
+        "train.guard.max_score_ratio=1.000001",
+        "data.scenes=100",
+        "eval.images=100",
+        "eval.every_kimg=0.016",
+        "eval.features=scenes-v1",
+    ]);
+    assert!(matches!(outcome, Outcome::Diverged { trouble: Trouble::Worsening { .. }, .. }), "{outcome:?}");
 }
