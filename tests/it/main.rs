@@ -27,5 +27,7 @@ mod steps;
 mod study;
 mod stumbles;
 mod train;
+mod trouble;
 mod unsafe_code;
+mod verdict_numbers;
 mod verdicts;
