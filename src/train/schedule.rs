@@ -25,7 +25,7 @@ pub enum ScheduleKind {
 pub struct ScheduleConfig {
     /// The shape of the change.
     pub kind: ScheduleKind,
-    /// Thousands of images over which learning rates rise from zero, 0 to 1e6.
+    /// Thousands of images over which learning rates rise from zero; 0 or more.
     pub warmup_kimg: f64,
     /// The share of the run that a burn-in takes, above 0 and up to 1.
     pub burn_in: f64,
