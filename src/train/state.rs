@@ -89,15 +89,18 @@ impl Best {
         self.metric == score.metric && self.features == score.features
     }
 
-    /// The best once a score was taken at `kimg`, and whether it is that one: if it is lower than all before.
-    pub fn after(before: Option<Self>, score: &Score, kimg: f64) -> (Self, bool) {
-        let of = before.as_ref().map_or(0, |best| best.of) + 1;
+    /// A score taken at `kimg`, by itself.
+    pub fn of(score: &Score, kimg: f64) -> Self {
+        let (metric, features) = (score.metric.clone(), score.features.clone());
+        Self { metric, features, score: score.value, kimg, of: 1 }
+    }
+
+    /// The best of this score and those before it, and whether it is this one: if it is lower than they all.
+    pub fn after(self, before: Option<Self>) -> (Self, bool) {
         match before {
-            Some(best) if best.score <= score.value => (Self { of, ..best }, false),
-            _ => {
-                let (metric, features) = (score.metric.clone(), score.features.clone());
-                (Self { metric, features, score: score.value, kimg, of }, true)
-            }
+            Some(best) if best.score <= self.score => (Self { of: best.of + 1, ..best }, false),
+            Some(best) => (Self { of: best.of + 1, ..self }, true),
+            None => (self, true),
         }
     }
 }
@@ -284,7 +287,7 @@ mod tests {
         let mut best: Option<Best> = None;
         for (kimg, value, lowest) in [(1.0, 3.0, true), (2.0, 1.0, true), (3.0, 2.0, false), (4.0, 1.0, false)]
         {
-            let (after, is_new) = Best::after(best, &score(value), kimg);
+            let (after, is_new) = Best::of(&score(value), kimg).after(best);
             assert_eq!(is_new, lowest, "{value} at {kimg}");
             best = Some(after);
         }

@@ -265,7 +265,7 @@ impl Training<'_> {
         if before.is_none() {
             self.position.guard.forget_scores();
         }
-        let (best, is_new) = Best::after(before, &first, self.position.kimg());
+        let (best, is_new) = Best::of(&first, self.position.kimg()).after(before);
         let lowest = best.score;
         self.position.best = Some(best);
         if is_new {

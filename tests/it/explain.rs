@@ -130,6 +130,24 @@ fn figures_and_json_are_written() {
     assert!(first["explained"][0]["iou"].as_f64().is_some() && first["box"][2].as_f64().unwrap() <= 1.0);
 }
 
+/// People are shown such names changed; the files have them as they are.
+#[test]
+#[cfg(target_os = "linux")]
+fn files_may_have_names_that_are_no_text() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (run, outdir) = (dir.path().join("run"), dir.path().join("out"));
+    untrained(&run, "nest-xs", &class_names());
+    let class = dir.path().join("set/cat");
+    fs::create_dir_all(&class).unwrap();
+    fs::write(class.join(std::ffi::OsStr::from_bytes(b"caf\xe9.png")), png(16)).unwrap();
+    let set = dir.path().join("set");
+    let out = nestgen(&["classify", "explain", text(&set), "--run", text(&run), "--outdir", text(&outdir)]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(fs::read_to_string(outdir.join("explanations.json")).unwrap().contains("caf"));
+}
+
 #[test]
 fn what_cannot_be_explained() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,16 +1,10 @@
 //! What a training step does, seen from outside. Runs that repeat one another show that a step is always the same; here
 //! it must be the right one: each part is turned off or up by itself, and shows in losses or weights.
 
-use std::path::Path;
-use std::sync::atomic::AtomicBool;
-
 use candle_core::Device;
-use nestgen::config::{Launch, RunConfig, Start, launch};
-use nestgen::ranks::Ranks;
-use nestgen::train::event::{Event, Progress};
 use nestgen::train::folder::resume_point;
 
-use super::train::{statistics, tiny, train};
+use super::train::{statistics, tiny, train, watched};
 
 /// Networks that stand still: what differs between two such runs is what their steps see.
 const FROZEN: [&str; 3] =
@@ -45,29 +39,6 @@ fn apart(a: &[f32], b: &[f32]) -> f64 {
     let length =
         |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     length(&mut a.iter().zip(b).map(|(a, b)| a - b)) / length(&mut a.iter().copied())
-}
-
-/// What is told of every step.
-fn steps(config: &RunConfig, outdir: &Path) -> Vec<Progress> {
-    let mut told = Vec::new();
-    launch(Launch {
-        config,
-        data: config.data.open(config.model.resolution(), &|_, _| true).unwrap(),
-        device: &Device::Cpu,
-        outdir,
-        name: "tiny",
-        start: Start::New,
-        ranks: &Ranks::alone(),
-        stop: &AtomicBool::new(false),
-        on_start: &mut |_| {},
-        on_event: &mut |event| {
-            if let Event::Progress(progress) = event {
-                told.push(progress);
-            }
-        },
-    })
-    .unwrap();
-    told
 }
 
 #[test]
@@ -127,7 +98,12 @@ fn a_lazy_penalty_makes_up_for_its_absence_with_its_weight() {
         "train.tick_kimg=0.004",
     ];
     let config = tiny(&penalties);
-    let told = steps(&config, dir.path());
+    let mut told = Vec::new();
+    let keep = &mut |progress| {
+        told.push(progress);
+        true
+    };
+    watched(&config, dir.path(), None, keep).unwrap();
     let run = resume_point(dir.path(), "latest").unwrap().run;
     let lines = statistics(&run);
     let mean = |line: usize, key: &str| number(&lines[line], key, "mean");

@@ -11,7 +11,7 @@ use nestgen::ranks::Ranks;
 use nestgen::rng::Rng;
 use nestgen::sample::read_snapshot;
 use nestgen::score_space::extractor;
-use nestgen::train::event::{Event, Outcome};
+use nestgen::train::event::{Event, Outcome, Progress};
 use nestgen::train::fakes::{generate, latents};
 use nestgen::train::folder::resume_point;
 use nestgen::train::grid::to_byte;
@@ -55,8 +55,21 @@ pub(crate) fn train(
     resume: Option<&str>,
     stop_after: Option<usize>,
 ) -> Result<(PathBuf, Outcome), Error> {
-    let stop = AtomicBool::new(false);
     let mut steps = 0;
+    watched(config, outdir, resume, &mut |_| {
+        steps += 1;
+        stop_after.is_none_or(|after| steps < after)
+    })
+}
+
+/// Trains as long as `go_on` says of every step.
+pub(crate) fn watched(
+    config: &RunConfig,
+    outdir: &Path,
+    resume: Option<&str>,
+    go_on: &mut dyn FnMut(Progress) -> bool,
+) -> Result<(PathBuf, Outcome), Error> {
+    let stop = AtomicBool::new(false);
     launch(Launch {
         config,
         data: config.data.open(config.model.resolution(), &|_, _| true)?,
@@ -68,8 +81,9 @@ pub(crate) fn train(
         stop: &stop,
         on_start: &mut |_| {},
         on_event: &mut |event| {
-            steps += usize::from(matches!(event, Event::Progress(_)));
-            stop.store(stop_after.is_some_and(|after| steps >= after), Ordering::Relaxed);
+            if let Event::Progress(progress) = event {
+                stop.store(!go_on(progress), Ordering::Relaxed);
+            }
         },
     })
 }

@@ -211,17 +211,14 @@ impl Training<'_> {
 
     /// Writes the model if it is the best so far.
     fn keep_best(&mut self, tested: &Evaluation) -> Result<()> {
+        let kimg = self.position.cur_nimg as f64 / 1e3;
         let error = 100.0 - tested.top1;
-        let before = self.position.best.take();
-        let of = before.as_ref().map_or(1, |best| best.of + 1);
-        self.position.best = Some(match before {
-            Some(best) if best.score <= error => Best { of, ..best },
-            _ => {
-                let kimg = self.position.cur_nimg as f64 / 1e3;
-                self.write_model(tested, of)?;
-                Best { metric: "top1 error".into(), features: String::new(), score: error, kimg, of }
-            }
-        });
+        let now = Best { metric: "top1 error".into(), features: String::new(), score: error, kimg, of: 1 };
+        let (best, is_now) = now.after(self.position.best.take());
+        if is_now {
+            self.write_model(tested, best.of)?;
+        }
+        self.position.best = Some(best);
         Ok(())
     }
 
