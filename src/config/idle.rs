@@ -109,6 +109,142 @@ mod tests {
     }
 
     #[test]
+    fn every_arm_names_its_cause_and_nothing_without_it() {
+        // What makes the keys change nothing, what lets them count again, the keys, and the cause that is named.
+        let arms: [(&[&str], &[&str], &[&str], &str); 12] = [
+            (&["data.path=x"], &["data.path="], &["data.scenes"], "data.path"),
+            (&["train.minutes=1.0"], &["train.minutes=0.0"], &["train.kimg"], "train.minutes"),
+            (
+                &["train.penalty.r1_gamma=0.0", "train.penalty.r2_gamma=0.0", "train.schedule.kind=cosine"],
+                &["train.penalty.r2_gamma=0.1"],
+                &["train.penalty.interval", "train.schedule.gamma_final"],
+                "train.penalty.r1_gamma",
+            ),
+            (
+                &["train.schedule.kind=constant", "train.penalty.r1_gamma=1.0"],
+                &["train.schedule.kind=cosine"],
+                &["train.schedule.lr_final", "train.schedule.gamma_final"],
+                "train.schedule.kind",
+            ),
+            (
+                &["train.schedule.kind=cosine"],
+                &["train.schedule.kind=burn_in"],
+                &["train.schedule.burn_in"],
+                "train.schedule.kind",
+            ),
+            (
+                &["train.augment.kind=none"],
+                &["train.augment.kind=fixed"],
+                &[
+                    "train.augment.probability",
+                    "train.augment.color",
+                    "train.augment.translation",
+                    "train.augment.cutout",
+                ],
+                "train.augment.kind",
+            ),
+            (
+                &["train.augment.kind=fixed"],
+                &["train.augment.kind=adaptive"],
+                &["train.augment.target", "train.augment.adjust_kimg"],
+                "train.augment.kind",
+            ),
+            (
+                &["train.penalty.lecam=0.0"],
+                &["train.penalty.lecam=0.1"],
+                &["train.penalty.lecam_start_kimg"],
+                "train.penalty.lecam",
+            ),
+            (
+                &["train.ema.halflife_kimg=0.0"],
+                &["train.ema.halflife_kimg=1.0"],
+                &["train.ema.ramp"],
+                "train.ema.halflife_kimg",
+            ),
+            (
+                &["train.guard.on_divergence=stop"],
+                &["train.guard.on_divergence=rollback"],
+                &["train.guard.max_rollbacks"],
+                "train.guard.on_divergence",
+            ),
+            (
+                &["train.guard.on_divergence=warn"],
+                &["train.guard.on_divergence=rollback"],
+                &["train.guard.max_rollbacks"],
+                "train.guard.on_divergence",
+            ),
+            (&[], &[], &["train.batch", "train.seed", "data.mirror"], ""),
+        ];
+        for (idle, useful, keys, cause) in arms {
+            let mut config = load(Source::Preset("demo64"), &set(idle)).unwrap();
+            for key in keys {
+                let found = in_run(&config, key).map(|(cause, _)| cause);
+                assert_eq!(found, Some(cause).filter(|cause| !cause.is_empty()), "{key} beside {idle:?}");
+            }
+            config = load(Source::Preset("demo64"), &set(&[idle, useful].concat())).unwrap();
+            for key in keys {
+                assert_eq!(in_run(&config, key), None, "{key} beside {useful:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn so_does_every_arm_of_classifiers() {
+        let arms: [(&[&str], &[&str], &[&str], &str); 8] = [
+            (&["data.path=x"], &["data.path="], &["data.scenes", "data.test_scenes"], "data.path"),
+            (&["data.path="], &["data.path=x"], &["data.hold_out", "data.test_split"], "data.path"),
+            (
+                &["train.mix.probability=0.0", "train.mix.mixup_alpha=0.8", "train.mix.cutmix_alpha=1.0"],
+                &["train.mix.probability=1.0"],
+                &["train.mix.mixup_alpha", "train.mix.cutmix_alpha", "train.mix.switch"],
+                "train.mix.probability",
+            ),
+            (
+                &["train.mix.probability=1.0", "train.mix.mixup_alpha=0.0", "train.mix.cutmix_alpha=1.0"],
+                &["train.mix.mixup_alpha=0.8"],
+                &["train.mix.switch"],
+                "train.mix.mixup_alpha",
+            ),
+            (
+                &["train.mix.probability=1.0", "train.mix.mixup_alpha=0.8", "train.mix.cutmix_alpha=0.0"],
+                &["train.mix.cutmix_alpha=1.0"],
+                &["train.mix.switch"],
+                "train.mix.cutmix_alpha",
+            ),
+            (
+                &["train.augment.rand_layers=0"],
+                &["train.augment.rand_layers=2"],
+                &["train.augment.rand_magnitude", "train.augment.rand_std", "train.augment.rand_probability"],
+                "train.augment.rand_layers",
+            ),
+            (
+                &["train.augment.erase_probability=0.0"],
+                &["train.augment.erase_probability=0.25"],
+                &["train.augment.erase_area", "train.augment.erase_aspect"],
+                "train.augment.erase_probability",
+            ),
+            (
+                &["train.ema.halflife_kimg=0.0"],
+                &["train.ema.halflife_kimg=1.0"],
+                &["train.ema.ramp"],
+                "train.ema.halflife_kimg",
+            ),
+        ];
+        let base = ClassifyRunConfig::of_model(model_preset("nest-t", 32, 10).unwrap());
+        for (idle, useful, keys, cause) in arms {
+            let mut config = base.with("test", &set(idle)).unwrap();
+            for key in keys {
+                let found = in_classify_run(&config, key).map(|(cause, _)| cause);
+                assert_eq!(found, Some(cause), "{key} beside {idle:?}");
+            }
+            config = base.with("test", &set(&[idle, useful].concat())).unwrap();
+            for key in keys {
+                assert_eq!(in_classify_run(&config, key), None, "{key} beside {useful:?}");
+            }
+        }
+    }
+
+    #[test]
     fn so_it_is_with_classifiers() {
         let base = ClassifyRunConfig::of_model(model_preset("nest-t", 32, 10).unwrap());
         for key in ["data.hold_out=0.2", "train.ema.ramp=0.1"] {

@@ -210,6 +210,24 @@ fn images_that_cannot_train_a_classifier() {
 }
 
 #[test]
+fn warm_up_takes_a_sixth_of_the_epochs_that_are_asked_for() {
+    let warm_up = |more: &[&str]| {
+        let out = nestgen(&[&["classify", "train", "-n"], more].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8(out.stdout).unwrap();
+        said.lines().find(|line| line.starts_with("warmup_epochs")).unwrap().to_owned()
+    };
+    for (more, expected) in [
+        (&["--epochs", "12"][..], "2.0"),
+        (&["--epochs", "3"], "0.5"),
+        (&["--epochs", "60"], "5.0"),
+        (&["--epochs", "12", "--set", "train.warmup_epochs=1.0"], "1.0"),
+    ] {
+        assert_eq!(warm_up(more), format!("warmup_epochs = {expected}"), "{more:?}");
+    }
+}
+
+#[test]
 fn networks_that_do_not_fit() {
     let dir = tempfile::tempdir().unwrap();
     refused(&["classify", "train", "--model", "nest-q", "-n"], &["nest-q"]);

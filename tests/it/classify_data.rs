@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::{DType, Device};
+use nestgen::config::classify::{model_preset, read_timm};
+use nestgen::models::Classifier;
+use nestgen::nn::Builder;
 use nestgen::train::tensors;
 
 use super::bad_input::{refused, text};
@@ -46,12 +50,12 @@ fn held_out_images_stay_those_of_training() {
     let (set, other) = (dir.path().join("set"), dir.path().join("other"));
     class_folders(&set, &["cat", "dog"], 0, 20);
     class_folders(&other, &["cat", "dog"], 50, 5);
-    let (run, _) = train(&set, &dir.path().join("runs"), &[]);
-    assert!(tested(&run, &[]).contains("images  4 of "));
+    let (run, _) = train(&set, &dir.path().join("runs"), &["--set", "data.hold_out=0.2"]);
+    assert!(tested(&run, &[]).contains("images  8 of "));
     // Wherever they lie now; other images are all tested on.
     let moved = dir.path().join("moved");
     fs::rename(&set, &moved).unwrap();
-    assert!(tested(&run, &["--data", text(&moved)]).contains("images  4 of "));
+    assert!(tested(&run, &["--data", text(&moved)]).contains("images  8 of "));
     assert!(tested(&run, &["--data", text(&other)]).contains("images  10 of "));
     fs::rename(&moved, &set).unwrap();
     // One more draws other images to hold out: some of these were trained on.
@@ -103,7 +107,7 @@ fn held_out_images_stay_those_of_training() {
     let (mut metadata, weights) = tensors::read(&model).unwrap();
     assert!(metadata.remove("data_digest").is_some());
     tensors::write(&mut fs::File::create(&model).unwrap(), &metadata, &weights).unwrap();
-    for (data, count) in [(&set, 4), (&other, 10)] {
+    for (data, count) in [(&set, 8), (&other, 10)] {
         assert!(tested(&run, &["--data", text(data)]).contains(&format!("images  {count} of ")));
         let out = nestgen(&["classify", "eval", "--run", text(&run), "--data", text(data)]);
         assert!(String::from_utf8_lossy(&out.stderr).contains("does not say which images it was trained on"));
@@ -209,4 +213,19 @@ fn a_file_says_how_images_are_normalised_and_options_overrule_it() {
     let out = nestgen(&[&eval[..], &model, &["--std", "0.2,0.2"]].concat());
     assert!(String::from_utf8_lossy(&out.stderr).contains("three numbers") && out.status.code() == Some(1));
     refused(&[&eval[..], &model, &["--std", "0.2,0,0.2"]].concat(), &["--std", "not above 0"]);
+}
+
+#[test]
+fn files_of_others_see_images_as_timm_normalises_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("timm.safetensors");
+    let imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    for (name, (mean, std)) in [("nest-xs", imagenet), ("vit-xs", ([0.5; 3], [0.5; 3]))] {
+        let model = model_preset(name, 32, 3).unwrap();
+        let classifier = Classifier::build(&model, &Builder::blank(DType::F32, &Device::Cpu)).unwrap();
+        let weights = classifier.timm_tensors().unwrap();
+        tensors::write(&mut fs::File::create(&file).unwrap(), &tensors::Metadata::new(), &weights).unwrap();
+        let read = read_timm(&file, &model).unwrap();
+        assert_eq!((read.config.data.mean, read.config.data.std), (mean, std), "{name}");
+    }
 }

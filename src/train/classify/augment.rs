@@ -292,6 +292,7 @@ mod tests {
     #[test]
     fn erasing_replaces_one_rectangle_of_the_right_size() {
         let config = AugmentConfig { erase_probability: 1.0, ..OFF };
+        let mut noise = Vec::new();
         for image in 0..40 {
             let (plain, erased) = (of(OFF, 0, image), of(config, 0, image));
             let changed: Vec<(usize, usize)> = (0..32 * 32)
@@ -306,7 +307,17 @@ mod tests {
             let share = changed.len() as f64 / 1024.0;
             // Sides are rounded to whole pixels.
             assert!((0.01..0.36).contains(&share), "image {image}: {share}");
+            noise.extend(changed.iter().flat_map(|(y, x)| {
+                let at = (y * 32 + x) * 3;
+                erased[at..at + 3].iter().map(|&value| f64::from(value))
+            }));
         }
+        // Standard normal, of values that are normalised already; each channel by itself.
+        let moment = |power| noise.iter().map(|value| value.powi(power)).sum::<f64>() / noise.len() as f64;
+        assert!(moment(1).abs() < 0.04 && (moment(2) - 1.0).abs() < 0.05, "{} {}", moment(1), moment(2));
+        let across =
+            noise.chunks_exact(3).map(|pixel| pixel[0] * pixel[1]).sum::<f64>() * 3.0 / noise.len() as f64;
+        assert!(across.abs() < 0.07, "{across}");
     }
 
     #[test]
