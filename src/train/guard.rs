@@ -123,8 +123,6 @@ pub struct Guard {
     collapsed: u32,
     saturated: u32,
     worse: u32,
-    /// Rollbacks so far.
-    pub rollbacks: u32,
 }
 
 /// Standard errors by which a score must be above its best: the best has an error as well, so these are about three of their
@@ -163,7 +161,7 @@ impl Guard {
 
     /// Whether nothing is suspected: what was saved then was good.
     pub(super) fn is_calm(&self) -> bool {
-        (self.collapsed, self.saturated, self.worse) == (0, 0, 0)
+        *self == Self::default()
     }
 
     /// Judges a tick.

@@ -171,7 +171,11 @@ impl Training<'_> {
         let png = self.session.folder.write_picture(&name, &picture)?;
         let size = [picture.width, picture.height];
         let step = self.position.cur_nimg / 1000;
-        self.write_event(|events| events.image(unix_secs(), step, "Fakes", size, &png))
+        if let Some(events) = &mut self.events {
+            let written = events.image(unix_secs(), step, "Fakes", size, &png);
+            written.map_err(Error::io("write", self.session.folder.path()))?;
+        }
+        Ok(())
     }
 
     /// What D thinks of as many images it trains on, never saw, and must refuse; nothing of it changes training.
@@ -283,18 +287,8 @@ impl Training<'_> {
         let snapshot = snapshot_name(self.position.cur_nimg);
         let file = self.session.folder.file(&score::file_name(&score.metric));
         append_line(&file, &score.line(kimg, &snapshot, unix_secs()))?;
-        let tag = format!("Metrics/{}", score.metric);
-        let step = self.position.cur_nimg / 1000;
-        self.write_event(|events| events.scalars(unix_secs(), step, &[(&tag, score.value)]))?;
-        self.position.collected.report(&tag, score.value);
+        self.position.collected.report(&format!("Metrics/{}", score.metric), score.value);
         self.say(score.at(kimg))
-    }
-
-    fn write_event(&mut self, write: impl FnOnce(&mut EventFile) -> std::io::Result<()>) -> Result<()> {
-        match &mut self.events {
-            Some(events) => write(events).map_err(Error::io("write", self.session.folder.path())),
-            None => Ok(()),
-        }
     }
 
     /// Saves a snapshot and a training state, which the first rank does; says where they are.

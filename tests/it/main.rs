@@ -26,6 +26,7 @@ mod score_space;
 mod steps;
 mod study;
 mod stumbles;
+mod tensorboard;
 mod train;
 mod trouble;
 mod unsafe_code;
