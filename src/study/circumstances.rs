@@ -6,7 +6,7 @@ use super::numbers::digits;
 use super::run::{QUANTITIES, Run, Tick};
 use super::statistics::interpolate;
 
-/// The share of their time that runs may have spent beside one another without a word.
+/// The share of all runs' seconds that may have been spent beside another run without a word.
 const COMPANY: f64 = 0.02;
 
 /// Logits of real images above those of fakes, in the mean over the second half of a run, below which the discriminator does not keep
@@ -109,11 +109,11 @@ fn rollbacks<'a>(runs: &'a [Run], arms: &'a [Arm]) -> impl Iterator<Item = Strin
 /// A note where runs were trained beside one another, for more than a moment.
 fn company(runs: &[Run]) -> Option<String> {
     let spans = || runs.iter().flat_map(|run| run.spans.iter().copied());
-    let mut events: Vec<(f64, i64)> = spans().flat_map(|(from, to)| [(from, 1), (to, -1)]).collect();
+    let mut events: Vec<(f64, i32)> = spans().flat_map(|(from, to)| [(from, 1), (to, -1)]).collect();
     events.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let (mut together, mut most, mut since, mut shared_secs) = (0, 0, 0.0, 0.0);
     for (at, change) in events {
-        shared_secs += if together > 1 { at - since } else { 0.0 };
+        shared_secs += if together > 1 { f64::from(together) * (at - since) } else { 0.0 };
         (together, since) = (together + change, at);
         most = most.max(together);
     }

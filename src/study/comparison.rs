@@ -71,7 +71,7 @@ pub struct ArmResult {
     pub curve: Vec<(f64, f64, Option<f64>)>,
     /// The score at the end of the common range.
     pub last: Estimate,
-    /// The best score of each run within the common range; the best of many is better than any one of them can be expected to be.
+    /// The best score of each run within the common range, its ends included; the best of many is better than any one of them can be expected to be.
     pub best: Estimate,
     /// The mean score over the common range: the area under the curve over its width.
     pub area: Estimate,
@@ -105,7 +105,7 @@ pub struct RunResult {
     pub standard_errors: Vec<Option<f64>>,
     /// As in [`ArmResult::last`].
     pub last: f64,
-    /// Where the best score within the common range was, and the score; the one at its end where there is none within.
+    /// Where the best score within the common range was, its ends included, and the score.
     pub best: (f64, f64),
     /// As in [`ArmResult::area`].
     pub area: f64,
@@ -145,7 +145,7 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
         same_device(runs)?;
     }
     let range = common_range(runs, &curves)?;
-    let reached = |curve: &Vec<(f64, f64)>| best_within(curve, range).map_or(f64::INFINITY, |best| best.1);
+    let reached = |curve: &Vec<(f64, f64)>| lowest(&between(curve, range)).map_or(f64::INFINITY, |best| best.1);
     let slowest = curves.iter().map(reached).fold(f64::NEG_INFINITY, f64::max);
     // Four digits, upwards: a round number is one that people repeat, and the slowest run must reach it.
     let threshold = threshold.map_or_else(|| round_up(slowest), |threshold| sign * threshold);
@@ -172,9 +172,14 @@ pub fn compare(runs: &[Run], arms: &[Arm], question: &Question) -> Result<Compar
     })
 }
 
+/// To four digits, upwards.
 fn round_up(value: f64) -> f64 {
-    let text: f64 = digits(value, 4).parse().unwrap_or(value);
-    if text >= value { text } else { digits(value + value.abs() * 0.0005, 4).parse().unwrap_or(value) }
+    let rounded: f64 = digits(value, 4).parse().unwrap_or(value);
+    if rounded >= value {
+        return rounded;
+    }
+    let last_digit = 10f64.powi(value.abs().log10().floor() as i32 - 3);
+    digits(rounded + last_digit, 4).parse().unwrap_or(value)
 }
 
 impl ArmResult {
@@ -244,10 +249,8 @@ fn common_range(runs: &[Run], curves: &[Vec<(f64, f64)>]) -> Result<(f64, f64)> 
     })
 }
 
-/// The best of a run's scores within the range; what it is at the end where it has none within.
-fn best_within(curve: &[(f64, f64)], (from, to): (f64, f64)) -> Option<(f64, f64)> {
-    let within = curve.iter().copied().filter(|point| point.0 >= from && point.0 <= to);
-    within.min_by(|a, b| a.1.total_cmp(&b.1)).or_else(|| Some((to, interpolate(curve, to)?)))
+fn lowest(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    points.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 /// What the results of every arm are computed from.
@@ -295,13 +298,14 @@ impl View<'_> {
     fn run(&self, index: usize) -> Option<RunResult> {
         let (run, points) = (self.runs.get(index)?, self.curves.get(index)?);
         let scores = &run.scores.get(self.metric)?.points;
+        let within = between(points, self.range);
         Some(RunResult {
             name: run.name.clone(),
             seed: run.seed,
             last: interpolate(points, self.range.1)?,
-            best: best_within(points, self.range)?,
+            best: lowest(&within)?,
             area: mean_between(points, self.range.0, self.range.1)?,
-            to_threshold: first_at_or_below(&between(points, self.range), self.threshold),
+            to_threshold: first_at_or_below(&within, self.threshold),
             standard_errors: scores.iter().map(|score| score.standard_error).collect(),
             points: points.clone(),
         })
@@ -347,5 +351,28 @@ fn test(arm: &ArmResult, first: &ArmResult) -> ArmTest {
         } else {
             None
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_have_four_digits_and_are_not_below() {
+        for (value, expected) in [
+            (2.438, 2.438),
+            (2.4381, 2.439),
+            (9.0001, 9.001),
+            (9.9996, 10.0),
+            (123_456.7, 123_457.0),
+            (-60.4567, -60.45),
+            (-0.949_831, -0.9498),
+            (0.000_123_41, 0.000_123_5),
+            (0.0, 0.0),
+        ] {
+            let found = round_up(value);
+            assert!(found >= value && (found - expected).abs() <= 1e-9 * expected.abs(), "{value}: {found}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! <study>/study.toml             the plan
 //! <study>/<arm>/seed<k>/         runs of one arm and seed: 00000-..., and outcome.json once it has ended
-//! <study>/report.html ...        written when every run has ended
+//! <study>/report.html ...        of the runs that have ended, written whenever the study stops
 //! <study>/confirmed/             a study of the best of several values, on other seeds
 //! ```
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::{Difference, Settings, differences, flatten, of_arm};
+use super::settings::{Difference, Settings, differences, flatten, matters, of_arm};
 use crate::error::{Error, Result};
 use crate::train::files::write_atomic;
 use crate::train::folder::{self, ResumePoint, resume_point};
@@ -55,9 +55,9 @@ pub struct Plan {
 pub struct PlannedArm {
     /// Its name, and that of its folder.
     pub name: String,
-    /// Parameters of its generator.
+    /// Parameters of its generator or classifier.
     pub parameters: u64,
-    /// Operations of its generator for one image.
+    /// Operations of it for one image.
     pub flops: u64,
     /// The complete configuration; its seed is that of no run.
     pub config: String,
@@ -217,7 +217,7 @@ impl Plan {
             let (settings, old) = (arm.settings()?, was.settings()?);
             let changed = differences(&[&settings, &old]);
             // What may change when a run is resumed: a study of before stopped where one of now warns.
-            let free = |key: &str| key == "data.workers" || key.starts_with("train.guard.");
+            let free = |key: &str| !matters(key) || key.starts_with("train.guard.");
             if let Some(change) = changed.iter().find(|change| !free(&change.key)) {
                 let was = change.values.last().cloned().flatten().unwrap_or_else(|| "not set".into());
                 return Ok(Some(format!("there, {} is {was} for {}", change.key, arm.name)));
@@ -336,6 +336,8 @@ mod tests {
         assert!(plan([NEST, SAGAN], [100, 500], [700, 701]).unfair().unwrap().is_empty());
         let capacity = plan([NEST, SAGAN], [100, 200], [100, 300]).unfair().unwrap();
         assert!(capacity[0].contains("2.00 times") && capacity[0].contains("3.00 times"), "{capacity:?}");
+        assert_eq!(plan([NEST, SAGAN], [100, 130], [130, 100]).unfair().unwrap().len(), 1);
+        assert!(plan([NEST, SAGAN], [100, 130], [120, 100]).unfair().unwrap().is_empty());
         let batch = plan([NEST, &SAGAN.replace('8', "16")], [1, 1], [1, 1]).unfair().unwrap();
         assert_eq!(batch, ["train.batch is 8 for a and 16 for b"]);
     }
@@ -384,6 +386,12 @@ mod tests {
         study.open(dir.path()).unwrap();
         study.seeds.push(2);
         study.open(dir.path()).unwrap();
+        // What changes nothing: how many workers there are, where the images lie, which states are kept.
+        let elsewhere =
+            |config: &str| format!("{config}keep_states = 3\n[data]\nworkers = 4\npath = 'moved'\n");
+        let mut moved = plan([&elsewhere(NEST), &elsewhere(SAGAN)], [1, 1], [1, 1]);
+        moved.seeds.push(2);
+        moved.open(dir.path()).unwrap();
         let other = plan([NEST, &SAGAN.replace("width = 3", "width = 4")], [1, 1], [1, 1]);
         let error = other.open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("model.width is 3 for b"), "{error}");

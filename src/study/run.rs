@@ -136,11 +136,16 @@ impl Run {
         let absolute = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
         let name = absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let History { ticks, rollbacks, spans } = History::read(&path.join("stats.jsonl"))?;
+        let mut scores = read_scores(path)?;
+        if let Some(last) = ticks.last().filter(|_| rollbacks > 0) {
+            // Of what was given up, until others come in their place.
+            scores.values_mut().for_each(|scores| scores.points.retain(|point| point.kimg <= last.kimg));
+        }
         Ok(Self {
             ticks,
             rollbacks,
             spans,
-            scores: read_scores(path)?,
+            scores,
             provenance,
             diverged: why_diverged(path)?,
             path: path.to_path_buf(),

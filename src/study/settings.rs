@@ -41,9 +41,14 @@ fn flatten_into(key: &str, value: &Value, settings: &mut Settings) {
     }
 }
 
+/// Whether a setting changes what is learned or what is measured.
+pub(super) fn matters(key: &str) -> bool {
+    !IMMATERIAL.contains(&key)
+}
+
 /// The settings that make an arm: all that matter, except the seed.
 pub fn of_arm(settings: &Settings) -> Settings {
-    let matters = |key: &str| key != SEED_KEY && !IMMATERIAL.contains(&key);
+    let matters = |key: &str| key != SEED_KEY && matters(key);
     settings.iter().filter(|(key, _)| matters(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 

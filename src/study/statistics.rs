@@ -150,6 +150,9 @@ mod tests {
         assert!((estimate.half_width.unwrap() - 4.3027 / 3f64.sqrt()).abs() < TOLERANCE);
         assert_eq!(Estimate::of(&[5.0]).unwrap().half_width, None);
         assert_eq!(Estimate::of(&[]), None);
+        // Of one value nothing is known.
+        assert_eq!(spread(&[1.0]), None);
+        assert!((spread(&[1.0, 2.0, 3.0]).unwrap() - 1.0).abs() < TOLERANCE);
     }
 
     #[test]

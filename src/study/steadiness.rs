@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::comparison::{ArmResult, Comparison, RunResult};
 use super::headline::best_two;
-use super::statistics::{Estimate, spread};
+use super::statistics::{Estimate, interpolate, spread};
 
 /// Standard errors of a score below which a scatter over seeds says little of what other images would give.
 const STEADY: f64 = 1.5;
@@ -14,15 +14,37 @@ const STEADY: f64 = 1.5;
 struct Figure {
     /// What is added to the sentence.
     of: &'static str,
-    value: fn(&RunResult) -> f64,
+    /// `None` where arms are not compared by it.
+    value: fn(&RunResult) -> Option<f64>,
     /// Its standard error, from those of the run's scores.
     error: fn(&RunResult, (f64, f64)) -> Option<f64>,
 }
 
-const FIGURES: [Figure; 2] = [
-    Figure { of: "", value: |run| run.last, error: |run, _| *run.standard_errors.last()? },
-    Figure { of: " in the mean over the range", value: |run| run.area, error: error_of_mean },
+const FIGURES: [Figure; 3] = [
+    Figure { of: "", value: |run| Some(run.last), error: |run, (_, to)| error_at(run, to) },
+    Figure { of: " in the mean over the range", value: |run| Some(run.area), error: error_of_mean },
+    Figure {
+        of: " in where they reach the threshold",
+        value: |run| run.to_threshold.filter(|reached| !reached.or_before).map(|reached| reached.at),
+        error: error_of_place,
+    },
 ];
+
+/// The standard error of the score at `x`, read between its neighbours'.
+fn error_at(run: &RunResult, x: f64) -> Option<f64> {
+    let errors = run.points.iter().zip(&run.standard_errors);
+    let errors: Vec<(f64, f64)> = errors.filter_map(|((x, _), error)| Some((*x, (*error)?))).collect();
+    interpolate(&errors, x)
+}
+
+/// The standard error of the place where the threshold is reached: that of the score over how steeply it falls there.
+fn error_of_place(run: &RunResult, _: (f64, f64)) -> Option<f64> {
+    let at = run.to_threshold?.at;
+    let after = run.points.partition_point(|point| point.0 < at);
+    let (before, after) = (run.points.get(after.checked_sub(1)?)?, run.points.get(after)?);
+    Some(error_at(run, at)? * ((after.0 - before.0) / (after.1 - before.1)).abs())
+        .filter(|error| error.is_finite())
+}
 
 /// The standard error of a mean over the range if the scores' errors are independent, so at least this: part of each is that of the real
 /// images, which all share.
@@ -74,9 +96,9 @@ fn of_figure(comparison: &Comparison, figure: &Figure) -> Vec<String> {
 impl Figure {
     /// Whether an arm's seeds differ by less than 1.5 standard errors. Part of that error is the real images', which all runs share.
     fn is_steadier_than_scores(&self, arm: &ArmResult, range: (f64, f64)) -> bool {
-        let values: Vec<f64> = arm.runs.iter().map(self.value).collect();
+        let values: Option<Vec<f64>> = arm.runs.iter().map(self.value).collect();
         self.standard_error(arm, range)
-            .zip(spread(&values))
+            .zip(values.and_then(|values| spread(&values)))
             .is_some_and(|(error, spread)| spread < STEADY * error)
     }
 
@@ -86,10 +108,11 @@ impl Figure {
     /// and for 11 % at 1.5.
     fn differs_steadier_than_scores(&self, arm: &ArmResult, other: &ArmResult, range: (f64, f64)) -> bool {
         let of_seed = |seed: i64| other.runs.iter().find(|run| run.seed == seed);
-        let differences =
-            arm.runs.iter().filter_map(|run| Some((self.value)(run) - (self.value)(of_seed(run.seed)?)));
-        let differences: Vec<f64> = differences.collect();
-        match (self.standard_error(arm, range), self.standard_error(other, range), spread(&differences)) {
+        let pairs = arm.runs.iter().filter_map(|run| Some((run, of_seed(run.seed)?)));
+        let differences: Option<Vec<f64>> =
+            pairs.map(|(run, other)| Some((self.value)(run)? - (self.value)(other)?)).collect();
+        let spread = differences.and_then(|differences| spread(&differences));
+        match (self.standard_error(arm, range), self.standard_error(other, range), spread) {
             (Some(own), Some(others), Some(spread)) => spread < STEADY * own.hypot(others),
             _ => false,
         }

@@ -53,6 +53,9 @@ fn a_study_trains_every_arm_goes_on_and_ends_with_a_page() {
         for file in ["provenance.json", "interpolation.png", "nearest.png", "stats.jsonl"] {
             assert!(run.join(file).is_file(), "{} lacks {file}", run.display());
         }
+        // A run that ended for its bad score would leave its arm the better ones.
+        let config = fs::read_to_string(run.join("config.toml")).unwrap();
+        assert!(config.contains("on_divergence = \"warn\""), "{config}");
     }
     let page = fs::read_to_string(dir.path().join("study/report.html")).unwrap();
     for part in ["kid100-scenes-v1", "data:image/jpeg;base64,", "model.depths", "\"interpolations\":[{"] {
@@ -74,6 +77,30 @@ fn a_study_trains_every_arm_goes_on_and_ends_with_a_page() {
         "{}",
         text(&changed.stderr)
     );
+}
+
+#[test]
+fn runs_are_scored_ten_times_unless_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let outdir = dir.path().join("study");
+    let arm = arm(dir.path(), "shallow", "[1, 0, 0]", 8);
+    let args = ["study", "convergence", "--arms", &arm, "--kimg", "0.02", "--seeds", "1", "--outdir"];
+    let out = nestgen(&[&args[..], &[outdir.to_str().unwrap()]].concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let config = fs::read_to_string(run_folders(dir.path())[0].join("config.toml")).unwrap();
+    assert!(config.contains("every_kimg = 0.002\n"), "{config}");
+}
+
+#[test]
+fn a_generator_with_more_values_has_the_better_best_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let arms = [arm(dir.path(), "shallow", "[1, 0, 0]", 8), arm(dir.path(), "deep", "[1, 1, 0]", 8)];
+    let tuned = ["--seeds", "2", "--tune", "train.generator.lr=1e-3,2e-3"];
+    let out = study(dir.path(), &format!("{},{}@2e-3", arms[0], arms[1]), &tuned);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let said = text(&out.stdout);
+    let best = said.lines().find(|line| line.contains("the best train.generator.lr of each")).unwrap();
+    assert!(best.contains("deep 2e-3") && !best.contains("paired over"), "{best}");
 }
 
 #[test]
@@ -235,6 +262,13 @@ fn what_a_study_of_classifiers_would_train_is_seen_before() {
         let out = planned(more);
         assert!(out.status.success() && text(&out.stderr).contains(says), "{}", text(&out.stderr));
     }
+    // Shares are what is studied, and what is unfair is said once, whatever shares there are.
+    assert!(planned(&["--fraction", "0.5,1"]).status.success());
+    let other = classifier(dir.path(), "other", vit);
+    fs::write(&other, fs::read_to_string(&file).unwrap().replace("batch = 12", "batch = 24")).unwrap();
+    let both = [file.as_str(), &other].join(",");
+    let out = nestgen(&["study", "accuracy", "-n", "--arms", &both, "--fraction", "0.5,1"]);
+    assert_eq!(text(&out.stderr).matches("train.batch is 12").count(), 1, "{}", text(&out.stderr));
     for (more, says) in [
         (&["--res", "64"][..], "--res: every arm is a file"),
         (&["--set", "train.seed=7"][..], "a study has its own seeds"),
@@ -285,6 +319,23 @@ fn a_study_of_classifiers_is_compared_over_epochs_and_shares_and_goes_on() {
     let before = fs::read(outdir.join("small@1/seed0/outcome.json")).unwrap();
     let more = study("3", &[]);
     assert!(more.contains('3') && fs::read(outdir.join("small@1/seed0/outcome.json")).unwrap() == before);
+    // Along images the arms end where the shortest does; for each share counts its own end.
+    study("3", &["--x", "kimg"]);
+    let csv = fs::read_to_string(outdir.join("scores.csv")).unwrap();
+    let table = fs::read_to_string(outdir.join("data-efficiency.md")).unwrap();
+    for arm in ["small", "plain"] {
+        let of_run = |seed: u64| {
+            let start = format!("\"{arm}@1\"");
+            let rows = csv
+                .lines()
+                .filter(|row| row.starts_with(&start) && row.contains(&format!(",{seed},\"top1\",")));
+            rows.last().unwrap().split(',').nth(9).unwrap().parse::<f64>().unwrap()
+        };
+        let mean = (0..3).map(of_run).sum::<f64>() / 3.0;
+        let cell = table.lines().find(|row| row.starts_with(&format!("| {arm} | 48 |"))).unwrap();
+        let cell = cell.split('|').nth(4).unwrap().split_whitespace().next().unwrap().parse::<f64>().unwrap();
+        assert!((cell - mean).abs() < 0.05 * mean.max(1.0), "{arm}: {cell}, not {mean}: {table}\n{csv}");
+    }
     let args = ["study", "accuracy", "--arms", &arms, "--epochs", "3", "--allow-unfair", "--outdir"];
     let again = nestgen(&[&args[..], &[outdir.to_str().unwrap()]].concat());
     assert!(text(&again.stderr).contains("holds another study"), "{}", text(&again.stderr));

@@ -1,7 +1,7 @@
 //! The numbers that a comparison gives, beside the same made by hand: differences, means, and what luck may have done.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nestgen::study::arms;
 use nestgen::study::axis::Axis;
@@ -10,7 +10,7 @@ use nestgen::study::run::Run;
 use nestgen::study::tuned::best_arms;
 
 use super::compare::Recorded;
-use super::verdicts::{headline, rewrite, said, write};
+use super::verdicts::{headline, rewrite, said, score_as, write};
 
 /// Scores of which more is better, in the place of the distances: one less each.
 fn count_hits_instead(run: &Path) {
@@ -115,4 +115,132 @@ fn the_best_value_of_a_generator_is_its_lowest_distance_or_its_most_hits() {
     assert_eq!(best("kid2k-scenes-v1"), ["nest@1e-3"]);
     folders.iter().for_each(|run| count_hits_instead(run));
     assert_eq!(best("top1"), ["nest@1e-3"]);
+}
+
+/// A comparison of recorded runs by their kinds.
+fn compared(folders: &[PathBuf], metric: &str, axis: Axis, threshold: Option<f64>) -> Comparison {
+    let runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder).unwrap()).collect();
+    let arms = arms::group(&runs).unwrap();
+    compare(&runs, &arms, &Question { metric, axis, threshold, notes: &[], lost: &[] }).unwrap()
+}
+
+const KID: &str = "kid2k-scenes-v1";
+
+fn close(found: f64, expected: f64) {
+    assert!((found - expected).abs() < 1e-9 * expected.abs(), "{found}, not {expected}");
+}
+
+#[test]
+fn luck_has_one_chance_in_twenty() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded: Vec<Recorded> =
+        (0..3).flat_map(|seed| [Recorded::nest(seed), Recorded::sagan(seed)]).collect();
+    let runs = write(dir.path(), &recorded);
+    // scipy.stats.ttest_1samp([0.01, 0.02, 0.04], 0): p = 0.1181; of [1, 1.2, 1.5]: 0.0136.
+    for (differences, says) in [
+        ([0.01, 0.02, 0.04], "cannot be told from luck (p = 0.12)"),
+        ([1.0, 1.2, 1.5], "(paired over 3 seeds, p = 0.0136)"),
+    ] {
+        for (pair, difference) in runs.chunks(2).zip(differences) {
+            score_as(&pair[0], |_| 1.0);
+            score_as(&pair[1], |_| 1.0 + difference);
+        }
+        let text = said(&runs, &[]);
+        assert!(headline(&text).contains(says), "{text}");
+    }
+}
+
+#[test]
+fn a_step_is_of_all_images_that_its_discriminator_sees() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = write(dir.path(), &[Recorded::nest(0)]).remove(0);
+    rewrite(&run, "config.toml", |line| line.replace("d_steps = 1", "d_steps = 2"));
+    let run = Run::read(&run).unwrap();
+    // 8000 images in batches of 16, two a step; 2.4e11 operations each.
+    close(run.position(Axis::Steps, 8.0).unwrap(), 250.0);
+    close(run.position(Axis::Flops, 8.0).unwrap(), 6e13);
+}
+
+#[test]
+fn the_mean_over_the_range_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (long, short) = (Recorded::nest(0), Recorded { ticks: 20, ..Recorded::sagan(0) });
+    let compared = compared(&write(dir.path(), &[long.clone(), short]), KID, Axis::Kimg, None);
+    let scores: Vec<f64> = (1..=10).map(|i| long.score(f64::from(i) * 8.0)).collect();
+    close(
+        compared.arms[0].area.mean,
+        scores.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).sum::<f64>() / 9.0,
+    );
+}
+
+#[test]
+fn ends_of_the_range_that_lie_between_scores_are_among_the_best() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
+    // The second takes half again as long: where the first ends, at 320 seconds, the second has no score.
+    rewrite(&runs[1], "stats.jsonl", |line| {
+        line.replace("\"Timing/sec_per_tick\":{\"mean\":8.0,", "\"Timing/sec_per_tick\":{\"mean\":12.0,")
+            .replace("\"Timing/sec_per_tick\":{\"mean\":8,", "\"Timing/sec_per_tick\":{\"mean\":12.0,")
+    });
+    let compared = compared(&runs, KID, Axis::Seconds, None);
+    assert_eq!(compared.range, (24.0, 320.0));
+    let sagan = &compared.arms[1];
+    // 106.7 kimg, a third of the way from 104 to 112.
+    let [before, after] = [104.0, 112.0].map(|kimg| Recorded::sagan(0).score(kimg));
+    close(sagan.last.mean, before + (after - before) / 3.0);
+    assert_eq!(sagan.best.mean, sagan.last.mean);
+    assert!(compared.threshold >= sagan.last.mean && compared.threshold < before);
+    assert_eq!(sagan.reached, 1);
+}
+
+#[test]
+fn curves_end_with_what_the_table_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded: Vec<Recorded> =
+        (0..3).flat_map(|seed| [Recorded::nest(seed), Recorded::sagan(seed)]).collect();
+    let runs = write(dir.path(), &recorded);
+    let distances = compared(&runs, KID, Axis::Kimg, Some(0.1));
+    let row = said(&runs, &[]);
+    let row = row.lines().find(|line| line.starts_with("transposed_nest  ")).unwrap();
+    let cells: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    let mean: f64 = cells[4].split_once(" ± ").unwrap().0.parse().unwrap();
+    for arm in &distances.arms {
+        assert_eq!(*arm.curve.last().unwrap(), (160.0, arm.last.mean, arm.last.half_width));
+    }
+    assert!((mean / distances.arms[0].area.mean - 1.0).abs() < 0.02, "{row}");
+    // Hits are one less each distance: places stay, scores change their sides.
+    runs.iter().for_each(|run| count_hits_instead(run));
+    let hits = compared(&runs, "top1", Axis::Kimg, Some(0.9));
+    assert_eq!((hits.threshold, distances.threshold), (0.9, 0.1));
+    for (hits, distances) in hits.arms.iter().zip(&distances.arms) {
+        let [hit, distance] = [hits, distances].map(|arm| (arm.to_threshold.unwrap().mean, arm.reached));
+        close(hit.0, distance.0);
+        assert_eq!((hit.1, distance.1), (3, 3));
+        for (hit, distance) in [
+            (hits.last.mean, distances.last.mean),
+            (hits.best.mean, distances.best.mean),
+            (hits.area.mean, distances.area.mean),
+            (hits.curve[3].1, distances.curve[3].1),
+            (hits.runs[0].points[3].1, distances.runs[0].points[3].1),
+            (hits.runs[1].last, distances.runs[1].last),
+            (hits.runs[1].best.1, distances.runs[1].best.1),
+            (hits.runs[1].area, distances.runs[1].area),
+        ] {
+            close(hit, 1.0 - distance);
+        }
+    }
+    // The threshold that nobody names is one that all have reached.
+    let hits = compared(&runs, "top1", Axis::Kimg, None);
+    assert!(hits.threshold > 0.9 && hits.arms.iter().all(|arm| arm.reached == 3), "{}", hits.threshold);
+}
+
+#[test]
+fn who_never_came_there_counts_with_the_end_of_the_range() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::nest(1)]);
+    score_as(&runs[0], |kimg| 1.0 - kimg / 160.0);
+    score_as(&runs[1], |_| 1.0);
+    let compared = compared(&runs, KID, Axis::Kimg, Some(0.5));
+    close(compared.arms[0].to_threshold.unwrap().mean, (80.0 + 160.0) / 2.0);
+    assert_eq!(compared.arms[0].reached, 1);
 }

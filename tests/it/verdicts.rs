@@ -108,11 +108,92 @@ fn differences_that_hardly_scatter_are_not_trusted() {
         text.contains("differences between a and b scatter less in the mean over the range than 1.5"),
         "{text}"
     );
+    // The pair that the headline speaks of need not be one of those in the table, where all are tested against the first.
+    let last: Vec<Recorded> =
+        (0..3).flat_map(|seed| [at("first", 0.9, seed), at("b", 0.1, seed), at("c", 0.101, seed)]).collect();
+    let text = said(&write(&dir.path().join("three"), &last), &[]);
+    assert!(text.contains("differences between b and c scatter less than"), "{text}");
     // Ways that differ from seed to seed, and ends that do not: p of the mean is trusted.
     let ways = |kind, seed| Recorded { decay_kimg: [8.0, 30.0, 15.0][seed as usize], ..at(kind, 0.1, seed) };
     let apart: Vec<Recorded> = (0..3).flat_map(|seed| [at("a", 0.1, seed), ways("b", seed)]).collect();
     let text = said(&write(&dir.path().join("apart"), &apart), &[]);
     assert!(!text.contains("in the mean over the range"), "{text}");
+}
+
+/// Sets what a run's scores are.
+pub(crate) fn score_as(run: &Path, of: impl Fn(f64) -> f64) {
+    rewrite(run, "metric-kid2k-scenes-v1.jsonl", |line| {
+        let mut score: serde_json::Value = serde_json::from_str(line).unwrap();
+        let kimg = score["kimg"].as_f64().unwrap();
+        score["results"]["kid2k-scenes-v1"] = of(kimg).into();
+        score.to_string()
+    });
+}
+
+#[test]
+fn seeds_are_steady_where_they_scatter_less_than_errors_of_the_scores_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded: Vec<Recorded> =
+        (0..3).flat_map(|seed| [Recorded::nest(seed), Recorded::sagan(seed)]).collect();
+    let runs = write(dir.path(), &recorded);
+    // Scores have errors of 0.001; ends that scatter by `spread` over the seeds of the one, by much over those of the other.
+    let steady = |spread: f64| {
+        for (run, seed) in runs.iter().zip([0, 0, 1, 1, 2, 2]) {
+            let is_nest = run.to_str().unwrap().contains("nest");
+            let apart = (f64::from(seed) - 1.0) * if is_nest { spread } else { 0.03 };
+            score_as(run, |kimg| 1.0 - 0.005 * kimg + apart * kimg / 160.0);
+        }
+        said(&runs, &[]).contains("seeds of transposed_nest scatter less than 1.5 standard errors would")
+    };
+    assert!(steady(0.0012));
+    assert!(!steady(0.0018));
+    // What counts is the error where the range ends, not that of a longer run's own end.
+    for run in &runs {
+        rewrite(run, "metric-kid2k-scenes-v1.jsonl", |line| {
+            if line.contains("\"kimg\":160") { line.to_owned() } else { line.replace(":0.001,", ":0.01,") }
+        });
+    }
+    assert!(!steady(0.0018));
+    let path = runs[1].join("metric-kid2k-scenes-v1.jsonl");
+    let half: String =
+        fs::read_to_string(&path).unwrap().lines().take(10).map(|line| format!("{line}\n")).collect();
+    fs::write(path, half).unwrap();
+    assert!(steady(0.0018 * 2.0));
+}
+
+#[test]
+fn places_that_hardly_scatter_are_not_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded: Vec<Recorded> =
+        (0..3).flat_map(|seed| [Recorded::nest(seed), Recorded::sagan(seed)]).collect();
+    let runs = write(dir.path(), &recorded);
+    // Scores fall by 0.005 a kimg, so that an error of 0.001 moves the place by 0.2 kimg.
+    let steady = |spread_kimg: f64| {
+        for (run, seed) in runs.iter().zip([0, 0, 1, 1, 2, 2]) {
+            let is_nest = run.to_str().unwrap().contains("nest");
+            let later = (f64::from(seed) - 1.0) * if is_nest { spread_kimg } else { 9.0 };
+            score_as(run, |kimg| 1.0 - 0.005 * (kimg - later));
+        }
+        let text = said(&runs, &["--threshold", "0.5"]);
+        text.contains("seeds of transposed_nest scatter less in where they reach the threshold than 1.5")
+    };
+    assert!(steady(0.2));
+    assert!(!steady(0.4));
+}
+
+#[test]
+fn company_is_counted_in_the_seconds_of_all_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded: Vec<Recorded> = (0..60).map(|seed| Recorded { ticks: 4, ..Recorded::nest(seed) }).collect();
+    let runs = write(dir.path(), &recorded);
+    for run in &runs {
+        rewrite(run, "stats.jsonl", |line| {
+            let mut tick: serde_json::Value = serde_json::from_str(line).unwrap();
+            tick["timestamp"] = tick["Timing/total_sec"]["mean"].clone();
+            tick.to_string()
+        });
+    }
+    assert!(said(&runs, &[]).contains("up to 60 runs were trained at once"));
 }
 
 #[test]
@@ -290,11 +371,15 @@ fn the_usual_score_is_the_most_telling_one() {
         ("kid2k-of-the-data-itself", "FD-of-the-data-itself", 2000, "kid2k-of-the-data-itself"),
         ("kid10k-of-the-data-itself", "FD-of-the-data-itself", 10_000, "kid10k-of-the-data-itself"),
         ("kid10k", "FID", 10_000, "kid10k"),
+        // Frechet distances of many images are what others publish.
+        ("fid10k", "FID", 10_000, "fid10k"),
     ] {
         for run in &runs {
             let lines = fs::read_to_string(run.join("metric-kid2k-scenes-v1.jsonl")).unwrap();
             let lines = lines.replace("kid2k-scenes-v1", name).replace("FD-scenes-v1", features);
-            let lines = lines.replace("\"num_fake\":2000", &format!("\"num_fake\":{images}"));
+            let lines = ["num_fake", "num_real"].iter().fold(lines, |lines, key| {
+                lines.replace(&format!("\"{key}\":2000"), &format!("\"{key}\":{images}"))
+            });
             fs::write(run.join(format!("metric-{name}.jsonl")), lines).unwrap();
         }
         let text = said(&runs, &[]);
@@ -323,6 +408,54 @@ fn what_a_rollback_gave_up_was_paid_for() {
 }
 
 #[test]
+fn scores_that_a_rollback_gave_up_do_not_count_before_others_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0)]);
+    // Back from 160 kimg to 80, and one tick since, without a score.
+    let path = runs[0].join("stats.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    append(&path, &format!("{}\n", text.lines().nth(20).unwrap()));
+    let csv = dir.path().join("scores.csv");
+    let text = said(&runs, &["--csv", csv.to_str().unwrap()]);
+    assert!(headline(&text).contains("80.00 kimg"), "{text}");
+    assert_eq!(fs::read_to_string(csv).unwrap().lines().count(), 1 + 10);
+}
+
+#[test]
+fn a_file_that_mixes_protocols_or_holds_no_number_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::sagan(0)]);
+    let path = runs[1].join("metric-kid2k-scenes-v1.jsonl");
+    let whole = fs::read_to_string(&path).unwrap();
+    let second = whole.lines().nth(1).unwrap();
+    fs::write(&path, whole.replace(second, &second.replace("\"num_fake\":2000", "\"num_fake\":1000"))).unwrap();
+    let error = refused(&runs);
+    assert!(error.contains("line 2: it mixes protocols: num_fake is"), "{error}");
+    let (start, end) = second.split_once("{\"kid2k-scenes-v1\":").unwrap();
+    let none = format!("{start}{{\"kid2k-scenes-v1\":null{}", &end[end.find('}').unwrap()..]);
+    fs::write(&path, whole.replace(second, &none)).unwrap();
+    let error = refused(&runs);
+    assert!(error.contains("line 2: the score at 16 kimg is not a number; leave this run out"), "{error}");
+}
+
+#[test]
+fn what_changes_nothing_makes_no_other_arm() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write(dir.path(), &[Recorded::nest(0), Recorded::nest(1)]);
+    for (run, number) in runs.iter().zip(["1", "2"]) {
+        let path = run.join("config.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let of_train =
+            ["image_ticks", "snap_ticks", "keep_states", "grid"].map(|key| format!("{key} = {number}\n"));
+        let text = text.replace("[train]\n", &format!("[train]\n{}", of_train.concat()));
+        let text = text.replace("[data]\n", &format!("[data]\npath = \"{number}\"\nworkers = {number}\n"));
+        fs::write(path, text).unwrap();
+    }
+    let read: Vec<Run> = runs.iter().map(|run| Run::read(run).unwrap()).collect();
+    assert_eq!(arms::group(&read).unwrap().len(), 1);
+}
+
+#[test]
 fn runs_that_never_came_there_count_with_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let at = |floor, seed| Recorded { floor, ..Recorded::nest(seed) };
@@ -330,8 +463,18 @@ fn runs_that_never_came_there_count_with_the_end() {
     let text = said(&write(dir.path(), &recorded), &["--threshold", "0.2"]);
     assert!(text.contains("≥ ") && text.contains(" (1 of 2)"), "{text}");
     assert!(headline(&text).contains("transposed_nest in 1 of 2 seeds"), "{text}");
-    let speed = text.lines().find(|line| line.contains("kimg to threshold")).unwrap();
-    assert!(speed.trim_end().ends_with('-'), "speed is not tested: {speed}");
+    let untested = |text: &str| {
+        let speed = text.lines().find(|line| line.contains("kimg to threshold")).unwrap();
+        assert!(speed.trim_end().ends_with('-'), "speed is not tested: {speed}");
+    };
+    untested(&text);
+    // Nor where a run is there when the range begins.
+    let early =
+        |seed| Recorded { floor: if seed == 0 { 0.01 } else { 0.05 }, decay_kimg: 4.0, ..Recorded::nest(seed) };
+    let recorded: Vec<Recorded> = (0..3).flat_map(|seed| [early(seed), Recorded::sagan(seed)]).collect();
+    let text = said(&write(&dir.path().join("early"), &recorded), &["--threshold", "0.1"]);
+    assert!(text.contains('≤'), "{text}");
+    untested(&text);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `nestgen study accuracy`: several classifiers, several seeds, shares of the training images; one page at the end.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -14,6 +15,7 @@ use nestgen::nn::Builder;
 use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
 use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
+use nestgen::study::tuned::AT;
 use nestgen::train::classify::training::{Event, Outcome};
 use nestgen::train::parallel::check_work;
 
@@ -82,8 +84,7 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         let (parameters, flops) = (arm.parameters as f64 / 1e6, arm.flops as f64 / 1e9);
         ui::note(&format!("{}: {parameters:.2} M parameters, {flops:.3} GFLOP an image", arm.name));
     }
-    let mut lengths: Vec<u64> = arms.iter().map(|(_, config)| config.train.epochs).collect();
-    lengths.dedup();
+    let lengths: BTreeSet<u64> = arms.iter().map(|(_, config)| config.train.epochs).collect();
     let lengths = lengths.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     let (_, test) = data.chosen(&arms.first().map(|(_, config)| config.data.clone()).unwrap_or_default());
     ui::note(&format!(
@@ -166,7 +167,7 @@ fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
         }
         for &fraction in &args.fraction {
             let share = [Override::new("data.fraction", fraction)];
-            arms.push((format!("{name}@{fraction}"), config.with("--fraction", &share)?));
+            arms.push((format!("{name}{AT}{fraction}"), config.with("--fraction", &share)?));
         }
     }
     // Before the plan is written: an arm that cannot be trained would be met when others have been.
@@ -189,16 +190,20 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         Plan { seeds: (0..args.seeds).collect(), allowed_unfair: Vec::new(), tuned: None, arms: planned };
     plan.refuse_other_images()?;
     plan.refuse_twins()?;
-    let mut unfair = Vec::new();
+    let mut unfair: Vec<String> = Vec::new();
     let mut shares: Vec<f64> = arms.iter().map(|(_, config)| config.data.fraction).collect();
     shares.sort_by(f64::total_cmp);
     shares.dedup();
     for share in shares {
         let alike = arms.iter().zip(&plan.arms).filter(|((_, config), _)| config.data.fraction == share);
-        let arms = alike.map(|(_, planned)| planned.clone()).collect();
-        unfair.extend(Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), tuned: None, arms }.unfair()?);
+        // Without the share in their names, so that what holds of every share is one reason.
+        let bare = |name: &str| name.rsplit_once(AT).map_or(name, |(bare, _)| bare).to_owned();
+        let arms = alike.map(|(_, planned)| PlannedArm { name: bare(&planned.name), ..planned.clone() });
+        let arms = arms.collect();
+        let of_share = Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), tuned: None, arms }.unfair()?;
+        let mut reasons: Vec<String> = of_share.into_iter().filter(|reason| !unfair.contains(reason)).collect();
+        unfair.append(&mut reasons);
     }
-    unfair.dedup();
     if !unfair.is_empty() && !args.allow_unfair {
         let message = format!("the arms cannot be compared fairly: {}", unfair.join("; "));
         return Err(usage(&message, "make them equal, or say --allow-unfair: the page will tell").into());
