@@ -53,7 +53,7 @@ pub(super) struct TrainArgs {
     /// Length: thousands of real images shown to the discriminator
     #[arg(long, conflicts_with = "minutes")]
     kimg: Option<f64>,
-    /// Length: wall time, to which schedules are fitted
+    /// Length: wall time, to which schedules are fitted; a first score that comes at the very end takes longer
     #[arg(long)]
     minutes: Option<f64>,
     /// Images a step
@@ -315,7 +315,7 @@ fn conclude(folder: &Path, outcome: &Outcome, ranks: &Ranks) -> anyhow::Result<E
                     format!(
                         "begin anew from its last good state, with lower rates: nestgen train --transfer {} --set \
                          train.generator.lr=… --set train.discriminator.lr=…",
-                        state.display()
+                        ui::quoted(&state)
                     )
                 }
                 None => "lower the learning rates, or raise the penalty".into(),
@@ -358,5 +358,10 @@ mod tests {
             resolved(&["--set", "train.batch=4", "--batch", "8", "--kimg", "3", "--mirror=false"]).unwrap();
         assert_eq!((config.train.batch, config.train.kimg, config.train.minutes), (8, 3.0, 0.0));
         assert!(!config.data.mirror);
+        let flags = ["--snap", "7", "--eval", "3", "--tick", "2", "--minutes", "4", "--seed", "9"];
+        let config = resolved(&flags).unwrap();
+        let train = &config.train;
+        assert_eq!((train.snap_ticks, train.tick_kimg, train.minutes, train.seed), (7, 2.0, 4.0, 9));
+        assert_eq!(config.eval.every_kimg, 3.0);
     }
 }

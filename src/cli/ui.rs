@@ -1,11 +1,12 @@
 //! Output: results to stdout, everything else to stderr, progress only where somebody looks.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+pub(crate) use nestgen::error::quoted;
 
 /// Whether this process says nothing.
 static MUTE: AtomicBool = AtomicBool::new(false);
@@ -48,17 +49,6 @@ pub(crate) fn tell(text: &str) {
 /// Writes a warning to stderr.
 pub(crate) fn warn(line: &str) {
     note(&format!("warning: {line}"));
-}
-
-/// A path as a word of a command line that can be copied.
-pub(crate) fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
 }
 
 /// A bar with a rate and the time left, on a terminal; silent elsewhere.

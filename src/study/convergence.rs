@@ -91,9 +91,7 @@ impl Plan {
         let mut reasons: Vec<String> = others.map(|difference| self.in_words(&difference)).collect();
         let (parameters, flops) = self.capacity_ratios();
         if parameters > CAPACITY_RATIO && flops > CAPACITY_RATIO {
-            // Only what trains a generator has a discriminator.
-            let is_generator = |arm: &Settings| arm.keys().any(|key| key.starts_with("discriminator."));
-            let networks = if settings.iter().any(is_generator) { "generators" } else { "classifiers" };
+            let networks = self.networks();
             reasons.push(format!(
                 "the {networks} match neither in parameters ({parameters:.2} times apart) nor in FLOPs ({flops:.2} times)"
             ));
@@ -110,15 +108,23 @@ impl Plan {
         (ratio(|arm| arm.parameters), ratio(|arm| arm.flops))
     }
 
+    /// What is trained: only what trains a generator has a discriminator, which counts for nothing here.
+    fn networks(&self) -> &'static str {
+        let is_generator = |arm: &PlannedArm| {
+            arm.settings().is_ok_and(|settings| settings.keys().any(|key| key.starts_with("discriminator.")))
+        };
+        if self.arms.iter().any(is_generator) { "generators" } else { "classifiers" }
+    }
+
     /// What is to be said where generators, or classifiers, are equal in one measure of capacity alone.
     pub fn unequal(&self) -> Option<String> {
-        let (parameters, flops) = self.capacity_ratios();
+        let ((parameters, flops), networks) = (self.capacity_ratios(), self.networks());
         match (parameters > CAPACITY_RATIO, flops > CAPACITY_RATIO) {
             (false, true) => Some(format!(
-                "the arms' networks are alike in parameters, and {flops:.1} times apart in operations: --x flops compares at equal ones"
+                "the arms' {networks} are alike in parameters, and {flops:.1} times apart in operations: --x flops compares at equal ones"
             )),
             (true, false) => Some(format!(
-                "the arms' networks are alike in operations, and {parameters:.1} times apart in parameters"
+                "the arms' {networks} are alike in operations, and {parameters:.1} times apart in parameters"
             )),
             _ => None,
         }
@@ -217,7 +223,8 @@ impl Plan {
             let (settings, old) = (arm.settings()?, was.settings()?);
             let changed = differences(&[&settings, &old]);
             // What may change when a run is resumed: a study of before stopped where one of now warns.
-            let free = |key: &str| !matters(key) || key.starts_with("train.guard.");
+            let free =
+                |key: &str| !matters(key) && !key.starts_with("eval.") || key.starts_with("train.guard.");
             if let Some(change) = changed.iter().find(|change| !free(&change.key)) {
                 let was = change.values.last().cloned().flatten().unwrap_or_else(|| "not set".into());
                 return Ok(Some(format!("there, {} is {was} for {}", change.key, arm.name)));

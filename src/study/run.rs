@@ -60,6 +60,8 @@ pub struct Tick {
     pub kimg: f64,
     /// The same with those of stretches that a rollback gave up: they were paid for.
     pub spent_kimg: f64,
+    /// Passes over a classifier's images, of which its last batch may take some twice; not a number for a generator.
+    pub epoch: f64,
     /// Seconds of training up to here, without scores, pictures and saving; those given up included. Not a number once a tick has
     /// not said how long it took.
     pub train_secs: f64,
@@ -171,6 +173,10 @@ impl Run {
                 (flops > 0.0).then_some(steps * flops)
             }
             Axis::Epochs => {
+                let epochs = self.at(kimg_of_network, |tick| tick.epoch).filter(|epochs| !epochs.is_nan());
+                if self.rollbacks == 0 && epochs.is_some() {
+                    return epochs;
+                }
                 let images = self.provenance.as_ref()?.data_images;
                 (images > 0).then(|| kimg * 1e3 / images as f64)
             }
@@ -238,6 +244,8 @@ struct Mean {
 struct Line {
     #[serde(rename = "Progress/kimg")]
     kimg: Mean,
+    #[serde(rename = "Progress/epoch")]
+    epoch: Option<Mean>,
     #[serde(rename = "Timing/sec_per_tick")]
     tick_secs: Option<Mean>,
     timestamp: Option<f64>,
@@ -286,6 +294,7 @@ impl Line {
         Some(Tick {
             kimg,
             spent_kimg: spent.spent_kimg + kimg - before.kimg,
+            epoch: value(&self.epoch).unwrap_or(f64::NAN),
             train_secs: spent.train_secs + value(&self.tick_secs).unwrap_or(f64::NAN),
             wall_secs: value(&self.wall_secs).unwrap_or(spent.wall_secs),
             peak_memory_gib: spent.peak_memory_gib.max(memory),

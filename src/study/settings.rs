@@ -10,9 +10,12 @@ pub type Settings = BTreeMap<String, String>;
 /// The key of the seed, the one setting in which the runs of an arm differ.
 pub const SEED_KEY: &str = "train.seed";
 
-/// Settings that change neither what is learned nor what is measured.
-const IMMATERIAL: [&str; 6] = [
+/// Settings that change neither what is learned nor what is measured; sections end with a point.
+const IMMATERIAL: [&str; 8] = [
     "data.workers",
+    // When scores are taken; how they are taken is a matter of their protocol.
+    "eval.",
+    "train.tick_kimg",
     "train.image_ticks",
     "train.snap_ticks",
     "train.keep_states",
@@ -43,7 +46,7 @@ fn flatten_into(key: &str, value: &Value, settings: &mut Settings) {
 
 /// Whether a setting changes what is learned or what is measured.
 pub(super) fn matters(key: &str) -> bool {
-    !IMMATERIAL.contains(&key)
+    !IMMATERIAL.iter().any(|free| if free.ends_with('.') { key.starts_with(free) } else { key == *free })
 }
 
 /// The settings that make an arm: all that matter, except the seed.

@@ -342,19 +342,23 @@ impl<'a> Training<'a> {
 
     fn report_progress(&mut self) {
         let elapsed_secs = self.clock.elapsed_secs();
-        let (cur_nimg, total_nimg) = (self.position.cur_nimg, self.position.total_nimg);
+        let cur_nimg = self.position.cur_nimg;
+        let total_nimg = self.length.total_nimg(cur_nimg, elapsed_secs, self.position.total_nimg);
         let tick_nimg = cur_nimg - self.position.tick_start_nimg.min(cur_nimg);
         let speed = (elapsed_secs - self.clock.tick_start_secs) / (tick_nimg.max(1) as f64 / 1e3);
-        // Early in a tick the last one's speed says more.
-        let warm =
-            tick_nimg as f64 >= self.session.config.tick_kimg * 250.0 || self.progress.sec_per_kimg == 0.0;
+        // Early in a tick the last one's speed says more, where there was one in this session.
+        let is_first = self.clock.tick_start_secs <= self.clock.before_secs;
+        let warm = is_first || tick_nimg as f64 >= self.session.config.tick_kimg * 250.0;
         let sec_per_kimg = if warm { speed } else { self.progress.sec_per_kimg };
         self.progress = Progress {
             kimg: cur_nimg as f64 / 1e3,
             total_kimg: total_nimg as f64 / 1e3,
             elapsed_secs,
             sec_per_kimg,
-            eta_secs: total_nimg.saturating_sub(cur_nimg) as f64 / 1e3 * sec_per_kimg,
+            eta_secs: match self.length {
+                Length::Seconds { total_secs, .. } => (total_secs - elapsed_secs).max(0.0),
+                Length::Images(_) => total_nimg.saturating_sub(cur_nimg) as f64 / 1e3 * sec_per_kimg,
+            },
             memory_gib: memory_gib().map_or(0.0, |(now, _)| now),
             augment: self.position.augment.probability,
             ..self.progress

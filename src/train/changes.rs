@@ -116,6 +116,9 @@ mod tests {
     fn the_length_may_change_and_new_settings_count() {
         let longer = BEFORE.replace("kimg = 10.0", "kimg = 20.0") + "[eval]\nimages = 3\n";
         assert!(refuse_changes(Path::new("s"), BEFORE, &longer).is_ok());
+        let moved = BEFORE.replace("path = \"x\"", "path = \"y\"\nworkers = 2");
+        let moved = moved.replace("kimg = 10.0", "minutes = 3.0\nsnap_ticks = 2\nkeep_states = 9");
+        assert!(refuse_changes(Path::new("s"), BEFORE, &moved).is_ok());
         let added = BEFORE.to_owned() + "mirror = true\n";
         let error = refuse_changes(Path::new("s"), BEFORE, &added).unwrap_err();
         assert!(error.to_string().contains("data.mirror = true (was nothing)"), "{error}");

@@ -12,7 +12,7 @@ use super::files::{sweep, write_atomic};
 use super::grid::Picture;
 use super::state::Position;
 use super::{state, stats, tensors};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// Holds the reason in the folder of a run that diverged: `compare` must not take it for a short one.
 pub const DIVERGED: &str = "diverged.txt";
@@ -118,27 +118,17 @@ impl RunFolder {
     /// Where the numbered snapshot of the best score until then was kept, it is the best one again.
     pub fn set_aside_beyond(&self, position: &Position) -> Result<usize> {
         let cur_nimg = position.cur_nimg;
-        let (states, snapshots) = (state::numbered(&self.path)?, snapshots(&self.path)?);
-        let mut beyond: Vec<PathBuf> = states
-            .into_iter()
-            .chain(snapshots)
-            .filter(|(kimg, _)| *kimg > cur_nimg / 1000)
-            .map(|(_, path)| path)
-            .collect();
+        let states_and_snapshots = [state::numbered(&self.path)?, snapshots(&self.path)?].concat();
+        let mut beyond: Vec<PathBuf> = later_than(cur_nimg, states_and_snapshots).collect();
         // After a kill a best one that is ahead is not of another future: the run comes by it again.
         let best = self.file(BEST);
         let turned_back =
             !beyond.is_empty() && snapshot_kimg(&best).is_some_and(|kimg| kimg > cur_nimg as f64 / 1e3);
         beyond.extend(turned_back.then(|| best.clone()));
         if !beyond.is_empty() {
-            let pictures = numbered_files(&self.path, "fakes", ".png")?;
-            beyond
-                .extend(pictures.into_iter().filter(|(kimg, _)| *kimg > cur_nimg / 1000).map(|(_, path)| path));
+            beyond.extend(later_than(cur_nimg, pictures(&self.path)?));
         }
-        for path in &beyond {
-            let aside = free_name(path, ABANDONED);
-            fs::rename(path, &aside).map_err(Error::io("rename", path))?;
-        }
+        beyond.iter().try_for_each(|path| set_aside(path))?;
         if let Some(kimg) = position.best.as_ref().map(|best| best.kimg).filter(|_| turned_back) {
             let kept = self.file(&snapshot_name((kimg * 1e3).round() as u64));
             if snapshot_kimg(&kept).is_some_and(|of| (of - kimg).abs() < 5e-4) {
@@ -149,18 +139,30 @@ impl RunFolder {
         Ok(beyond.len())
     }
 
-    /// Renames the states that are newer than this one, which the run goes back to: `latest` is not one of them.
-    pub(super) fn set_states_aside_after(&self, state: &Path) -> Result<()> {
-        for path in state::list(&self.path)?.into_iter().skip_while(|path| path != state).skip(1) {
-            fs::rename(&path, free_name(&path, ABANDONED)).map_err(Error::io("rename", &path))?;
-        }
-        Ok(())
+    /// Renames states, snapshots and pictures of what a run gives up that goes back to `nimg`: `latest` is none of them, nor are they
+    /// what it has learned. The best generator so far stays the best.
+    pub(super) fn set_aside_after(&self, nimg: u64) -> Result<()> {
+        let all = [state::numbered(&self.path)?, snapshots(&self.path)?, pictures(&self.path)?].concat();
+        later_than(nimg, all).try_for_each(|path| set_aside(&path))
     }
 
     /// Appends a line to `log.txt`.
     pub fn log(&self, line: &str) -> Result<()> {
         stats::append_line(&self.file("log.txt"), line)
     }
+}
+
+/// The paths that were written after `nimg` images, by the kimg in their names.
+fn later_than(nimg: u64, numbered: Vec<(u64, PathBuf)>) -> impl Iterator<Item = PathBuf> {
+    numbered.into_iter().filter(move |(kimg, _)| *kimg > nimg / 1000).map(|(_, path)| path)
+}
+
+fn pictures(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    numbered_files(run, "fakes", ".png")
+}
+
+fn set_aside(path: &Path) -> Result<()> {
+    fs::rename(path, free_name(path, ABANDONED)).map_err(Error::io("rename", path))
 }
 
 /// Holds a folder for this process, until the file is dropped.
@@ -285,7 +287,7 @@ impl ResumePoint {
                 message: format!("`{}` is of another future than its run has now", state.display()),
                 hint: Some(format!(
                     "begin a new run from its weights: nestgen train --transfer {}",
-                    state.display()
+                    quoted(state)
                 )),
             }),
             _ => Ok(()),

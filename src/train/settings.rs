@@ -142,6 +142,7 @@ impl TrainConfig {
         };
         let share = |key, x: f64| must(key, (0.0..=1.0).contains(&x), || format!("{x} is not in 0..1"));
         positive("kimg", self.kimg)?;
+        must("kimg", self.kimg >= 0.001, || format!("{} is less than one image", self.kimg))?;
         not_negative("minutes", self.minutes)?;
         must("batch", self.batch >= 2, || format!("{} is less than 2", self.batch))?;
         must("accumulate", self.accumulate >= 1 && self.batch.is_multiple_of(self.accumulate), || {
@@ -223,7 +224,7 @@ mod tests {
     fn defaults_are_valid_and_every_bad_range_names_its_key() {
         assert_eq!(TrainConfig::default().validate(), Ok(()));
         type Spoil = fn(&mut TrainConfig);
-        let cases: [(&str, Spoil); 8] = [
+        let cases: [(&str, Spoil); 20] = [
             ("batch", |c| c.batch = 1),
             ("accumulate", |c| c.accumulate = 3),
             ("kimg", |c| c.kimg = f64::NAN),
@@ -232,6 +233,18 @@ mod tests {
             ("schedule.burn_in", |c| c.schedule.burn_in = 0.0),
             ("augment.probability", |c| c.augment.probability = 1.5),
             ("penalty.interval", |c| c.penalty.interval = 0),
+            ("kimg", |c| c.kimg = 0.000_5),
+            ("minutes", |c| c.minutes = -1.0),
+            ("tick_kimg", |c| c.tick_kimg = 0.0),
+            ("guard.patience", |c| c.guard.patience = 0),
+            ("grid", |c| c.grid = [0, 1]),
+            ("keep_states", |c| c.keep_states = 0),
+            ("d_steps", |c| c.d_steps = 0),
+            ("clip_norm", |c| c.clip_norm = -1.0),
+            ("schedule.lr_final", |c| c.schedule.lr_final = 2.0),
+            ("ema.ramp", |c| c.ema.ramp = -1.0),
+            ("augment.target", |c| c.augment.target = 2.0),
+            ("penalty.lecam", |c| c.penalty.lecam = -1.0),
         ];
         for (key, spoil) in cases {
             let mut config = TrainConfig::default();

@@ -243,13 +243,27 @@ pub(super) fn numbered(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// Removes all but the newest `keep` states.
+/// Removes all but the newest `keep` states; spares the newest that was saved while nothing was suspected, to which trouble goes back.
 pub fn prune(run: &Path, keep: usize) -> Result<()> {
     let states = list(run)?;
-    for old in states.iter().take(states.len().saturating_sub(keep.max(1))) {
+    let (old, kept) = states.split_at(states.len().saturating_sub(keep.max(1)));
+    let spared = if kept.iter().any(|state| is_calm(state)) {
+        None
+    } else {
+        old.iter().rev().find(|state| is_calm(state))
+    };
+    for old in old.iter().filter(|old| Some(*old) != spared) {
         super::files::remove_folder_atomic(old)?;
     }
     Ok(())
+}
+
+/// Whether nothing was suspected when the state was saved, as far as it can be read.
+fn is_calm(state: &Path) -> bool {
+    let position = std::fs::read_to_string(state.join(POSITION)).ok();
+    position
+        .and_then(|text| toml::from_str::<Position>(&text).ok())
+        .is_some_and(|position| position.guard.is_calm())
 }
 
 #[cfg(test)]

@@ -40,9 +40,7 @@ impl Training<'_> {
         }
         if config.minutes > 0.0 {
             let total_secs = config.minutes * 60.0;
-            // Until the first save has been timed.
-            let reserve_secs = (0.02 * total_secs).min(30.0);
-            self.length = Length::Seconds { total_secs, reserve_secs };
+            self.length = Length::Seconds { total_secs, reserve_secs: least_reserve_secs(total_secs) };
         }
         let guess = (config.kimg * 1e3) as u64;
         self.position.total_nimg =
@@ -73,7 +71,7 @@ impl Training<'_> {
         let dir = self.session.folder.path();
         for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
             let path = entry.map_err(Error::io("read", dir))?.path();
-            if path.extension().is_some_and(|extension| extension == "jsonl") {
+            if path.ends_with("stats.jsonl") || score::is_metric_file(&path) {
                 rewind_lines(&path, self.position.kimg())?;
             }
             let Some((evaluate, _)) = &self.session.evaluate else { continue };
@@ -148,7 +146,8 @@ impl Training<'_> {
     /// Fits a timed run to its speed, leaving time for the last score and save.
     fn stretch(&mut self, now_secs: f64) {
         if let Length::Seconds { total_secs, .. } = self.length {
-            let reserve_secs = self.clock.maintenance_secs.min(total_secs / 2.0);
+            let reserve_secs =
+                self.clock.maintenance_secs.max(least_reserve_secs(total_secs)).min(total_secs / 2.0);
             self.length = Length::Seconds { total_secs, reserve_secs };
             self.position.total_nimg =
                 self.length.total_nimg(self.position.cur_nimg, now_secs, self.position.total_nimg);
@@ -377,6 +376,11 @@ impl Training<'_> {
 }
 
 /// Seconds as people read them: `1h 02m 03s`.
+/// What a timed run keeps for its end at least: ticks that save and score nothing do not tell what that takes.
+fn least_reserve_secs(total_secs: f64) -> f64 {
+    (0.02 * total_secs).min(30.0)
+}
+
 fn clock_time(secs: f64) -> String {
     let secs = secs as u64;
     match (secs / 3600, secs / 60 % 60, secs % 60) {

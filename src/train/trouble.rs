@@ -87,7 +87,7 @@ impl Training<'_> {
         Ok(states.into_iter().next())
     }
 
-    /// Goes to a saved state: with half the rate, other random numbers, and the patience of a new run. States of what is given up step
+    /// Goes to a saved state: with half the rate, other random numbers, and the patience of a new run. What was written since steps
     /// aside. The best generator so far stays the best, wherever the run has gone since.
     fn roll_back(&mut self, path: &Path) -> Result<()> {
         let (rollbacks, best) = (self.position.rollbacks + 1, self.position.best.take());
@@ -97,7 +97,7 @@ impl Training<'_> {
         self.position.guard = Guard::default();
         self.position.best = best.or(self.position.best.take());
         if self.session.ranks.is_first() {
-            self.session.folder.set_states_aside_after(path)?;
+            self.session.folder.set_aside_after(self.position.cur_nimg)?;
         }
         Ok(())
     }

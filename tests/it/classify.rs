@@ -155,6 +155,16 @@ fn it_learns_and_what_it_saved_says_the_same() {
     let scores: Vec<f64> = summary.lines().skip(1).map(top1).collect();
     let best = scores.iter().copied().fold(0.0, f64::max);
     assert!(best > 3.0 * CHANCE, "{scores:?}");
+    // What studies read.
+    for (metric, column) in [("top1", 3), ("top5", 4)] {
+        let told = fs::read_to_string(run.join(format!("metric-{metric}.jsonl"))).unwrap();
+        let value = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["results"][metric].as_f64().unwrap()
+        };
+        let in_summary =
+            summary.lines().skip(1).map(|line| line.split(',').nth(column).unwrap().parse().unwrap());
+        assert_eq!(told.lines().map(value).collect::<Vec<f64>>(), in_summary.collect::<Vec<f64>>(), "{metric}");
+    }
 
     let out = nestgen(&["classify", "eval", "--run", text(&run), "--json"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

@@ -21,6 +21,7 @@ mod mpi;
 mod msrv;
 mod outputs;
 mod portable;
+mod records;
 mod score;
 mod score_space;
 mod steps;

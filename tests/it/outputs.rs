@@ -5,6 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use nestgen::config::generator_of;
+use nestgen::sample::{read_snapshot, seed_latents};
+use nestgen::train::fakes::generate;
+use nestgen::train::grid::to_byte;
+
 use super::bad_input::{png, refused, text};
 use super::cli::nestgen;
 use super::compare::Recorded;
@@ -37,6 +42,40 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for name in names(from).iter().filter(|name| name.ends_with(".safetensors")) {
         fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn samples_are_those_of_their_seeds_and_their_truncation() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = tiny_run(dir.path(), "1");
+    let snapshot = run.join("network-snapshot-000000.safetensors");
+    let generator = generator_of(&snapshot, read_snapshot(&snapshot).unwrap()).unwrap();
+    let drawn = |trunc: Option<f64>| -> Vec<Vec<u8>> {
+        let latents = seed_latents(&[0, 1, 2], generator.z_dim(), trunc).unwrap();
+        let values =
+            generate(&generator, &latents, 2).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.chunks(32 * 32 * 3).map(|image| image.iter().map(|&x| to_byte(x)).collect()).collect()
+    };
+    let outdir = dir.path().join("out");
+    for (more, trunc) in [(&[][..], None), (&["--trunc", "0.3"][..], Some(0.3))] {
+        let args = ["sample", "-n", "3", "--run", text(&run), "--batch", "2", "--outdir", text(&outdir)];
+        succeeded(&nestgen(&[&args[..], more].concat()));
+        for (seed, expected) in drawn(trunc).iter().enumerate() {
+            let picture = image::open(outdir.join(format!("seed{seed:06}.png"))).unwrap().into_rgb8();
+            assert!(picture.as_raw() == expected, "seed {seed}, {more:?}");
+        }
+    }
+    // Columns by rows; cell i is seed i.
+    let grid = dir.path().join("grid");
+    let args = ["sample", "-n", "3", "--run", text(&run), "--grid", "3x1", "--outdir", text(&grid)];
+    succeeded(&nestgen(&args));
+    let picture = names(&grid).into_iter().find(|name| name.starts_with("grid")).unwrap();
+    let picture = image::open(grid.join(picture)).unwrap().into_rgb8();
+    assert_eq!(picture.dimensions(), (96, 32));
+    for (seed, expected) in drawn(None).iter().enumerate() {
+        let cell = image::imageops::crop_imm(&picture, 32 * seed as u32, 0, 32, 32).to_image();
+        assert!(cell.as_raw() == expected, "cell {seed}");
     }
 }
 

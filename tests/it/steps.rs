@@ -52,6 +52,24 @@ fn both_steps_see_augmented_images_and_new_ones_each_time() {
     }
 }
 
+/// The average's half-life is in images that the discriminator has seen.
+#[test]
+fn averages_follow_by_the_images_of_a_step() {
+    let one_step = [
+        "train.d_steps=2",
+        "train.kimg=0.008",
+        "train.tick_kimg=0.008",
+        "train.ema.halflife_kimg=0.008",
+        "train.ema.ramp=0",
+        "train.generator.lr=0.01",
+    ];
+    let initial = weights(&[&one_step[..], &["train.generator.lr=1e-30"]].concat(), "generator");
+    let (trained, average) = (weights(&one_step, "generator"), weights(&one_step, "generator-ema"));
+    assert!(apart(&initial, &trained) > 1e-2);
+    let between: Vec<f32> = initial.iter().zip(&trained).map(|(a, b)| (a + b) / 2.0).collect();
+    assert!(apart(&between, &average) < 1e-6, "{}", apart(&between, &average));
+}
+
 #[test]
 fn the_schedule_holds_for_both_networks() {
     for network in ["generator", "discriminator"] {

@@ -16,6 +16,7 @@ use nestgen::train::fakes::{generate, latents};
 use nestgen::train::folder::resume_point;
 use nestgen::train::grid::to_byte;
 use nestgen::train::stats::repeatable;
+use nestgen_fid::frechet::{Spectrum, frechet_distance};
 use nestgen_fid::kid::kid;
 use nestgen_fid::{Resize, Tap};
 
@@ -373,12 +374,12 @@ fn scores_are_written_and_the_best_snapshot_is_kept() {
     assert!(best.metadata["best"].contains("best of"), "{:?}", best.metadata);
 }
 
-/// KID and the Frechet distance of a run's end beside those of features that are made here: all scenes against the images of a hundred
+/// KID and the Frechet distance of a run's end beside those of features that are made here: a hundred scenes drawn at random against the images of a hundred
 /// latents.
 #[test]
 fn a_score_is_that_of_the_averaged_generators_images() {
     let dir = tempfile::tempdir().unwrap();
-    let scored = ["data.scenes=100", "eval.images=100", "eval.every_kimg=1", "eval.features=scenes-v1"];
+    let scored = ["data.scenes=150", "eval.images=100", "eval.every_kimg=1", "eval.features=scenes-v1"];
     let (run, _) = train(&tiny(&scored), dir.path(), None, None).unwrap();
     let path = run.join("network-snapshot-000000.safetensors");
     let generator = generator_of(&path, read_snapshot(&path).unwrap()).unwrap();
@@ -386,20 +387,29 @@ fn a_score_is_that_of_the_averaged_generators_images() {
     let z = latents(&Rng::new(0).split("z-score"), &numbers, generator.z_dim()).unwrap();
     let images = generate(&generator, z.value(), 7).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let fake: Vec<u8> = images.into_iter().map(to_byte).collect();
-    let data = ImageData::synthetic(0, 100, 32, &|_, _| true).unwrap();
+    let data = ImageData::synthetic(0, 150, 32, &|_, _| true).unwrap();
+    let mut chosen: Vec<usize> = (0..150).collect();
+    Rng::new(0).split("score-reals").shuffle(&mut chosen);
+    chosen.truncate(100);
     let mut real = vec![0; 100 * 32 * 32 * 3];
-    for (index, image) in real.chunks_exact_mut(32 * 32 * 3).enumerate() {
+    for (&index, image) in chosen.iter().zip(real.chunks_exact_mut(32 * 32 * 3)) {
         data.read(index, image).unwrap();
     }
     let space = extractor("scenes-v1", None, &candle_core::Device::Cpu).unwrap();
     let features = |pixels: &[u8]| {
         space.extract_pixels(Tap::D2048, Resize::default(), pixels, 32, 32, &|_, _| {}).unwrap()
     };
-    let kid = kid(&features(&real), &features(&fake)).unwrap();
-    let text = std::fs::read_to_string(run.join("metric-kid100-scenes-v1.jsonl")).unwrap();
-    let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    let value = line["results"]["kid100-scenes-v1"].as_f64().unwrap();
-    assert!((value / kid.value - 1.0).abs() < 1e-6, "{value} {kid:?}");
-    let error = line["standard_error"].as_f64().unwrap();
-    assert!((error / kid.standard_error.unwrap() - 1.0).abs() < 1e-6, "{error} {kid:?}");
+    let (real, fake) = (features(&real), features(&fake));
+    let spectrum = |side| Spectrum::new(side, "side").unwrap();
+    let frechet = frechet_distance(&spectrum(&real), &spectrum(&fake)).unwrap();
+    for (name, expected) in
+        [("kid100-scenes-v1", kid(&real, &fake).unwrap()), ("fd100-scenes-v1", frechet.into())]
+    {
+        let text = std::fs::read_to_string(run.join(format!("metric-{name}.jsonl"))).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let value = line["results"][name].as_f64().unwrap();
+        assert!((value / expected.value - 1.0).abs() < 1e-6, "{name}: {value} {expected:?}");
+        let error = line["standard_error"].as_f64().unwrap();
+        assert!((error / expected.standard_error.unwrap() - 1.0).abs() < 1e-6, "{name}: {error} {expected:?}");
+    }
 }

@@ -77,7 +77,7 @@ fn a_rollback_goes_on_from_the_last_good_state_and_ends_after_a_few() {
 }
 
 /// Kimg apart, as states are named; trouble from the second kimg on.
-const LONGER: [&str; 7] = [
+pub(crate) const LONGER: [&str; 7] = [
     "train.batch=100",
     "train.kimg=4",
     "train.tick_kimg=1",
@@ -87,7 +87,7 @@ const LONGER: [&str; 7] = [
     "train.grid=[2,2]",
 ];
 
-fn saved(run: &Path, start: &str) -> Vec<String> {
+pub(crate) fn saved(run: &Path, start: &str) -> Vec<String> {
     let entries = std::fs::read_dir(run).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
     let mut names: Vec<String> = names.filter(|name| name.starts_with(start)).collect();

@@ -449,6 +449,8 @@ fn what_changes_nothing_makes_no_other_arm() {
             ["image_ticks", "snap_ticks", "keep_states", "grid"].map(|key| format!("{key} = {number}\n"));
         let text = text.replace("[train]\n", &format!("[train]\n{}", of_train.concat()));
         let text = text.replace("[data]\n", &format!("[data]\npath = \"{number}\"\nworkers = {number}\n"));
+        // How often it was scored while it trained, as a run that `nestgen score` has scored since.
+        let text = text + &format!("[eval]\nevery_kimg = {number}\nimages = {number}\n");
         fs::write(path, text).unwrap();
     }
     let read: Vec<Run> = runs.iter().map(|run| Run::read(run).unwrap()).collect();

@@ -16,7 +16,8 @@ fn signalled(dir: &Path, signals: &[&str]) -> (Option<i32>, PathBuf) {
 
 #[test]
 fn one_signal_saves_and_ends_and_the_run_goes_on_from_there() {
-    for name in ["INT", "TERM"] {
+    // The last is what a closed terminal sends.
+    for name in ["INT", "TERM", "HUP"] {
         let dir = tempfile::tempdir().unwrap();
         let (code, run) = signalled(dir.path(), &[name]);
         // Not 0: a script must not take the run for done.
