@@ -128,7 +128,7 @@ fn a_timed_run_is_fitted_to_its_time() {
 #[test]
 fn states_beyond_those_to_keep_go_but_for_the_last_good_one() {
     let dir = tempfile::tempdir().unwrap();
-    let calm = tiny(&[&LONGER[..], &["train.guard.max_logit_gap=20"]].concat());
+    let calm = tiny(&[&LONGER[..], &["train.guard.start_kimg=100"]].concat());
     let (run, _) = train(&calm, dir.path(), None, None).unwrap();
     assert_eq!(saved(&run, "training-state"), ["training-state-000003", "training-state-000004"]);
     // Bad from 2 on: two newer ones are kept, and the one before, to which it goes back.
