@@ -46,6 +46,13 @@ pub enum Warning {
         /// Fake images.
         fake: usize,
     },
+    /// The first image of one side has another size than that of the other.
+    UnequalSizes {
+        /// Width and height of the first real image, px.
+        real: [u32; 2],
+        /// Of the first fake one.
+        fake: [u32; 2],
+    },
     /// The weights are not the published ones.
     OtherWeights {
         /// The name that the distance carries instead of FID.
@@ -88,6 +95,11 @@ impl fmt::Display for Warning {
             Warning::UnequalCounts { real, fake } => write!(
                 f,
                 "{real} real and {fake} fake images: compare the Frechet distance only with scores at the same two numbers"
+            ),
+            Warning::UnequalSizes { real: [w, h], fake: [width, height] } => write!(
+                f,
+                "real images have {w}x{h} px and fake ones {width}x{height} (the first of each): one side is enlarged more than the \
+                 other, which moves every score; bring both to one size first (`nestgen data pack --res`)"
             ),
             Warning::OtherWeights { name } if name == RANDOM => write!(
                 f,

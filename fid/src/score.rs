@@ -80,6 +80,16 @@ impl Input<'_> {
         }
     }
 
+    /// The size of the first image, px; `None` where there are no images, or it cannot be read.
+    fn first_size(&self) -> Option<[u32; 2]> {
+        match self {
+            Input::Images(set) | Input::Delegated { images: set, .. } => {
+                set.read_header(0).ok().map(|header| [header.width, header.height])
+            }
+            Input::Statistics(_) | Input::Generator { .. } | Input::Features { .. } => None,
+        }
+    }
+
     /// How many images there are, or will be; `None` where there are only their statistics.
     fn images(&self) -> Option<usize> {
         match self {
@@ -114,6 +124,11 @@ pub fn score(
     let given = Given { real: real.images(), fake: fake.images(), held_out: held_out.map(Input::images) };
     let protocol = extractor.protocol(config.tap, config.resize);
     let metrics = plan(given, extractor, config, &mut warnings)?;
+    if let (Some(real), Some(fake)) = (real.first_size(), fake.first_size())
+        && real != fake
+    {
+        warnings.push(Warning::UnequalSizes { real, fake });
+    }
     let mut load = |input, side| load(input, side, extractor, &protocol, config, progress, &mut warnings);
     // Statistics come first: a file that does not fit is found before the features of the other side are made.
     let fake_statistics = if given.fake.is_some() { None } else { Some(load(fake, "fake")?) };

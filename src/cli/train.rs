@@ -164,6 +164,13 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
         overrides.push(Override::new("train.minutes", 0.0));
     }
     overrides.extend(set);
+    if args.minutes.is_some_and(|minutes| minutes <= 0.0 || minutes.is_nan()) {
+        return Err(Error::Usage {
+            message: "--minutes is not above 0".into(),
+            hint: Some("give a length in minutes, or one in thousands of images with --kimg".into()),
+        }
+        .into());
+    }
     overrides.extend(flags(args));
     let config = load(source, &overrides)?;
     match (args.arch.as_deref(), &config.model) {
@@ -363,5 +370,8 @@ mod tests {
         let train = &config.train;
         assert_eq!((train.snap_ticks, train.tick_kimg, train.minutes, train.seed), (7, 2.0, 4.0, 9));
         assert_eq!(config.eval.every_kimg, 3.0);
+        assert!(resolved(&["--minutes", "0"]).unwrap_err().to_string().contains("--minutes is not above 0"));
+        let crowd = resolved(&["--set", "data.workers=100000"]).unwrap_err().to_string();
+        assert!(crowd.contains("data.workers") && crowd.contains("more than 256"), "{crowd}");
     }
 }

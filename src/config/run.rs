@@ -10,6 +10,9 @@ use crate::error::Result;
 use crate::models::{DiscriminatorConfig, GeneratorConfig};
 use crate::train::settings::TrainConfig;
 
+/// Threads that prepare images, beyond which they would only be in each other's way.
+pub(super) const MOST_WORKERS: usize = 256;
+
 /// Images below which a score says nothing.
 const FEWEST_IMAGES: usize = 100;
 
@@ -142,6 +145,9 @@ impl RunConfig {
                 "discriminator.resolution",
                 format!("{other} px, but the generator draws {resolution} px"),
             );
+        }
+        if self.data.workers > MOST_WORKERS {
+            return bad("data.workers", format!("{} threads are more than {MOST_WORKERS}", self.data.workers));
         }
         if self.data.scenes == 0 {
             return bad("data.scenes", "there must be at least one".into());

@@ -38,6 +38,11 @@ impl Training<'_> {
                     .into(),
             )?;
         }
+        if let Some((_, every_kimg)) = &self.session.evaluate
+            && *every_kimg < config.tick_kimg
+        {
+            self.say(format!("scores are taken where a tick ends, every {} kimg", config.tick_kimg))?;
+        }
         if config.minutes > 0.0 {
             let total_secs = config.minutes * 60.0;
             self.length = Length::Seconds { total_secs, reserve_secs: least_reserve_secs(total_secs) };

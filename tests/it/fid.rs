@@ -189,4 +189,43 @@ fn options_do_what_they_are_called() {
         "the resize rule changes nothing"
     );
     assert!(other.to_string().contains("tf1") && !usual.to_string().contains("tf1"), "{other}");
+    // Random weights, few images, unequal numbers; nothing else is wrong with these.
+    let kinds = |report: &serde_json::Value| -> Vec<String> {
+        let warnings = of(report, "/warnings");
+        warnings
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|warning| warning["kind"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(kinds(&usual), ["other_weights", "few_images", "few_images", "unequal_counts"]);
+    let small = dir.path().join("small");
+    std::fs::create_dir(&small).unwrap();
+    for i in 0..6 {
+        let pixel = |x: u32, y: u32| image::Rgb([(x * 9 + i * 20) as u8, (y * 7) as u8, (x * y) as u8]);
+        image::RgbImage::from_fn(8, 8, pixel).save(small.join(format!("{i}.png"))).unwrap();
+    }
+    let set = ["fid", text(&real), text(&small), "--features", "random-v1", "--dims", "64", "--json"];
+    let out = nestgen(&set);
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(kinds(&report).contains(&"unequal_sizes".into()), "{report}");
+}
+
+#[test]
+fn the_split_that_was_asked_for_is_the_real_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let (set, fake) = (dir.path().join("set"), images(dir.path(), "fake", 5));
+    for (split, count) in [("train", 4), ("test", 6)] {
+        let whole = images(dir.path(), split, count);
+        std::fs::create_dir_all(set.join(split)).unwrap();
+        std::fs::rename(whole, set.join(split).join("cat")).unwrap();
+    }
+    for (more, count) in [(&[][..], 4), (&["--split", "test"][..], 6)] {
+        let args = ["fid", text(&set), text(&fake), "--features", "random-v1", "--dims", "64", "--json"];
+        let out = nestgen(&[&args[..], more].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(report["real"]["num_images"], count, "{more:?}");
+    }
 }

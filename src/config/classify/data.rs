@@ -8,7 +8,7 @@ use nestgen_images::{OpenOptions, is_training_split};
 use serde::{Deserialize, Serialize};
 
 use super::model::TrainedOn;
-use crate::config::run::name_of_images;
+use crate::config::run::{MOST_WORKERS, name_of_images};
 use crate::data::{ImageData, LabelledImages, LoadOptions, TEST_SPLITS, VALIDATION_SPLITS, labelled_split};
 use crate::error::{Error, Result};
 use crate::train::classify::augment::Normalise;
@@ -88,6 +88,11 @@ impl ClassDataConfig {
             "test_scenes",
             self.test_scenes >= 12,
             format!("{} are too few for 12 classes", self.test_scenes),
+        )?;
+        must(
+            "workers",
+            self.workers <= MOST_WORKERS,
+            format!("{} threads are more than {MOST_WORKERS}", self.workers),
         )?;
         must(
             "fraction",
