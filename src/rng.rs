@@ -15,6 +15,14 @@ const SPLIT: u32 = 0x5350_4c54;
 const AT: u32 = 0x4154_4154;
 const SEED: u32 = 0x5345_4544;
 
+/// What a hash by [`fnv1a`] starts from.
+pub(crate) const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Takes a number into a hash (FNV-1a, 64 bits; as published of bytes).
+pub(crate) fn fnv1a(hash: u64, number: u64) -> u64 {
+    (hash ^ number).wrapping_mul(0x0100_0000_01b3)
+}
+
 /// A stream of random numbers. Saved and restored with serde; equal states continue equally.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,9 +42,8 @@ impl Rng {
     /// The stream named `name` below this one: the same whatever was drawn from this one.
     #[must_use]
     pub fn split(&self, name: &str) -> Self {
-        // FNV-1a, 64 bits: names are few, short and ours.
-        let hash = |h: u64, byte: u8| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        self.child(SPLIT, name.bytes().fold(0xcbf2_9ce4_8422_2325, hash))
+        // Names are few, short and ours.
+        self.child(SPLIT, name.bytes().map(u64::from).fold(FNV_START, fnv1a))
     }
 
     /// The stream numbered `index` below this one: the same whatever was drawn from this one.

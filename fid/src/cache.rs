@@ -7,7 +7,6 @@
 // Reads what may be hostile: nothing in it may end the program.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use hdf5::{AttrValue, File, FileBuilder};
@@ -15,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::features::Features;
+use crate::files::{hex, write_atomic};
 
 /// Raised when the same files give other pixels or other features: 2 since JPEG is decoded to libjpeg-turbo's bits, 3 since the transforms of convolutions
 /// are those of training.
@@ -79,10 +79,7 @@ pub fn store(folder: &Path, key: &Key, features: &Features) -> Result<()> {
     }
     let failed = |e: hdf5::Error| Error::Cache { path: path.clone(), reason: e.to_string() };
     let bytes = builder.finish().map_err(failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder))?;
-    file.write_all(&bytes).map_err(Error::io(&path))?;
-    file.persist(&path).map_err(|e| Error::io(&path)(e.error))?;
-    Ok(())
+    write_atomic(&path, &bytes)
 }
 
 fn content_hash(data: &[f32]) -> String {
@@ -92,10 +89,6 @@ fn content_hash(data: &[f32]) -> String {
         hash.update(&bytes);
     }
     hex(&hash.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -118,8 +118,13 @@ pub enum Error {
         reason: String,
     },
     /// A generator or feature extractor given by the caller failed.
-    #[error("{0}")]
-    Caller(String),
+    #[error("{message}")]
+    Caller {
+        /// What it said.
+        message: String,
+        /// What it advised.
+        hint: Option<String>,
+    },
 }
 
 /// How the verbs of `nestgen` score without a file of weights.
@@ -166,9 +171,15 @@ impl Error {
             },
             Error::Mismatch(_) => "score both sides in the same features, or leave out the score that needs others".into(),
             Error::Device { .. } => "compute the features on the processor: --device cpu".into(),
+            Error::Caller { hint, .. } => return hint.clone(),
             _ => return None,
         };
         Some(hint)
+    }
+
+    /// A failure of what a caller has given, without advice.
+    pub fn caller(message: impl Into<String>) -> Self {
+        Self::Caller { message: message.into(), hint: None }
     }
 
     /// A failure of a device, as candle words it.

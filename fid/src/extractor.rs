@@ -228,10 +228,10 @@ fn custom(
                 Err(error) => return Err(error),
             }
         }
-        let batch = network(&images).map_err(Error::Caller)?;
+        let batch = network(&images).map_err(Error::caller)?;
         if batch.len() != images.len() * dims {
             let expected = images.len() * dims;
-            return Err(Error::Caller(format!(
+            return Err(Error::caller(format!(
                 "the network gave {} features, expected {expected}",
                 batch.len()
             )));

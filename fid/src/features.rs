@@ -41,12 +41,6 @@ impl Features {
         Features { dims: self.dims, data: images.iter().flat_map(|&i| self.row(i).iter().copied()).collect() }
     }
 
-    /// The first rows and the others.
-    pub fn split_at(&self, images: usize) -> (Features, Features) {
-        let (first, rest) = self.data.split_at(images * self.dims);
-        (Features { dims: self.dims, data: first.to_vec() }, Features { dims: self.dims, data: rest.to_vec() })
-    }
-
     /// Checks that every number is finite.
     pub(crate) fn check(&self, side: &str) -> Result<()> {
         match self.data.iter().position(|x| !x.is_finite()) {

@@ -88,7 +88,6 @@ mod tests {
                 Array::I64 { data, .. } => data.iter().for_each(|x| hash.update(x.to_le_bytes())),
             }
         }
-        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hash, SHA256);
+        assert_eq!(crate::files::hex(&hash.finalize()), SHA256);
     }
 }

@@ -23,6 +23,7 @@ pub mod error;
 pub mod extractor;
 pub mod features;
 pub mod fid_infinity;
+mod files;
 pub mod formula;
 pub mod frechet;
 pub mod inception;

@@ -12,6 +12,7 @@ use std::path::Path;
 use faer::Mat;
 
 use crate::error::{Error, Result};
+use crate::files::{beside, write_atomic};
 use crate::protocol::Protocol;
 use crate::statistics::Moments;
 
@@ -175,10 +176,7 @@ fn parse_npy(mut file: impl Read) -> std::result::Result<Npy, String> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
-    let mut file = beside(path)?;
-    file.write_all(&archive(statistics).map_err(Error::io(path))?).map_err(Error::io(path))?;
-    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    Ok(())
+    write_atomic(path, &archive(statistics).map_err(Error::io(path))?)
 }
 
 /// An error where [`write`] could not make `path`, for whoever has hours of work to do before.
@@ -190,12 +188,6 @@ pub fn writable(path: &Path) -> Result<()> {
         return Err(Error::io(path)(std::io::ErrorKind::IsADirectory.into()));
     }
     beside(path).map(drop)
-}
-
-/// A temporary file in the folder of `path`.
-fn beside(path: &Path) -> Result<tempfile::NamedTempFile> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))
 }
 
 /// The bytes of the file. Made in memory: the archive writer complains on stderr when it is dropped on a full disk.

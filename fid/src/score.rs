@@ -268,7 +268,7 @@ fn generated(
         let images = generate(range.clone())?;
         if images.len() != range.len() {
             let reason = format!("the generator made {} images, {} were asked for", images.len(), range.len());
-            return Err(Error::Caller(reason));
+            return Err(Error::caller(reason));
         }
         let read = |i: usize| Ok(images[i].clone());
         let told = |done: usize, _| progress(side, first + done, count);

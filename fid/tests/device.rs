@@ -17,7 +17,7 @@ const RELATIVE: f64 = 1e-4;
 
 fn run(network: &Inception, taps: &[Tap], count: usize, bad: Option<usize>) -> Extracted {
     let read = |i: usize| match bad {
-        Some(bad) if bad == i => Err(Error::Caller("not an image".into())),
+        Some(bad) if bad == i => Err(Error::caller("not an image")),
         _ => Ok(image(if i.is_multiple_of(2) { "real" } else { "fake" }, 1, i)),
     };
     extract(network, Resize::Pytorch, taps, count, &read, bad.is_some(), &|_, _| {}).unwrap()
@@ -51,7 +51,7 @@ fn features_over_tensors_are_those_of_the_engine() {
         Resize::Pytorch,
         &[Tap::D64],
         40,
-        &|i| Err(Error::Caller(format!("image {i}"))),
+        &|i| Err(Error::caller(format!("image {i}"))),
         false,
         &|_, _| {},
     );

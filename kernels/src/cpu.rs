@@ -88,8 +88,11 @@ fn slice_of<T: Element, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -
 /// Saves a pass over memory (and its page faults) for each output.
 pub(crate) fn uninit<T: Element>(len: usize) -> Vec<T> {
     let mut data = Vec::with_capacity(len);
-    // SAFETY: the capacity is `len`; `Element` is only f32 and f64, for which every bit pattern is a value.
-    // Every kernel writes each element before reading it (checked by the kernels' tests against references).
+    // SAFETY: the capacity is `len`; `Element` is only f32 and f64, which have nothing to drop. Every kernel writes each element
+    // before it is read (their tests compare with references). Until then the elements are not initialised, which `set_len`
+    // asks for, and kernels hold `&mut [T]` of them, of which the language has not settled whether it may be: a known risk. Vectors
+    // of `MaybeUninit` would go through every kernel, and zeroed ones cost the pass that this saves, as the allocator
+    // keeps pages (`alloc`).
     #[allow(clippy::uninit_vec)]
     unsafe {
         data.set_len(len);

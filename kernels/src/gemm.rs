@@ -52,26 +52,42 @@ pub(crate) fn gemm<T: Element>(
     c_stride: usize,
     accumulate: bool,
 ) {
-    assert!(
-        a.covers(m, k) && b.covers(k, n) && Mat::rows(&*c, c_stride).covers(m, n),
-        "gemm: operand too short"
-    );
+    assert!(Mat::rows(&*c, c_stride).covers(m, n), "gemm: result too short");
+    // SAFETY: the slice covers the rows, and is borrowed by this call alone.
+    unsafe { gemm_to((m, n, k), a, b, c.as_mut_ptr(), c_stride, accumulate) }
+}
+
+/// [`gemm`] into rows between which other threads write theirs.
+///
+/// # Safety
+/// At `c` are `m` rows of `n` elements, `c_stride` from row to row, which nobody else reads or writes meanwhile.
+unsafe fn gemm_to<T: Element>(
+    (m, n, k): (usize, usize, usize),
+    a: Mat<'_, T>,
+    b: Mat<'_, T>,
+    c: *mut T,
+    c_stride: usize,
+    accumulate: bool,
+) {
+    assert!(a.covers(m, k) && b.covers(k, n), "gemm: operand too short");
     if m == 0 || n == 0 {
         return;
     }
     if k == 0 {
         if !accumulate {
-            c.chunks_mut(c_stride.max(1)).take(m).for_each(|row| row[..n].fill(T::zero()));
+            // SAFETY: the rows are the caller's; all bits zero are the number zero.
+            (0..m).for_each(|row| unsafe { c.add(row * c_stride).write_bytes(0, n) });
         }
         return;
     }
-    // SAFETY: `covers` has checked that every index that (m, n, k) and the strides reach is inside its slice.
+    // SAFETY: `covers` has checked that every index that (m, n, k) and the strides reach is inside its slice; that of the
+    // result is the caller's promise.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.as_mut_ptr(),
+            c,
             1,
             c_stride as isize,
             accumulate,
@@ -151,17 +167,16 @@ pub(crate) fn matmul<T: Element>((m, n, k): (usize, usize, usize), a: Mat<'_, T>
     let tiles = row_tiles * col_tiles;
     let parts = ENOUGH_TILES.div_ceil(tiles.max(1)).min(k / MIN_DEPTH).max(1);
     let depth = k.div_ceil(parts);
-    let mut out = cpu::uninit(m * n * parts);
+    let mut out: Vec<T> = cpu::uninit(m * n * parts);
     let shared = Shared::new(&mut out);
     (0..tiles * parts).into_par_iter().one_by_one().for_each(|task| {
         let (part, tile) = (task / tiles, task % tiles);
         let (r0, c0, k0) = (tile / col_tiles * TILE_ROWS, tile % col_tiles * TILE_COLS, part * depth);
         let size = (TILE_ROWS.min(m - r0), TILE_COLS.min(n - c0), depth.min(k.saturating_sub(k0)));
-        // The rows of a tile interleave with other tiles' rows in memory, so the pointer is passed as a whole.
         let start = part * m * n + r0 * n + c0;
-        // SAFETY: the range overlaps other tiles' ranges, but `gemm` writes only this tile's elements of it.
-        let c = unsafe { shared.range(start, (size.0 - 1) * n + size.1) };
-        gemm(size, a.from(r0, k0), b.from(k0, c0), c, n, false);
+        // SAFETY: inside `out`, which outlives the tasks; the rows of a tile have other tiles' between them, none of which
+        // has an element of another.
+        unsafe { gemm_to(size, a.from(r0, k0), b.from(k0, c0), shared.start().add(start), n, false) };
     });
     let rest = out.split_off(m * n);
     for part in rest.chunks_exact((m * n).max(1)) {

@@ -1,7 +1,7 @@
 //! The inference engine at every instruction set, against plain code. A file and hence a process of its own: the
 //! instruction set is one for all threads.
 
-use nestgen_kernels::inference::{ConvShape, Layer, Map, Workspace};
+use nestgen_kernels::inference::{ConvShape, Layer, Map, Workspace, max_pool3};
 use nestgen_kernels::simd::{self, Level};
 
 /// Distance between two instruction sets as a share of the largest output: both are within 5e-6 of f64.
@@ -65,6 +65,34 @@ fn instruction_sets_agree() {
             simd::force(level);
             let hit = run(&layer, &input)[..shape.out_channels].iter().all(|x| x.is_nan());
             assert!(hit, "{shape:?} at {level:?}: a NaN of the first pixel is lost");
+        }
+    }
+}
+
+/// True of every instruction set, so that it does not matter which one a test beside this one forces.
+#[test]
+fn a_maximum_is_not_a_number_where_one_of_its_window_is_none() {
+    let side = 7;
+    for (level, stride) in [Level::Plain, Level::Avx2, Level::Avx512].into_iter().flat_map(|l| [(l, 1), (l, 2)])
+    {
+        simd::force(level);
+        let (padding, outputs) = if stride == 1 { (1, side) } else { (0, (side - 3) / 2 + 1) };
+        for place in 0..side * side {
+            let mut work = Workspace::default();
+            let mut input = work.map(1, side, side, 20);
+            input.data = pattern(side * side * 20, 353).map(|x| x as f32).collect();
+            let channel = place % 20;
+            input.data[place * 20 + channel] = f32::NAN;
+            let mut output = work.map(1, outputs, outputs, 20);
+            max_pool3(&input, &mut output, 0, stride);
+            for (i, x) in output.data.iter().enumerate() {
+                let (pixel, of) = (i / 20, i % 20);
+                let sees =
+                    |at: usize, from: usize| (from * stride..from * stride + 3).contains(&(at + padding));
+                let hit =
+                    of == channel && sees(place / side, pixel / outputs) && sees(place % side, pixel % outputs);
+                assert_eq!(x.is_nan(), hit, "{level:?}, stride {stride}: NaN at {place}, output {i}: {x}");
+            }
         }
     }
 }

@@ -102,14 +102,10 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
             hint: Some("leave --weights out, or score with --features inception".into()),
         });
     }
-    if !matches!(args.features.as_str(), "inception" | "random-v1")
-        && (args.dims != Tap::D2048 || args.resize.is_some())
-    {
+    let features = score_space::chosen(&args.features, args.weights.as_deref())?;
+    if !matches!(features, "inception" | "random-v1") && (args.dims != Tap::D2048 || args.resize.is_some()) {
         anyhow::bail!(Error::Usage {
-            message: format!(
-                "--dims and --resize are Inception's: `{}` has its own size and features",
-                args.features
-            ),
+            message: format!("--dims and --resize are Inception's: `{features}` has its own size and features"),
             hint: Some("leave them out".into()),
         });
     }
@@ -128,7 +124,7 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     }
     [&fake].into_iter().chain(&held_out).for_each(name_split);
     let device = args.place.open(ranks)?;
-    let extractor = score_space::extractor(&args.features, args.weights.as_deref(), &device)?;
+    let extractor = score_space::extractor(features, args.weights.as_deref(), &device)?;
     let config = config(args);
     let together = Together { ranks, extractor: &extractor, config: &config };
     let sides: Vec<&Input> = [&real, &fake].into_iter().chain(&held_out).collect();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nestgen::ranks::Ranks;
+use nestgen::train::stats::kernel_field;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -46,10 +47,8 @@ pub(crate) fn flag_saying(words: &'static str) -> anyhow::Result<Arc<AtomicBool>
 
 /// Whether the program was started to live through a signal, as `nohup` and shells do for what runs in the background.
 fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask =
-        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+    let mask = kernel_field("/proc/self/status", "SigIgn");
+    mask.and_then(|mask| u64::from_str_radix(&mask, 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// The exit code of work that was told to stop and can go on, so that no script takes it for done. Of several ranks it is 0: a

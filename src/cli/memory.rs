@@ -1,11 +1,14 @@
 //! How much memory a training takes: counted on a few images before it starts, so that one that cannot fit is refused
 //! with the batch that would.
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
 use nestgen::config::{RunConfig, build_networks};
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::train::session::Networks;
+use nestgen::train::stats::kernel_bytes;
 use nestgen_kernels::{Var, alloc::live_bytes};
 
 pub(super) const GIB: f64 = 1073741824.0;
@@ -106,18 +109,11 @@ pub(super) fn refuse_what_cannot_fit(config: &RunConfig, ranks: &Ranks) -> anyho
 
 /// What each of so many processes can still take: of the machine and of its control group a share, of its address space all.
 pub(super) fn available_bytes(processes: usize) -> Option<usize> {
-    let machine = kib_field("/proc/meminfo", "MemAvailable")? / processes;
+    let machine = kernel_bytes("/proc/meminfo", "MemAvailable")? / processes;
     let address_space = limit("Max address space")
-        .and_then(|limit| Some(limit.saturating_sub(kib_field("/proc/self/status", "VmSize")?)));
+        .and_then(|limit| Some(limit.saturating_sub(kernel_bytes("/proc/self/status", "VmSize")?)));
     let control_group = control_group().map(|bytes| bytes / processes);
     [Some(machine), control_group, address_space].into_iter().flatten().min()
-}
-
-/// The bytes of a line `key:  N kB`.
-fn kib_field(file: &str, key: &str) -> Option<usize> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse::<usize>().ok().map(|kib| kib << 10)
 }
 
 /// The soft limit of the process in bytes; `None` where there is none.
@@ -127,13 +123,55 @@ fn limit(name: &str) -> Option<usize> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// What is left of the control group's memory (version 2); `None` where it has no limit.
+/// What is left of the control groups' memory (version 2); `None` where none has a limit.
 fn control_group() -> Option<usize> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let number = |file: &str| -> Option<usize> {
-        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{path}/{file}")).ok()?;
-        text.trim().parse().ok()
-    };
-    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    left_of_groups(Path::new("/sys/fs/cgroup"), own)
+}
+
+/// The least of what the group `own` below `root` and those around it have left: a limit holds for all groups below.
+fn left_of_groups(root: &Path, own: &str) -> Option<usize> {
+    Path::new(own).ancestors().filter_map(|group| left_of_group(&root.join(group))).min()
+}
+
+fn left_of_group(group: &Path) -> Option<usize> {
+    let text = |file: &str| std::fs::read_to_string(group.join(file)).ok();
+    let number = |file: &str| text(file)?.trim().parse::<usize>().ok();
+    let (limit, used) = (number("memory.max")?, number("memory.current")?);
+    // Pages of files that nobody has used of late count as used, and are given back when memory is short.
+    let given_back = text("memory.stat").and_then(|stat| {
+        stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<usize>().ok())
+    });
+    Some(limit.saturating_sub(used.saturating_sub(given_back.unwrap_or(0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tightest_group_counts_and_cached_files_do_not() {
+        let root = tempfile::tempdir().unwrap();
+        let group = |name: &str, limit: &str, used: &str, stat: Option<&str>| {
+            let folder = root.path().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            let files = [("memory.max", Some(limit)), ("memory.current", Some(used)), ("memory.stat", stat)];
+            for (file, text) in files.into_iter().filter_map(|(file, text)| Some((file, text?))) {
+                std::fs::write(folder.join(file), format!("{text}\n")).unwrap();
+            }
+        };
+        group("job/task", "max", "700", None);
+        assert_eq!(left_of_groups(root.path(), "job/task"), None);
+        group("job", "1000", "900", Some("anon 300\ninactive_anon 5\ninactive_file 600\nactive_file 40"));
+        assert_eq!(left_of_groups(root.path(), "job/task"), Some(700));
+        group("job/task", "650", "100", None);
+        assert_eq!(left_of_groups(root.path(), "job/task"), Some(550));
+        group("job/task", "650", "660", Some("inactive_file 0"));
+        assert_eq!(left_of_groups(root.path(), "job/task"), Some(0));
+        // A container sees its own group as the root.
+        group("", "1000", "100", Some("inactive_file 200"));
+        assert_eq!(left_of_groups(root.path(), ""), Some(1000));
+        assert_eq!(left_of_groups(root.path(), "none/there"), Some(1000));
+    }
 }

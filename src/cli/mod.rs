@@ -1,6 +1,7 @@
 //! The command line: one file a verb. Only this module prints, and only it chooses exit codes.
 //!
-//! 0: done. 1: the user can fix it; the message says how. 2: a defect of this program.
+//! 0: done. 1: the user can fix it; the message says how. 2: a defect of this program. 130: told to stop; the same command, or
+//! `--resume`, goes on (0 under MPI, see [`interrupt::exit_code`]).
 
 mod classify;
 mod compare;

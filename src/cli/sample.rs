@@ -16,7 +16,7 @@ use nestgen::models::Generator;
 use nestgen::ranks::Ranks;
 use nestgen::sample::{for_each_batch, interpolate, read_snapshot, truncation_limit};
 use nestgen::train::fakes::generate;
-use nestgen::train::files::{Pending, write_atomic};
+use nestgen::train::files::Pending;
 use nestgen::train::folder::{numbered, snapshots};
 use nestgen::train::grid::Picture;
 use nestgen_images::is_image_name;
@@ -116,7 +116,7 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     }
     if let (Some((columns, _)), Some(first)) = (grid, drawn.for_grid) {
         let path = grid_file(&args.outdir);
-        write_picture(&path, &Picture::grid(&first, columns)?)?;
+        Picture::grid(&first, columns)?.write(&path)?;
         ui::result_line(&format!("wrote a grid of {} to {}", network.display(), path.display()))?;
     }
     Ok(if drawn.count == seeds.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -288,14 +288,9 @@ pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode
         let z = interpolate(pair[0], pair[1], args.steps, generator.z_dim(), args.trunc)?;
         strips.push(generate(&generator, &z, 32)?);
     }
-    write_picture(&args.out, &Picture::grid(&Tensor::cat(&strips, 0)?, args.steps)?)?;
+    Picture::grid(&Tensor::cat(&strips, 0)?, args.steps)?.write(&args.out)?;
     ui::result_line(&format!("wrote {} from {}", args.out.display(), path.display()))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn write_picture(path: &Path, picture: &Picture) -> nestgen::error::Result<()> {
-    let png = picture.png().map_err(Error::io("write", path))?;
-    write_atomic(path, |file| file.write_all(&png))
 }
 
 /// Builds the network of a snapshot and gives it its weights.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 use nestgen::config::{Override, Rescorer};
+use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 
 use super::device::PlaceArgs;
@@ -16,7 +17,8 @@ use super::{interrupt, ui};
 ///
 /// Adds to each run's metric-*.jsonl what its snapshots lack, with KID and the Frechet distance; the same scores in another
 /// feature space or of another number of images are other scores beside them, which `compare --metric` names. Runs that were
-/// scored otherwise, or not at all, can then be compared. Networks compute in f32. Stopped, it goes on with the same command.
+/// scored otherwise, or not at all, can then be compared. Networks compute in f32. Stopped (exit code 130), it goes on with the same
+/// command.
 #[derive(Args)]
 pub(super) struct ScoreArgs {
     /// Run folders
@@ -57,18 +59,29 @@ pub(super) fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
         };
         let scored = rescorer.score(run, &reading, &stop, &mut |line| ui::note(line));
         bar.get().iter().for_each(|bar| bar.finish_and_clear());
-        let done = scored?;
+        let runs_left = args.runs.len() - index - 1;
+        let stopped = stop.load(Ordering::Relaxed);
+        let done = match scored {
+            // Stopped while real images were read: nothing is wrong with them.
+            Err(Error::Usage { hint: None, .. }) if stopped => {
+                return Ok(goes_on(&format!("runs left: {}", runs_left + 1)));
+            }
+            scored => scored?,
+        };
         let (run, metrics) = (run.display(), done.metrics.join(", "));
         let had = if done.had > 0 { format!(", {} had these scores", done.had) } else { String::new() };
         ui::result_line(&format!("{run}: snapshots scored: {}{had} ({metrics})", done.scored))?;
-        let runs_left = args.runs.len() - index - 1;
-        if done.left > 0 || stop.load(Ordering::Relaxed) && runs_left > 0 {
-            let left = format!("snapshots left: {}, runs not begun: {runs_left}", done.left);
-            ui::note(&format!("{left}; the same command goes on"));
-            return Ok(ExitCode::FAILURE);
+        if done.left > 0 || stopped && runs_left > 0 {
+            return Ok(goes_on(&format!("snapshots left: {}, runs not begun: {runs_left}", done.left)));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is left of work that was told to stop.
+fn goes_on(left: &str) -> ExitCode {
+    ui::note(&format!("{left}; the same command goes on"));
+    interrupt::exit_code(&Ranks::alone())
 }
 
 /// What the flags say otherwise than the runs' configurations.

@@ -2,6 +2,8 @@
 
 use std::num::NonZero;
 
+use nestgen::train::stats::kernel_field;
+
 /// What launchers tell each process: how many of them are on its machine. Slurm's is a list, `4(x2),3`.
 const LOCAL_SIZE_VARIABLES: [&str; 3] =
     ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"];
@@ -29,8 +31,7 @@ fn leading_number(text: &str) -> Option<usize> {
 
 /// How many cores a process may run on, by the kernel's list of them, like `0-3,8`; `None` where there is none.
 fn cores_allowed(process: &str) -> Option<usize> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    count(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?)
+    count(&kernel_field(&format!("/proc/{process}/status"), "Cpus_allowed_list")?)
 }
 
 fn count(list: &str) -> Option<usize> {

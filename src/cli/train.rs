@@ -242,14 +242,7 @@ fn train(
     device: &Device,
 ) -> anyhow::Result<ExitCode> {
     let res = config.model.resolution();
-    let bar = ui::progress_bar("reading images", 0);
-    let data = config.data.open(res, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-        true
-    });
-    bar.finish_and_clear();
-    let data = data?;
+    let data = ui::reading_images(|told| config.data.open(res, told))?;
     ui::note(&format!("{}: {} images of {res} px", config.data.name(), data.len()));
     describe_ranks(ranks);
     connect_gpus(ranks, device)?;

@@ -67,6 +67,18 @@ pub(crate) fn progress_bar(what: &str, total: u64) -> ProgressBar {
     bar
 }
 
+/// Reads images below a bar: `read` is given what it tells how many are done, of how many.
+pub(crate) fn reading_images<T>(read: impl FnOnce(&(dyn Fn(usize, usize) -> bool + Sync)) -> T) -> T {
+    let bar = progress_bar("reading images", 0);
+    let images = read(&|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        true
+    });
+    bar.finish_and_clear();
+    images
+}
+
 /// `4m05s`, `2h10m`, `12s`.
 pub(crate) fn duration(seconds: f64) -> String {
     let s = seconds.max(0.0).round() as u64;

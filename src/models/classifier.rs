@@ -61,14 +61,14 @@ impl ClassifierConfig {
 pub struct Features {
     /// `[B, classes]`.
     pub logits: Var,
-    /// Feature maps, first to last: what each level's layers of a NesT get, `[B, H, W, C]`; what each layer of a ViT
-    /// gives, `[B, 1, 1 + N, C]`.
+    /// Feature maps, first to last: what the layers of each of NesT's levels get, `[B, H, W, C]`; of a ViT one, what its last layer
+    /// gives.
     pub maps: Vec<FeatureMap>,
     /// The last map after the final layer norm; NesT's logits are the mean over its places, times the head.
     pub tokens: Var,
 }
 
-/// The input of a NesT's level, or the output of a ViT's layer.
+/// The input of a NesT's level, or the output of a ViT's layers.
 pub struct FeatureMap {
     /// The activations.
     pub value: Tensor,

@@ -40,14 +40,6 @@ impl GeneratorConfig {
             Self::Sagan(config) => config.resolution,
         }
     }
-
-    /// Length of z.
-    pub fn z_dim(&self) -> usize {
-        match self {
-            Self::TransposedNest(config) => config.z_dim,
-            Self::Sagan(config) => config.z_dim,
-        }
-    }
 }
 
 /// Anything that makes images from z.

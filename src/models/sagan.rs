@@ -263,11 +263,6 @@ pub struct DiscriminatorConfig {
 }
 
 impl DiscriminatorConfig {
-    /// The published shape.
-    pub fn published(resolution: usize) -> Self {
-        Self { resolution, width: 64, attention: true }
-    }
-
     /// Checks every field.
     ///
     /// # Errors
@@ -405,7 +400,8 @@ mod tests {
         let generator = |resolution| SaganGenerator::new(&Config::published(resolution), &blank());
         assert_eq!(generator(64)?.params().count(), 12_241_156);
         assert_eq!((generator(128)?.params().count() as f64 / 1e5).round(), 322.0);
-        let discriminator = SaganDiscriminator::new(&DiscriminatorConfig::published(64), &blank())?;
+        let published = DiscriminatorConfig { resolution: 64, width: 64, attention: true };
+        let discriminator = SaganDiscriminator::new(&published, &blank())?;
         assert_eq!(discriminator.params().count(), 19_547_842);
         Ok(())
     }

@@ -91,8 +91,8 @@ impl ParamSet {
         self.params.iter().chain(&self.statistics).chain(&self.buffers)
     }
 
-    /// Every parameter and buffer by name. The tensors share memory with the model: an optimizer step
-    /// shows in them.
+    /// Every parameter and buffer by name, as they are now: an optimizer step puts new tensors in their place, which does not show
+    /// in these.
     pub fn tensors(&self) -> Vec<(String, Tensor)> {
         self.all().map(|p| (p.name().to_string(), p.value())).collect()
     }

@@ -37,17 +37,27 @@ const BATCH: usize = 16;
 /// # Errors
 /// When a file is missing or not usable, or the device has no room.
 pub fn extractor(name: &str, inception: Option<&Path>, device: &Device) -> Result<Extractor<'static>> {
-    match name {
-        "auto" => match weights::find(inception) {
-            Ok(path) => Ok(Extractor::inception_on(&path, device)?),
-            Err(nestgen_fid::Error::NoWeights { .. }) => scenes_v1::extractor(device),
-            // A file that somebody has named is not replaced by another space without a word.
-            Err(error) => Err(error.into()),
-        },
+    match chosen(name, inception)? {
         "inception" => Ok(Extractor::inception_on(&weights::find(inception)?, device)?),
         scenes_v1::NAME => scenes_v1::extractor(device),
         "random-v1" => Ok(Extractor::random_v1_on(device)?),
         file => open(Path::new(file), device),
+    }
+}
+
+/// The setting that `auto` comes to here; others as they are.
+///
+/// # Errors
+/// When a file of Inception's weights is named and not there.
+pub fn chosen<'a>(name: &'a str, inception: Option<&Path>) -> Result<&'a str> {
+    if name != "auto" {
+        return Ok(name);
+    }
+    match weights::find(inception) {
+        Ok(_) => Ok("inception"),
+        Err(nestgen_fid::Error::NoWeights { .. }) => Ok(scenes_v1::NAME),
+        // A file that somebody has named is not replaced by another space without a word.
+        Err(error) => Err(error.into()),
     }
 }
 

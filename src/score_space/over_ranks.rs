@@ -107,7 +107,6 @@ impl Together<'_> {
 
     /// Features of a whole set, in the order of its images.
     fn extract_all(&self, side: usize, set: &ImageSet, progress: &Progress) -> nestgen_fid::Result<Extracted> {
-        let caller = |error: Error| nestgen_fid::Error::Caller(error.to_string());
         let (total, dims) = (set.len(), self.extractor.dims(self.config.tap));
         let mut all = Extracted { taps: vec![Features { dims, data: Vec::new() }], skipped: Vec::new() };
         let block = BLOCK * self.ranks.size();
@@ -158,6 +157,15 @@ impl Together<'_> {
     }
 }
 
+/// An error of the ranks as one of a score.
+fn caller(error: Error) -> nestgen_fid::Error {
+    match error {
+        Error::Fid(error) => error,
+        Error::Images(error) => nestgen_fid::Error::Images(error),
+        error => nestgen_fid::Error::Caller { message: error.to_string(), hint: error.hint() },
+    }
+}
+
 fn part(images: &Range<usize>, rank: usize, size: usize) -> Range<usize> {
     let batches = images.len().div_ceil(CUSTOM_BATCH);
     let edge = |rank: usize| images.end.min(images.start + rank * batches / size * CUSTOM_BATCH);
@@ -167,6 +175,14 @@ fn part(images: &Range<usize>, rank: usize, size: usize) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_of_ranks_keep_their_advice() {
+        let lost = || Error::RanksLost { ranks: "rank 1".into(), secs: 9 };
+        let found = Error::Fid(caller(lost()));
+        assert_eq!((found.to_string(), found.hint()), (lost().to_string(), lost().hint()));
+        assert!(found.hint().is_some());
+    }
 
     #[test]
     fn parts_are_whole_batches_and_leave_nothing_out() {

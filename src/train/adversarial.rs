@@ -67,6 +67,7 @@ impl<'a> Training<'a> {
             before_secs: 0.0,
             tick_start_secs: 0.0,
             maintenance_secs: 0.0,
+            longest_maintenance_secs: 0.0,
         };
         let mut training = Self {
             adam_g: adam(networks.generator.params(), &config.generator)?,
@@ -87,7 +88,6 @@ impl<'a> Training<'a> {
         }
         training.clock.before_secs = training.position.elapsed_secs;
         training.clock.tick_start_secs = training.position.elapsed_secs - training.position.tick_secs;
-        training.clock.session_start = Instant::now();
         Ok(training)
     }
 

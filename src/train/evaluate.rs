@@ -48,7 +48,7 @@ impl Evaluator {
         if images < FEWEST {
             return Err(Error::Usage {
                 message: format!("a score needs {FEWEST} real images at least, there are {images}"),
-                hint: Some("`--eval 0` trains without scores".into()),
+                hint: Some("give more images; `--eval 0` trains without scores".into()),
             });
         }
         Ok(Self { extractor, data, images, real: None })

@@ -65,8 +65,7 @@ impl RunFolder {
     }
 
     fn lock(path: &Path) -> Result<Self> {
-        let lock =
-            lock(path, "wait for it or stop it; `nestgen train` without --resume starts a run of its own")?;
+        let lock = lock(path, "wait for it or stop it; training without --resume starts a run of its own")?;
         sweep(path)?;
         Ok(Self { path: path.to_path_buf(), _lock: Some(lock) })
     }
@@ -93,9 +92,7 @@ impl RunFolder {
 
     /// Writes a picture as PNG and gives its bytes back.
     pub fn write_picture(&self, name: &str, picture: &Picture) -> Result<Vec<u8>> {
-        let png = picture.png().map_err(Error::io("write", self.file(name)))?;
-        self.write(name, &png)?;
-        Ok(png)
+        picture.write(&self.file(name))
     }
 
     /// Notes that the run ended before its time.
@@ -302,7 +299,7 @@ impl ResumePoint {
 pub fn resume_point(outdir: &Path, what: &str) -> Result<ResumePoint> {
     let nothing = |message: String| Error::Usage {
         message,
-        hint: Some("name a run folder or a training state in it, or leave --resume out".into()),
+        hint: Some("name a run folder or a training state in it, or leave the option out".into()),
     };
     if what == "latest" {
         let runs = if outdir.is_dir() { numbered(outdir)? } else { Vec::new() };

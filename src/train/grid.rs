@@ -1,7 +1,12 @@
 //! Pictures of many images at once, and how much those images differ.
 
+use std::path::Path;
+
 use candle_core::{Result, Tensor};
 use nestgen_kernels::cpu::with_downloaded;
+
+use super::files::write_atomic;
+use crate::error::Error;
 
 /// An RGB picture: `pixels` holds `height * width * 3` bytes, rows from the top.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +55,16 @@ impl Picture {
         image::ImageEncoder::write_image(encoder, &self.pixels, self.width, self.height, color)
             .map_err(std::io::Error::other)?;
         Ok(bytes)
+    }
+
+    /// Writes the picture as a PNG file, wholly or not at all, and gives its bytes back.
+    ///
+    /// # Errors
+    /// As [`Picture::png`], and when the file cannot be written.
+    pub fn write(&self, path: &Path) -> crate::error::Result<Vec<u8>> {
+        let png = self.png().map_err(Error::io("write", path))?;
+        write_atomic(path, |file| file.write_all(&png))?;
+        Ok(png)
     }
 }
 

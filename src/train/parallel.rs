@@ -25,6 +25,7 @@ use crate::data::{ImageData, Share};
 use crate::error::{Error, Result};
 use crate::nn::ParamSet;
 use crate::ranks::{Give, Ranks};
+use crate::rng::{FNV_START, fnv1a};
 
 /// Which images of each global batch are this rank's, such that no rank needs another's images for its losses.
 ///
@@ -197,12 +198,10 @@ pub fn check_work(ranks: &Ranks, data: &[&ImageData], config: &str) -> Result<()
 
 /// FNV-1a over the bits of every number, buffers included.
 fn digest(params: &ParamSet) -> Result<u64> {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut hash = FNV_START;
     for param in params.all() {
         with_downloaded::<f32, _>(&param.value(), |numbers| {
-            for number in numbers {
-                hash = (hash ^ u64::from(number.to_bits())).wrapping_mul(0x0100_0000_01b3);
-            }
+            hash = numbers.iter().map(|number| u64::from(number.to_bits())).fold(hash, fnv1a);
             Ok(())
         })?;
     }

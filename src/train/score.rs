@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::files::write_atomic;
@@ -13,7 +12,7 @@ use crate::error::{Error, Result};
 const REALS: &str = "at random";
 
 /// One score.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Score {
     /// Its name, which says the features and the count: `kid2000-random-v1`.
     pub metric: String,

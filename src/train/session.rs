@@ -70,8 +70,10 @@ pub(super) struct Clock {
     pub(super) before_secs: f64,
     /// When the running tick began, in seconds of the run.
     pub(super) tick_start_secs: f64,
-    /// The longest that scores, pictures and saving have taken.
+    /// What scores, pictures and saving took at the end of the last tick; 0 in the first one of a session.
     pub(super) maintenance_secs: f64,
+    /// The longest that they have taken in this session.
+    pub(super) longest_maintenance_secs: f64,
 }
 
 impl Clock {

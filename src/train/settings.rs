@@ -135,12 +135,6 @@ impl TrainConfig {
     /// # Errors
     /// The first setting that is out of its range.
     pub fn validate(&self) -> Result<(), BadSetting> {
-        let positive =
-            |key, x: f64| must(key, x > 0.0 && x.is_finite(), || format!("{x} is not a finite number above 0"));
-        let not_negative = |key, x: f64| {
-            must(key, x >= 0.0 && x.is_finite(), || format!("{x} is not a finite number, 0 or more"))
-        };
-        let share = |key, x: f64| must(key, (0.0..=1.0).contains(&x), || format!("{x} is not in 0..1"));
         positive("kimg", self.kimg)?;
         must("kimg", self.kimg >= 0.001, || format!("{} is less than one image", self.kimg))?;
         not_negative("minutes", self.minutes)?;
@@ -174,9 +168,8 @@ impl TrainConfig {
             ),
         ] {
             positive(lr, adam.lr)?;
-            let decays = |x: f64| (0.0..1.0).contains(&x);
-            must(beta1, decays(adam.beta1), || format!("{} is not in 0..1", adam.beta1))?;
-            must(beta2, decays(adam.beta2), || format!("{} is not in 0..1", adam.beta2))?;
+            below_one(beta1, adam.beta1)?;
+            below_one(beta2, adam.beta2)?;
             positive(eps, adam.eps)?;
             not_negative(decay, adam.weight_decay)?;
         }
@@ -214,6 +207,24 @@ impl TrainConfig {
 /// `Ok` when the condition holds.
 pub(super) fn must(key: &'static str, holds: bool, reason: impl FnOnce() -> String) -> Result<(), BadSetting> {
     if holds { Ok(()) } else { Err((key, reason())) }
+}
+
+pub(super) fn positive(key: &'static str, x: f64) -> Result<(), BadSetting> {
+    must(key, x > 0.0 && x.is_finite(), || format!("{x} is not a finite number above 0"))
+}
+
+pub(super) fn not_negative(key: &'static str, x: f64) -> Result<(), BadSetting> {
+    must(key, x >= 0.0 && x.is_finite(), || format!("{x} is not a finite number, 0 or more"))
+}
+
+/// 0 to 1, both included.
+pub(super) fn share(key: &'static str, x: f64) -> Result<(), BadSetting> {
+    must(key, (0.0..=1.0).contains(&x), || format!("{x} is not in 0..1"))
+}
+
+/// 0 up to 1, which is not included: a decay of 1 never forgets.
+pub(super) fn below_one(key: &'static str, x: f64) -> Result<(), BadSetting> {
+    must(key, (0.0..1.0).contains(&x), || format!("{x} is not at least 0 and below 1"))
 }
 
 #[cfg(test)]

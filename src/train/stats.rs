@@ -112,15 +112,23 @@ pub fn rewind_lines(path: &Path, kimg: f64) -> Result<()> {
     Ok(())
 }
 
+/// The value of a line `key: value` of one of the kernel's files, such as `/proc/self/status`; `None` where there is none.
+pub fn kernel_field(file: &str, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(value.trim().to_owned())
+}
+
+/// The bytes of a line `key: N kB` of such a file.
+pub fn kernel_bytes(file: &str, key: &str) -> Option<usize> {
+    kernel_field(file, key)?.split(' ').next()?.parse::<usize>().ok().map(|kib| kib << 10)
+}
+
 /// Memory of this process in GiB: now and at its highest. `None` where the system does not say.
 pub fn memory_gib() -> Option<(f64, f64)> {
-    const KIB_PER_GIB: f64 = 1024.0 * 1024.0;
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        line.trim_start_matches(':').split_whitespace().next()?.parse::<f64>().ok()
-    };
-    Some((kib("VmRSS")? / KIB_PER_GIB, kib("VmHWM")? / KIB_PER_GIB))
+    const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+    let gib = |key| Some(kernel_bytes("/proc/self/status", key)? as f64 / GIB);
+    Some((gib("VmRSS")?, gib("VmHWM")?))
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ fn damaged(path: &Path, reason: String) -> Error {
     Error::Checkpoint {
         path: path.to_path_buf(),
         reason,
-        hint: Some("the file is damaged or not one of ours: take an older snapshot".into()),
+        hint: Some("the file is damaged or of another kind: take another copy of it, or an older file".into()),
     }
 }
 

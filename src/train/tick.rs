@@ -142,7 +142,9 @@ impl Training<'_> {
             self.save()?;
         }
         let now_secs = self.clock.elapsed_secs();
-        self.clock.maintenance_secs = self.clock.maintenance_secs.max(now_secs - maintenance_start_secs);
+        self.clock.maintenance_secs = now_secs - maintenance_start_secs;
+        self.clock.longest_maintenance_secs =
+            self.clock.longest_maintenance_secs.max(self.clock.maintenance_secs);
         self.clock.tick_start_secs = now_secs;
         self.stretch(now_secs);
         Ok(trouble)
@@ -152,7 +154,7 @@ impl Training<'_> {
     fn stretch(&mut self, now_secs: f64) {
         if let Length::Seconds { total_secs, .. } = self.length {
             let reserve_secs =
-                self.clock.maintenance_secs.max(least_reserve_secs(total_secs)).min(total_secs / 2.0);
+                self.clock.longest_maintenance_secs.max(least_reserve_secs(total_secs)).min(total_secs / 2.0);
             self.length = Length::Seconds { total_secs, reserve_secs };
             self.position.total_nimg =
                 self.length.total_nimg(self.position.cur_nimg, now_secs, self.position.total_nimg);
@@ -214,6 +216,7 @@ impl Training<'_> {
             ("Timing/total_sec", elapsed_secs),
             ("Timing/sec_per_tick", train_secs),
             ("Timing/sec_per_kimg", sec_per_kimg),
+            // Of the tick before, as in StyleGAN's files: this one's is not over.
             ("Timing/maintenance_sec", self.clock.maintenance_secs),
             ("Resources/cpu_mem_gb", memory),
             ("Resources/peak_cpu_mem_gb", peak),

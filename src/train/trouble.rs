@@ -8,7 +8,7 @@ use super::adversarial::Training;
 use super::event::{Event, Outcome};
 use super::folder::snapshot_name;
 use super::guard::{Guard, OnDivergence, Trouble};
-use super::state;
+use super::state::{self, SavedState};
 use crate::error::Result;
 
 impl Training<'_> {
@@ -37,14 +37,15 @@ impl Training<'_> {
             self.tell_trouble(&trouble, "going on".into())?;
             return Ok(None);
         }
-        let last_good = if self.session.ranks.is_first() { self.last_good()? } else { None };
+        let found = if self.session.ranks.is_first() { self.last_good()? } else { None };
+        let (last_good, loaded) = found.unzip();
         let last_good = self.session.ranks.first_tells(last_good)?;
         let action = match &last_good {
             Some(path)
                 if guard.on_divergence == OnDivergence::Rollback
                     && self.position.rollbacks < guard.max_rollbacks =>
             {
-                self.roll_back(path)?;
+                self.roll_back(path, loaded.flatten())?;
                 let action = format!("back to `{}` with half the learning rate", path.display());
                 self.tell_trouble(&trouble, action)?;
                 return Ok(None);
@@ -76,22 +77,24 @@ impl Training<'_> {
     }
 
     /// The newest whole state that was saved while nothing was suspected; the oldest one where there is none, which is the farthest from the
-    /// trouble.
-    fn last_good(&self) -> Result<Option<PathBuf>> {
+    /// trouble. With what it holds, where that was read.
+    fn last_good(&self) -> Result<Option<(PathBuf, Option<SavedState>)>> {
         let states = state::list(self.session.folder.path())?;
         for path in states.iter().rev() {
-            if state::load(path).is_ok_and(|state| state.position.guard.is_calm()) {
-                return Ok(Some(path.clone()));
+            let calm = state::load(path).ok().filter(|state| state.position.guard.is_calm());
+            if calm.is_some() {
+                return Ok(Some((path.clone(), calm)));
             }
         }
-        Ok(states.into_iter().next())
+        Ok(states.into_iter().next().map(|oldest| (oldest, None)))
     }
 
-    /// Goes to a saved state: with half the rate, other random numbers, and the patience of a new run. What was written since steps
-    /// aside. The best generator so far stays the best, wherever the run has gone since.
-    fn roll_back(&mut self, path: &Path) -> Result<()> {
+    /// Goes to a saved state (`loaded` is what it holds, where that was read): with half the rate, other random numbers, and the
+    /// patience of a new run. What was written since steps aside. The best generator so far stays the best, wherever the run
+    /// has gone since.
+    fn roll_back(&mut self, path: &Path, loaded: Option<SavedState>) -> Result<()> {
+        let state = loaded.map_or_else(|| state::load(path), Ok)?;
         let (rollbacks, best) = (self.position.rollbacks + 1, self.position.best.take());
-        let state = state::load(path)?;
         self.restore(&state)?;
         self.position.rollbacks = rollbacks;
         self.position.guard = Guard::default();

@@ -97,6 +97,40 @@ fn snapshots_get_the_scores_that_training_takes() {
     assert!(again().iter().zip(&taken).all(|(new, old)| new.len() == 2 && new != old));
 }
 
+/// What a script is told, and what is left to do: of twelve runs one is scored when the signal comes.
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_it_and_the_same_command_goes_on() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let space = classifier(dir.path(), "a.safetensors");
+    let (run, _) = train(&two_snapshots(&space, 0, &[]), &dir.path().join("one"), None, None).unwrap();
+    let copy = |i: usize| {
+        let to = dir.path().join(format!("run{i:02}"));
+        fs::create_dir(&to).unwrap();
+        for name in
+            ["config.toml", "network-snapshot-000001.safetensors", "network-snapshot-000002.safetensors"]
+        {
+            fs::copy(run.join(name), to.join(name)).unwrap();
+        }
+        to
+    };
+    let runs: Vec<PathBuf> = (0..12).map(copy).collect();
+    let args: Vec<&str> = ["score"].into_iter().chain(runs.iter().map(|run| text(run))).collect();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
+    let mut child = command.args(&args).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
+    assert!(told.any(|line| line.starts_with("score ")), "no score");
+    super::faults::signal(&child, "INT");
+    let rest: Vec<String> = told.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.last().unwrap().ends_with("the same command goes on"), "{rest:?}");
+    let scored = |run: &PathBuf| metric_files(run, "metric-").iter().any(|path| lines(path).len() == 2);
+    assert!(!scored(&runs[11]));
+    said(&args);
+    assert!(runs.iter().all(scored));
+}
+
 #[test]
 fn what_cannot_be_scored() {
     let dir = tempfile::tempdir().unwrap();

@@ -208,6 +208,13 @@ fn files_that_are_no_feature_space() {
     refuse(&other, &["weights.pth", "not a whole safetensors file"]);
     let both = ["fid", text(&real), text(&fake), "--features", text(&other)];
     refused(&[&both[..], &["--dims", "64"]].concat(), &["--dims and --resize are Inception's"]);
+    // Nowhere are Inception's weights: `auto` is the other space.
+    let mut auto = std::process::Command::new(env!("CARGO_BIN_EXE_nestgen"));
+    auto.args(["fid", text(&real), text(&fake), "--features", "auto", "--dims", "64"])
+        .env_remove("NESTGEN_INCEPTION");
+    let out = auto.env("TORCH_HOME", dir.path()).output().unwrap();
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(told.contains("`scenes-v1` has its own size") && out.status.code() == Some(1), "{told}");
     let generator = write(dir.path(), "generator.safetensors", &[], &vec![formula("x", &[3])]);
     refuse(&generator, &["generator.safetensors", "neither a classifier of ours nor DINOv2"]);
     let changed = |name: &str, change: &dyn Fn(&mut NamedTensors)| {

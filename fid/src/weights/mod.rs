@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::files::hex;
 
 /// Name of the published file.
 pub const PUBLISHED_NAME: &str = "pt_inception-2015-12-05-6726825d.pth";
@@ -137,7 +138,7 @@ pub fn load(path: &Path) -> Result<Weights> {
             };
             wrong(format!("{reason}{note}"))
         })?;
-    let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&Sha256::digest(&bytes));
     Ok(Weights { tensors, sha256 })
 }
 

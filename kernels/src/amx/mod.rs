@@ -23,6 +23,7 @@ pub(crate) mod parts;
 pub(crate) mod product;
 
 use std::arch::asm;
+use std::marker::PhantomData;
 
 use parts::{LINES, Line};
 
@@ -117,8 +118,9 @@ macro_rules! spaced {
     };
 }
 
-/// The units of this thread, set up for tiles of 16 rows of 64 bytes; dropped, they are put to rest.
-pub(crate) struct Units(());
+/// The units of this thread, set up for tiles of 16 rows of 64 bytes; dropped, they are put to rest. No other thread's: neither
+/// `Send` nor `Sync`.
+pub(crate) struct Units(PhantomData<*mut ()>);
 
 impl Units {
     /// # Safety
@@ -143,7 +145,7 @@ impl Units {
         set.rows[..8].fill(16);
         // SAFETY: the units are there; the instruction reads the 64 bytes of `set`.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const set, options(readonly, nostack, preserves_flags)) };
-        Self(())
+        Self(PhantomData)
     }
 
     /// Multiplies a block of rows by a block of columns, both packed, over as many steps of the inner dimension as they

@@ -45,7 +45,8 @@ impl Packed {
         let each = depth.div_ceil(STEP) * LINES;
         let len = n.div_ceil(BLOCK) * each;
         let mut lines = Vec::with_capacity(len);
-        // SAFETY: the capacity is `len`; any bits are a line; every one is written below.
+        // SAFETY: the capacity is `len`, and every line is written below before it is read; what is not within the rules then is
+        // told in `cpu::uninit`.
         #[allow(clippy::uninit_vec)]
         unsafe {
             lines.set_len(len);

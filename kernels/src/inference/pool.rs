@@ -19,7 +19,8 @@ crate::multiversion! {
                         for column in (x * stride).saturating_sub(padding)..(x * stride + 3 - padding).min(input.width) {
                             let values = &data[(row * input.width + column) * channels..][..channels];
                             for (out, &value) in out.iter_mut().zip(values) {
-                                *out = if *out > value { *out } else { value };
+                                // A NaN is not hidden, wherever it stands in its window.
+                                *out = if *out > value || out.is_nan() { *out } else { value };
                             }
                         }
                     }

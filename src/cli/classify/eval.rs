@@ -68,7 +68,6 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let result = evaluate(&trained.classifier, &test, config.normalise(), &Ranks::alone(), &mut |done| {
         bar.set_position(done as u64);
-        true
     });
     bar.finish_and_clear();
     let (tested, secs) = (result?, start.elapsed().as_secs_f64());
@@ -117,19 +116,8 @@ fn images_to_test(
         .into());
     }
     let trained_on = trained.trained_on.as_ref();
-    let bar = ui::progress_bar("reading images", 0);
-    let opened = config.open_to_test(
-        trained.config.model.resolution(),
-        args.split.as_deref(),
-        trained_on,
-        &|done, total| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-            true
-        },
-    );
-    bar.finish_and_clear();
-    let (images, tested) = opened?;
+    let (res, split) = (trained.config.model.resolution(), args.split.as_deref());
+    let (images, tested) = ui::reading_images(|told| config.open_to_test(res, split, trained_on, told))?;
     let same_place = config.path == trained.config.data.path;
     // A file of before, and timm's, do not tell; of timm's nobody thinks that it was trained on these.
     let untold = trained_on.is_none() && !trained.class_names.is_empty();

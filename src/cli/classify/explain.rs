@@ -83,8 +83,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         let name = (number < args.figures).then(|| format!("{number:04}-{}.png", image.stem()));
         if let Some(name) = &name {
             let file = args.outdir.join(name);
-            let png = one.figure(&trained).png().map_err(Error::io("write", &file))?;
-            write_atomic(&file, |out| out.write_all(&png))?;
+            one.figure(&trained).write(&file)?;
         }
         tally.add(&one);
         let mut json = one.json(&trained);

@@ -98,12 +98,5 @@ impl Network {
 
 /// Reads or renders the images, with a bar.
 pub(super) fn open_data(config: &ClassDataConfig, res: usize) -> Result<ClassData> {
-    let bar = ui::progress_bar("reading images", 0);
-    let data = config.open(res, &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-        true
-    });
-    bar.finish_and_clear();
-    data
+    ui::reading_images(|told| config.open(res, told))
 }

@@ -101,7 +101,7 @@ impl Training<'_> {
         let epoch = self.position.epoch;
         let tested = if epoch.is_multiple_of(config.eval_epochs) || epoch == config.epochs {
             let model = self.ema.as_ref().unwrap_or(&self.classifier);
-            Some(evaluate(model, &self.session.test, self.session.normalise, ranks, &mut |_| true)?)
+            Some(evaluate(model, &self.session.test, self.session.normalise, ranks, &mut |_| {})?)
         } else {
             None
         };

@@ -5,7 +5,7 @@ use nestgen_kernels::{Var, cross_entropy, no_grad};
 
 use super::augment::Normalise;
 use crate::data::LabelledImages;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::Classifier;
 use crate::ranks::Ranks;
 
@@ -46,16 +46,16 @@ impl Evaluation {
     }
 }
 
-/// Classifies every image, each rank its share of the batches; `progress(done)` may return false to stop.
+/// Classifies every image, each rank its share of the batches; `progress` is told how many are done.
 ///
 /// # Errors
-/// When an image cannot be read, or nobody wanted to wait.
+/// When an image cannot be read, or a tensor operation fails.
 pub fn evaluate(
     classifier: &Classifier,
     images: &LabelledImages,
     normalise: Normalise,
     ranks: &Ranks,
-    progress: &mut dyn FnMut(usize) -> bool,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let classes = images.data().class_names().len();
     // Of this rank's share: the loss, how many are right, how many are among five, and how many of each class got each
@@ -76,14 +76,12 @@ pub fn evaluate(
             let rank = rank(row, label as usize);
             tally[1] += f64::from(u8::from(rank == 0));
             tally[2] += f64::from(u8::from(rank < 5));
-            let answer = (0..row.len()).find(|&k| rank_is_first(row, k)).unwrap_or_default();
+            let answer = answer(row);
             if let Some(cell) = tally.get_mut(3 + label as usize * classes + answer) {
                 *cell += 1.0;
             }
         }
-        if !progress(places.last().map_or(0, |last| last + 1)) {
-            return Err(Error::Usage { message: "stopped while testing".into(), hint: None });
-        }
+        progress(places.last().map_or(0, |last| last + 1));
     }
     ranks.sum(&mut tally);
     let count = images.len();
@@ -108,8 +106,15 @@ fn rank(logits: &[f32], class: usize) -> usize {
     logits.iter().enumerate().filter(|&(k, &logit)| logit > own || (logit == own && k < class)).count()
 }
 
-fn rank_is_first(logits: &[f32], class: usize) -> bool {
-    rank(logits, class) == 0
+/// The class of [`rank`] 0; the first where no logit is a number.
+fn answer(logits: &[f32]) -> usize {
+    let mut best = (0, f32::NAN);
+    for (class, &logit) in logits.iter().enumerate() {
+        if logit > best.1 || (best.1.is_nan() && !logit.is_nan()) {
+            best = (class, logit);
+        }
+    }
+    best.0
 }
 
 /// Normalised images `[B, res, res, 3]` at these places of the list.
@@ -133,6 +138,26 @@ mod tests {
     fn ranks_count_better_classes_and_break_ties_by_order() {
         let logits = [0.1, 0.7, 0.7, -1.0, f32::NAN];
         assert_eq!([0, 1, 2, 3, 4, 9].map(|class| rank(&logits, class)), [2, 0, 1, 3, 5, 5]);
+    }
+
+    #[test]
+    fn the_answer_is_the_class_of_rank_0() {
+        let (nan, low) = (f32::NAN, f32::NEG_INFINITY);
+        let rows: [&[f32]; 9] = [
+            &[0.1, 0.7, 0.7, -1.0],
+            &[nan, 0.5, 0.6, nan, 0.6],
+            &[0.5, nan, 0.4],
+            &[low, low],
+            &[nan, low, low],
+            &[-0.0, 0.0],
+            &[f32::INFINITY, nan, f32::INFINITY],
+            &[nan, nan],
+            &[],
+        ];
+        for row in rows {
+            let first = (0..row.len()).find(|&class| rank(row, class) == 0);
+            assert_eq!(answer(row), first.unwrap_or_default(), "{row:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
-use crate::train::settings::{BadSetting, must};
+use crate::train::settings::{BadSetting, must, share};
 
 /// `[train.mix]`
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,7 +52,6 @@ pub enum Mixing {
 
 impl MixConfig {
     pub(super) fn validate(&self) -> std::result::Result<(), BadSetting> {
-        let share = |key, x: f64| must(key, (0.0..=1.0).contains(&x), || format!("{x} is not in 0..1"));
         let alpha = |key, x: f64| must(key, (0.0..=100.0).contains(&x), || format!("{x} is not in 0..100"));
         share("mix.probability", self.probability)?;
         share("mix.switch", self.switch)?;

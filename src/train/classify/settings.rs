@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::augment::AugmentConfig;
 use super::mix::MixConfig;
 use crate::train::ema::EmaConfig;
-use crate::train::settings::{BadSetting, must};
+use crate::train::settings::{BadSetting, below_one, must, not_negative, positive};
 
 /// When the learning rate changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,9 +92,6 @@ impl ClassifyConfig {
     /// # Errors
     /// The first setting that is out of its range.
     pub fn validate(&self) -> Result<(), BadSetting> {
-        let positive = |key, x: f64| must(key, x > 0.0 && x.is_finite(), || format!("{x} is not above 0"));
-        let not_negative = |key, x: f64| must(key, x >= 0.0 && x.is_finite(), || format!("{x} is negative"));
-        let below_one = |key, x: f64| must(key, (0.0..1.0).contains(&x), || format!("{x} is not in 0..1"));
         must("epochs", self.epochs >= 1, || "0 epochs train nothing".into())?;
         must("batch", self.batch >= 1, || "0 images make no step".into())?;
         must("eval_epochs", self.eval_epochs >= 1, || "0 is no interval".into())?;
@@ -167,6 +164,10 @@ mod tests {
         assert_eq!(ClassifyConfig::default().validate(), Ok(()));
         assert_eq!(bad(|c| c.epochs = 0), "epochs");
         assert_eq!(bad(|c| c.base_lr = f64::NAN), "base_lr");
+        for odd in [f64::INFINITY, f64::NAN] {
+            let reason = ClassifyConfig { base_lr: odd, ..ClassifyConfig::default() }.validate().unwrap_err().1;
+            assert_eq!(reason, format!("{odd} is not a finite number above 0"));
+        }
         assert_eq!(bad(|c| c.label_smoothing = 1.0), "label_smoothing");
         assert_eq!(bad(|c| c.mix.probability = 2.0), "mix.probability");
         assert_eq!(bad(|c| c.augment.erase_area = [0.5, 0.2]), "augment.erase_area");

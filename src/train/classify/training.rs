@@ -272,24 +272,11 @@ impl<'a> Training<'a> {
 
     /// This rank's share of the next training batch.
     fn batch(&mut self) -> Result<Batch> {
-        if self.loader.is_none() {
-            let (config, train) = (self.session.config, &self.session.train);
-            let loader = LoaderConfig {
-                start: self.position.cur_nimg,
-                workers: self.session.workers,
-                share: self.session.share,
-                ..LoaderConfig::new(config.batch / self.session.ranks.size(), config.seed)
-            };
-            let augment = self.augment.clone();
-            let prepare =
-                move |epoch, image, bytes: &[u8], out: &mut Vec<f32>| augment.append(epoch, image, bytes, out);
-            let (data, chosen) = (train.data().clone(), train.indices().clone());
-            self.loader = Some(Loader::of_chosen(data, chosen, Arc::new(prepare), loader)?);
-        }
-        match &mut self.loader {
-            Some(loader) => loader.next_batch(),
-            None => Err(Error::Usage { message: "there is no loader".into(), hint: None }),
-        }
+        let loader = match &mut self.loader {
+            Some(loader) => loader,
+            none => none.insert(loader(&self.session, &self.augment, self.position.cur_nimg)?),
+        };
+        loader.next_batch()
     }
 
     /// Passes over the training images so far.
@@ -315,6 +302,21 @@ impl<'a> Training<'a> {
         let progress = Progress { epochs: done, total_epochs: total, images_per_sec, eta_secs, loss };
         (self.session.on_event)(Event::Progress(progress));
     }
+}
+
+/// This rank's shares of the batches from image number `start` on.
+fn loader(session: &Session, augment: &Augment, start: u64) -> Result<Loader> {
+    let (config, train) = (session.config, &session.train);
+    let loader = LoaderConfig {
+        start,
+        workers: session.workers,
+        share: session.share,
+        ..LoaderConfig::new(config.batch / session.ranks.size(), config.seed)
+    };
+    let augment = augment.clone();
+    let prepare =
+        move |epoch, image, bytes: &[u8], out: &mut Vec<f32>| augment.append(epoch, image, bytes, out);
+    Loader::of_chosen(train.data().clone(), train.indices().clone(), Arc::new(prepare), loader)
 }
 
 /// AdamW without decay of norms, biases and embeddings, as timm groups parameters.

@@ -83,7 +83,7 @@ fn succeeded(output: &Output) {
 }
 
 /// Sends a signal by its name.
-fn signal(child: &Child, name: &str) {
+pub(crate) fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
     succeeded(&Command::new("kill").args([&format!("-{name}"), &pid]).output().unwrap());
 }
