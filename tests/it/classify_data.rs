@@ -216,6 +216,24 @@ fn a_file_says_how_images_are_normalised_and_options_overrule_it() {
 }
 
 #[test]
+fn classes_under_other_numbers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (set, test) = (dir.path().join("set"), dir.path().join("test"));
+    class_folders(&set, &["cat", "dog"], 0, 10);
+    class_folders(&test, &["cat", "dog"], 50, 3);
+    let (run, _) = train(&set, &dir.path().join("runs"), &[]);
+    // `wolf` in the place of `cat` makes `dog` the first class.
+    fs::rename(test.join("cat"), test.join("wolf")).unwrap();
+    let on_test = ["classify", "eval", "--run", text(&run), "--data", text(&test)];
+    refused(&on_test, &["class `dog` is number 0 here and was number 1 in training"]);
+    // Another name for the same number is a matter of taste.
+    fs::rename(test.join("wolf"), test.join("cats")).unwrap();
+    let out = nestgen(&on_test);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success() && said.contains("`cat` is `cats` here"), "{said}");
+}
+
+#[test]
 fn files_of_others_see_images_as_timm_normalises_them() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("timm.safetensors");

@@ -59,6 +59,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         .into());
     }
     if !trained.class_names.is_empty() && trained.class_names != names {
+        refuse_other_order(&trained.class_names, names, test.data().description())?;
         let mut pairs = trained.class_names.iter().zip(names);
         let first = pairs.find(|(before, now)| before != now);
         let example = first.map_or(String::new(), |(before, now)| format!(": `{before}` is `{now}` here"));
@@ -100,6 +101,24 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         per_class(&tested, names)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses classes of which some have the names of training and other numbers: answers are numbers, which would all be wrong.
+fn refuse_other_order(before: &[String], now: &[String], source: &str) -> Result<(), Error> {
+    let place = |name: &String| now.iter().position(|other| other == name);
+    let moved =
+        before.iter().enumerate().find_map(|(i, name)| Some((name, i, place(name).filter(|at| *at != i)?)));
+    match moved {
+        None => Ok(()),
+        Some((name, before, now)) => Err(Error::Usage {
+            message: format!(
+                "`{source}`: class `{name}` is number {now} here and was number {before} in training"
+            ),
+            hint: Some(
+                "give the classes the names of training, and a pack its class_names in that order".into(),
+            ),
+        }),
+    }
 }
 
 /// The images to test on: never some that the classifier was trained on, as far as can be told.
