@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use faer::Mat;
+use nestgen_images::NpyHeader;
 
 use crate::error::{Error, Result};
 use crate::files::{beside, write_atomic};
@@ -124,34 +125,13 @@ fn check_covariance(sigma: &Mat<f64>) -> std::result::Result<(), String> {
 fn parse_npy(mut file: impl Read) -> std::result::Result<Npy, String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|e| format!("cut off or damaged: {e}"))?;
-    let header_len = match bytes.as_slice() {
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, low, high, ..] => {
-            10 + usize::from(u16::from_le_bytes([*low, *high]))
-        }
-        [0x93, b'N', b'U', b'M', b'P', b'Y', 2 | 3, _, a, b, c, d, ..] => {
-            (u32::from_le_bytes([*a, *b, *c, *d]) as usize).saturating_add(12)
-        }
-        _ => return Err("not in numpy's format".into()),
+    let header = NpyHeader::parse(&bytes)?;
+    let element_bytes = match header.descr.as_str() {
+        "<f8" => 8,
+        "<f4" => 4,
+        other => return Err(format!("elements {other}, expected f8 or f4")),
     };
-    let header = bytes.get(10..header_len).ok_or("cut off in its header")?;
-    let header = String::from_utf8_lossy(header).replace(' ', "");
-    let field = |name: &str| {
-        let at = header.find(&format!("'{name}':")).ok_or_else(|| format!("its header has no {name}"))?;
-        Ok::<_, String>(&header[at + name.len() + 3..])
-    };
-    let element_bytes = match field("descr")? {
-        text if text.starts_with("'<f8'") => 8,
-        text if text.starts_with("'<f4'") => 4,
-        text => {
-            return Err(format!("elements {}, expected f8 or f4", text.split(',').next().unwrap_or_default()));
-        }
-    };
-    let fortran = field("fortran_order")?.starts_with("True");
-    let shape =
-        field("shape")?.strip_prefix('(').and_then(|s| s.split(')').next()).ok_or("its header has no shape")?;
-    let sizes = shape.split(',').filter(|s| !s.is_empty()).map(str::parse::<usize>);
-    let dims: Vec<usize> =
-        sizes.collect::<std::result::Result<_, _>>().map_err(|_| format!("shape ({shape})"))?;
+    let NpyHeader { shape: dims, fortran_order, len: header_len, .. } = header;
     if dims.len() > 2 || dims.iter().any(|&d| d == 0 || d > MAX_DIMS) {
         return Err(format!("shape {dims:?}"));
     }
@@ -164,7 +144,7 @@ fn parse_npy(mut file: impl Read) -> std::result::Result<Npy, String> {
         8 => body.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
         _ => body.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
     };
-    if let (true, &[rows, _]) = (fortran, dims.as_slice()) {
+    if let (true, &[rows, _]) = (fortran_order, dims.as_slice()) {
         data = (0..rows).flat_map(|row| data.iter().skip(row).step_by(rows).copied()).collect();
     }
     Ok(Npy { dims, data })

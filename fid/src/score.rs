@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nestgen_images::{ImageSet, OpenOptions, RgbImage8};
+use nestgen_images::{ImageSet, OpenOptions, RgbImage8, is_array_of_images};
 
 use crate::cache::{self, Key};
 use crate::compute::{Side, compute};
@@ -60,12 +60,12 @@ pub enum Input<'a> {
 }
 
 impl Input<'_> {
-    /// Opens a path: statistics if it ends in `.npz`, else images.
+    /// Opens a path: statistics if it ends in `.npz` and holds no images, else images.
     ///
     /// # Errors
     /// When there are no images, or the path cannot be read.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")) {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")) && !is_array_of_images(path) {
             std::fs::metadata(path).map_err(Error::io(path))?;
             return Ok(Input::Statistics(path.to_owned()));
         }

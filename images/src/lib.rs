@@ -1,4 +1,4 @@
-//! Image sets: folders, archives and HDF5 packs of pictures, read by index under limits, in one fixed order.
+//! Image sets: folders, archives, HDF5 packs and arrays of pictures, read by index under limits, in one fixed order.
 //!
 //! `ImageSet::open` lists a source; `read_rgb(i)` gives 8-bit RGB by the rule stated in [`decode`]. This crate knows nothing
 //! of tensors or models.
@@ -7,21 +7,25 @@
 // Whatever is read may be hostile: nothing in it may end the program.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod arrays;
 mod check;
 mod cifar;
 pub mod decode;
 mod error;
 mod jpeg;
 mod layout;
+mod npy;
 mod pack;
 pub mod resample;
 mod set;
 mod source;
 
+pub use arrays::is_array_of_images;
 pub use check::{CheckReport, check};
 pub use decode::{Header, Limits, RgbImage8};
 pub use error::{Error, Result};
 pub use layout::{is_split_called, is_training_split};
+pub use npy::NpyHeader;
 pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions};

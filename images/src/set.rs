@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::arrays::Arrays;
 use crate::cifar::Cifar;
 use crate::decode::{self, Header, Limits, RgbImage8};
 use crate::error::{Error, Result};
@@ -45,11 +46,13 @@ enum Kind {
     Cifar(Cifar),
     /// An HDF5 pack.
     Pack(Pack),
+    /// An `.npz` of images.
+    Arrays(Arrays),
 }
 
 impl ImageSet {
-    /// Opens a folder, `.zip`, `.tar`, `.tar.gz`, the binary version of CIFAR-10 in any of these, or an HDF5 pack. No image
-    /// is decoded.
+    /// Opens a folder, `.zip`, `.tar`, `.tar.gz`, the binary version of CIFAR-10 in any of these, an HDF5 pack, or an `.npz` of
+    /// images. No image is decoded.
     ///
     /// # Errors
     /// A missing or unreadable path, a damaged archive or pack, a set without images, an unknown split.
@@ -57,6 +60,9 @@ impl ImageSet {
         let kind = source::kind_of(path)?;
         if matches!(kind, source::Kind::Hdf5) {
             return Self::from_pack(path, options);
+        }
+        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz")) {
+            return Self::from_arrays(path, options);
         }
         let mut source = Source::open(path, kind, options.limits, options.spool_bytes)?;
         let (images, data_files): (Vec<_>, Vec<_>) =
@@ -99,6 +105,15 @@ impl ImageSet {
         Ok(ImageSet { path: path.to_owned(), kind: Kind::Pack(pack), labels, class_names, split })
     }
 
+    fn from_arrays(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
+        let arrays = Arrays::open(path, &options.limits)?;
+        if options.split.as_deref().is_some_and(|split| split != "all") {
+            return Err(no_such_split(path, options, Vec::new()));
+        }
+        let (labels, class_names) = (arrays.labels.clone(), arrays.class_names());
+        Ok(ImageSet { path: path.to_owned(), kind: Kind::Arrays(arrays), labels, class_names, split: None })
+    }
+
     /// Number of images; never 0.
     #[allow(clippy::len_without_is_empty)] // An empty set is an error of `open`.
     pub fn len(&self) -> usize {
@@ -106,6 +121,7 @@ impl ImageSet {
             Kind::Files { kept, .. } => kept.len(),
             Kind::Cifar(cifar) => cifar.labels.len(),
             Kind::Pack(pack) => pack.len(),
+            Kind::Arrays(arrays) => arrays.len(),
         }
     }
 
@@ -134,7 +150,7 @@ impl ImageSet {
                 entry.map_or(Cow::Borrowed(""), |e| Cow::Owned(source::shown(&e.name)))
             }
             Kind::Cifar(cifar) => Cow::Owned(cifar.name(i)),
-            Kind::Pack(_) => Cow::Owned(format!("row {i}")),
+            Kind::Pack(_) | Kind::Arrays(_) => Cow::Owned(format!("row {i}")),
         }
     }
 
@@ -181,6 +197,7 @@ impl ImageSet {
             }
             Kind::Cifar(cifar) => cifar.read_rgb(i).ok_or_else(|| self.bad(i, "no such record")),
             Kind::Pack(pack) => pack.read_rgb(i),
+            Kind::Arrays(arrays) => arrays.read_rgb(i).map_err(|reason| self.bad(i, reason)),
         }
     }
 
@@ -197,12 +214,13 @@ impl ImageSet {
             }
             Kind::Cifar(_) => rgb((32, 32)),
             Kind::Pack(pack) => rgb(pack.size()),
+            Kind::Arrays(arrays) => rgb(arrays.size()),
         }
     }
 
     /// Content digest, SHA-256 in hex. Of files: over their names below the common folder and their encoded bytes, in
     /// order, so that the same files give the same digest from a folder, a zip or a tar. A file that cannot be read counts with
-    /// its name and that it cannot. Of CIFAR-10 batches: over the records. Of a pack: over shape, pixels and labels.
+    /// its name and that it cannot. Of CIFAR-10 batches: over the records. Of a pack or an array: over shape, pixels and labels.
     ///
     /// # Errors
     /// A pack that cannot be read.
@@ -224,13 +242,23 @@ impl ImageSet {
                 (0..self.len()).filter_map(|i| cifar.record(i)).for_each(|record| whole.update(record));
             }
             Kind::Pack(pack) => return pack.digest(),
+            Kind::Arrays(arrays) => {
+                let (width, height) = arrays.size();
+                for dim in [arrays.len() as u64, u64::from(height), u64::from(width)] {
+                    whole.update(dim.to_le_bytes());
+                }
+                for i in 0..arrays.len() {
+                    whole.update(self.read_rgb(i)?.data);
+                }
+                self.labels.iter().flatten().for_each(|label| whole.update(label.to_le_bytes()));
+            }
         }
         Ok(hex(&whole.finalize()))
     }
 
-    /// True for a pack, whose rows can be read at random at little cost.
+    /// True for a pack or an array, whose rows can be read at random at little cost.
     pub fn is_pack(&self) -> bool {
-        matches!(self.kind, Kind::Pack(_))
+        matches!(self.kind, Kind::Pack(_) | Kind::Arrays(_))
     }
 
     /// An error about image `i`.

@@ -10,7 +10,7 @@ use nestgen::ranks::Ranks;
 use nestgen::score_space;
 use nestgen::score_space::over_ranks::Together;
 use nestgen_fid::{Ball, Input, Metric, Resize, ScoreConfig, Tap, score};
-use nestgen_images::OpenOptions;
+use nestgen_images::{OpenOptions, is_array_of_images};
 
 use super::device::PlaceArgs;
 use super::ranks::RankArgs;
@@ -24,8 +24,8 @@ use super::ui;
 )]
 #[derive(Args)]
 pub(super) struct FidArgs {
-    /// Real images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive, or .npz statistics (mu, sigma), whose own error
-    /// is then not in the ±
+    /// Real images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive, .npz of images (arr_0, uint8 NHWC), or .npz
+    /// statistics (mu, sigma), whose own error is then not in the ±
     real: PathBuf,
     /// Generated images, in any of the same forms
     fake: PathBuf,
@@ -162,7 +162,8 @@ fn refuse_idle(args: &FidArgs) -> Result<(), Error> {
         asked && args.metrics.as_ref().is_some_and(|metrics| !metrics.contains(&metric))
     };
     let by_default = |asked: bool, metric: Metric| asked && args.metrics.is_none() || idle(asked, metric);
-    let statistics = args.real.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
+    let statistics = args.real.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"))
+        && !is_array_of_images(&args.real);
     let found = [
         (idle(args.kid_subsets.is_some(), Metric::Kid), "--kid-subsets", "there is no kid in --metrics"),
         (by_default(args.is_splits.is_some(), Metric::Is), "--is-splits", "there is no is in --metrics"),

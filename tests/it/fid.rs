@@ -212,6 +212,38 @@ fn options_do_what_they_are_called() {
     assert!(kinds(&report).contains(&"unequal_sizes".into()), "{report}");
 }
 
+/// As samplers of diffusion models write them.
+#[test]
+fn arrays_of_images_score_as_the_images_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (real, fake) = (images(dir.path(), "real", 6), images(dir.path(), "fake", 5));
+    let set = nestgen_images::ImageSet::open(&fake, &nestgen_images::OpenOptions::default()).unwrap();
+    let read: Vec<_> = (0..set.len()).map(|i| set.read_rgb(i).unwrap()).collect();
+    let header = format!(
+        "{{'descr': '|u1', 'fortran_order': False, 'shape': ({}, {}, {}, 3), }}\n",
+        read.len(),
+        read[0].height,
+        read[0].width
+    );
+    let mut array = b"\x93NUMPY\x01\x00".to_vec();
+    array.extend((header.len() as u16).to_le_bytes());
+    array.extend(header.as_bytes());
+    read.iter().for_each(|image| array.extend(&image.data));
+    let path = dir.path().join("samples.npz");
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    archive.start_file("arr_0.npy", stored).unwrap();
+    std::io::Write::write_all(&mut archive, &array).unwrap();
+    archive.finish().unwrap();
+    let score = |fake: &Path| {
+        let out =
+            nestgen(&["fid", text(&real), text(fake), "--features", "random-v1", "--dims", "64", "--json"]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap()["scores"].clone()
+    };
+    assert_eq!(score(&path), score(&fake));
+}
+
 #[test]
 fn the_split_that_was_asked_for_is_the_real_side() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! Image sets from real files in temporary folders.
 
+mod arrays;
 mod bad_input;
 mod make;
 mod packs;

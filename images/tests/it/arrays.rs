@@ -1,0 +1,96 @@
+//! `.npz` files of images, as numpy's `savez` lays them out.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use nestgen_images::{ImageSet, OpenOptions};
+use zip::write::SimpleFileOptions;
+
+/// An array in numpy's format.
+fn npy(descr: &str, shape: &str, body: &[u8]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    while !(header.len() + 11).is_multiple_of(64) {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+fn npz(path: &Path, method: zip::CompressionMethod, arrays: &[(&str, &[u8])]) {
+    let mut archive = zip::ZipWriter::new(File::create(path).unwrap());
+    for (name, bytes) in arrays {
+        archive.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+/// Three images of 2 rows and 4 columns.
+fn pixels() -> Vec<u8> {
+    (0..3 * 2 * 4 * 3).map(|i| (i * 3) as u8).collect()
+}
+
+#[test]
+fn images_and_classes_are_those_of_the_arrays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("samples.npz");
+    let images = npy("|u1", "(3, 2, 4, 3)", &pixels());
+    let labels =
+        npy("<i8", "(3,)", &[2u64, 0, 1].iter().flat_map(|label| label.to_le_bytes()).collect::<Vec<_>>());
+    npz(&path, zip::CompressionMethod::Stored, &[("arr_0.npy", &images), ("arr_1.npy", &labels)]);
+    let set = ImageSet::open(&path, &OpenOptions::default()).unwrap();
+    assert_eq!((set.len(), set.class_names()), (3, &["0", "1", "2"].map(str::to_owned)[..]));
+    assert_eq!((0..3).map(|i| set.label(i).unwrap()).collect::<Vec<_>>(), [2, 0, 1]);
+    for i in 0..3 {
+        let image = set.read_rgb(i).unwrap();
+        assert_eq!((image.width, image.height), (4, 2));
+        assert_eq!(image.data, pixels()[i * 24..(i + 1) * 24]);
+    }
+    assert!(set.read_rgb(3).is_err());
+    // Labels count.
+    let unlabelled = dir.path().join("unlabelled.npz");
+    npz(&unlabelled, zip::CompressionMethod::Stored, &[("arr_0.npy", &images)]);
+    let other = ImageSet::open(&unlabelled, &OpenOptions::default()).unwrap();
+    assert!(other.label(0).is_none() && other.class_names().is_empty());
+    assert_ne!(other.digest().unwrap(), set.digest().unwrap());
+    let test = OpenOptions { split: Some("test".into()), ..OpenOptions::default() };
+    assert!(ImageSet::open(&path, &test).is_err());
+}
+
+#[test]
+fn other_arrays_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.npz");
+    let good = npy("|u1", "(3, 2, 4, 3)", &pixels());
+    let stored = zip::CompressionMethod::Stored;
+    let refused = |method, arrays: &[(&str, &[u8])], says: &str| {
+        npz(&path, method, arrays);
+        let error = ImageSet::open(&path, &OpenOptions::default()).err().unwrap().to_string();
+        assert!(error.contains("x.npz") && error.contains(says), "{says}: {error}");
+    };
+    refused(stored, &[("mu.npy", &npy("<f8", "(1,)", &[0; 8]))], "array `arr_0`: there is none");
+    refused(zip::CompressionMethod::Deflated, &[("arr_0.npy", &good)], "save it with numpy's `savez`");
+    refused(
+        stored,
+        &[("arr_0.npy", &npy("|u1", "(3, 3, 2, 4)", &pixels()))],
+        "shape [3, 3, 2, 4], expected [N, H, W, 3]",
+    );
+    refused(stored, &[("arr_0.npy", &npy("<f4", "(3, 2, 4, 3)", &[0; 72 * 4]))], "elements <f4");
+    refused(stored, &[("arr_0.npy", &good[..good.len() - 1])], "expected whole images");
+    refused(stored, &[("arr_0.npy", &npy("|u1", "(0, 2, 4, 3)", &[]))], "expected whole images");
+    refused(stored, &[("arr_0.npy", b"text")], "not in numpy's format");
+    let labels = |descr: &str, shape: &str, body: &[u8]| npy(descr, shape, body);
+    for (bytes, says) in [
+        (labels("<i8", "(2,)", &[0; 16]), "shape [2], expected [3]"),
+        (labels("<f8", "(3,)", &[0; 24]), "elements <f8, expected whole numbers"),
+        (labels("<i8", "(3,)", &[255; 24]), "is no class"),
+        (labels("<i8", "(3,)", &[0; 23]), "cut off or damaged"),
+    ] {
+        refused(stored, &[("arr_0.npy", &good), ("arr_1.npy", &bytes)], says);
+    }
+}
