@@ -25,4 +25,4 @@ pub use layout::{is_split_called, is_training_split};
 pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions};
-pub use source::{is_hdf5, is_image_name};
+pub use source::{OtherFiles, is_hdf5, is_image_name};

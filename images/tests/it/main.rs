@@ -1,6 +1,8 @@
 //! Image sets from real files in temporary folders.
 
+mod archives;
 mod bad_input;
+mod identity;
 mod make;
 mod packs;
 mod sources;
