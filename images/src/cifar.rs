@@ -3,6 +3,7 @@
 
 use crate::decode::RgbImage8;
 use crate::error::{Error, Result};
+use crate::layout::is_split_called;
 use crate::source::{Source, base_name};
 
 const SIDE: usize = 32;
@@ -31,24 +32,24 @@ impl Cifar {
         if all.is_empty() {
             return Ok(None);
         }
-        let has_train = all.iter().any(|i| !is_test(i));
-        let split = split.unwrap_or(if has_train { "train" } else { "test" });
-        let chosen: Vec<usize> = match split {
-            "all" => all,
-            "train" => all.into_iter().filter(|i| !is_test(i)).collect(),
-            "test" => all.into_iter().filter(is_test).collect(),
-            _ => Vec::new(),
+        let (test, train): (Vec<usize>, Vec<usize>) = all.iter().partition(|i| is_test(i));
+        let mut found = vec![("train", train), ("test", test)];
+        found.retain(|(_, batches)| !batches.is_empty());
+        let chosen = match split {
+            None => found.first(),
+            Some(wanted) => found.iter().find(|(name, _)| is_split_called(name, wanted)),
         };
-        if chosen.is_empty() {
-            let found = ["train", "test"].map(str::to_owned).to_vec();
-            return Err(Error::NoSuchSplit { path: source.path().to_owned(), split: split.to_owned(), found });
-        }
-        let mut cifar = Cifar {
-            batches: Vec::new(),
-            labels: Vec::new(),
-            class_names: class_names(source)?,
-            split: (split != "all").then(|| split.to_owned()),
+        let (split, chosen) = match (split, chosen) {
+            (Some("all"), _) => (None, all),
+            (_, Some((name, batches))) => (Some((*name).to_owned()), batches.clone()),
+            (split, None) => {
+                let found = found.iter().map(|(name, _)| (*name).to_owned()).collect();
+                let split = split.unwrap_or_default().to_owned();
+                return Err(Error::NoSuchSplit { path: source.path().to_owned(), split, found });
+            }
         };
+        let mut cifar =
+            Cifar { batches: Vec::new(), labels: Vec::new(), class_names: class_names(source)?, split };
         for i in chosen {
             let bytes = source.read(i)?;
             if bytes.is_empty() || bytes.len() % RECORD != 0 {

@@ -7,7 +7,7 @@
 //!    keeps every image. Any other first-level folder can be asked for by name too. Names count in any case (`Train`), the exact
 //!    one before others.
 //! 3. Common folders are stripped again. If now every image lies in a first-level folder, these folders, in byte order,
-//!    are the classes. Folders that are splits by name are never classes.
+//!    are the classes. Folders that are splits by name are never classes: of all splits together, the folders in them are.
 
 #![expect(clippy::indexing_slicing, reason = "indices of the listing itself, and the length of a common part")]
 
@@ -24,6 +24,8 @@ pub(crate) struct Layout {
     pub(crate) class_names: Vec<String>,
     /// Split that was chosen.
     pub(crate) split: Option<String>,
+    /// An image that lies beside several folders, which are no classes because of it.
+    pub(crate) loose: Option<usize>,
 }
 
 /// What training images are called: the first that is there is the default.
@@ -73,10 +75,7 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
         None => {
             let folders = some_folders(names, &kept, outer);
             let is_training = |folder: &&[u8]| is_among(&TRAINING_NAMES, folder);
-            let is_other = |folder: &&[u8]| is_split(folder) && !is_training(folder);
-            let several = folders.iter().any(is_training) && folders.iter().any(is_other);
-            let nothing_else = first_folders(names, &kept, outer).is_some_and(|all| all.iter().all(is_split));
-            if several || nothing_else {
+            if has_splits(names, outer) {
                 let exact = TRAINING_NAMES.iter().find_map(|name| named(folders.iter().copied(), name));
                 chosen = exact.or_else(|| folders.iter().copied().find(|folder| is_training(folder)));
             }
@@ -86,20 +85,45 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
         }
     }
     let stripped = common_folders(names, &kept);
-    let mut classes = first_folders(names, &kept, stripped).unwrap_or_default();
-    if classes.iter().all(is_split) {
-        classes.clear();
+    let (labels, class_names, loose) = if split == Some(EVERYTHING) && has_splits(names, outer) {
+        let inside: Vec<&[u8]> = names.iter().map(|name| below_first_folder(name, outer)).collect();
+        classes(&inside, &kept, common_folders(&inside, &kept))
+    } else {
+        classes(names, &kept, stripped)
+    };
+    Ok(Layout { kept, stripped, labels, class_names, split: chosen.map(text), loose })
+}
+
+/// Labels of the kept images and the names of their classes; none, and the first image that lies outside, where not all lie in
+/// folders.
+fn classes(names: &[&[u8]], kept: &[usize], stripped: usize) -> (Option<Vec<u32>>, Vec<String>, Option<usize>) {
+    let folders = some_folders(names, kept, stripped);
+    let loose = kept.iter().copied().find(|&i| first_folder(names[i], stripped).is_none());
+    if loose.is_some() || folders.iter().all(is_split) {
+        return (None, Vec::new(), loose.filter(|_| folders.len() > 1));
     }
-    let labels = (!classes.is_empty()).then(|| {
-        kept.iter()
-            .map(|&i| {
-                let class = first_folder(names[i], stripped).unwrap_or_default();
-                classes.binary_search(&class).unwrap_or_default() as u32
-            })
-            .collect()
-    });
-    let class_names = classes.iter().map(|c| text(c)).collect();
-    Ok(Layout { kept, stripped, labels, class_names, split: chosen.map(text) })
+    let label = |&i: &usize| {
+        let class = first_folder(names[i], stripped).unwrap_or_default();
+        folders.binary_search(&class).unwrap_or_default() as u32
+    };
+    (Some(kept.iter().map(label).collect()), folders.iter().map(|c| text(c)).collect(), None)
+}
+
+/// Whether first-level folders are splits: a training split beside another one, or nothing but splits.
+fn has_splits(names: &[&[u8]], outer: usize) -> bool {
+    let all: Vec<usize> = (0..names.len()).collect();
+    let folders = some_folders(names, &all, outer);
+    let is_training = |folder: &&[u8]| is_among(&TRAINING_NAMES, folder);
+    let is_other = |folder: &&[u8]| is_split(folder) && !is_training(folder);
+    let loose = names.iter().any(|name| first_folder(name, outer).is_none());
+    (folders.iter().any(is_training) && folders.iter().any(is_other))
+        || (!loose && folders.iter().all(is_split))
+}
+
+/// A name without its first-level folder; what lies in none stays as it is.
+fn below_first_folder(name: &[u8], outer: usize) -> &[u8] {
+    let folder = first_folder(name, outer).map_or(0, |folder| folder.len() + 1);
+    name.get(outer + folder..).unwrap_or_default()
 }
 
 fn is_split(folder: &&[u8]) -> bool {
@@ -146,12 +170,6 @@ fn first_folder(name: &[u8], stripped: usize) -> Option<&[u8]> {
 fn last_folder<'a>(names: &[&'a [u8]], stripped: usize) -> Option<&'a [u8]> {
     let prefix = names.first()?.get(..stripped.checked_sub(1)?)?;
     prefix.rsplit(|&b| b == b'/').next()
-}
-
-/// Sorted first-level folders, or `None` when an image lies outside any.
-fn first_folders<'a>(names: &[&'a [u8]], kept: &[usize], stripped: usize) -> Option<Vec<&'a [u8]>> {
-    let loose = kept.iter().any(|&i| first_folder(names[i], stripped).is_none());
-    (!loose).then(|| some_folders(names, kept, stripped))
 }
 
 /// Sorted first-level folders, whatever lies beside them.
@@ -272,6 +290,34 @@ mod tests {
             let found = lay(&[&names[0], &names[1]], None).unwrap();
             assert_eq!(found.class_names.len(), 2, "{a}, {b}");
         }
+    }
+
+    #[test]
+    fn of_all_splits_together_the_folders_in_them_are_the_classes() {
+        let names =
+            ["s/extra/a/1.png", "s/test/a/1.png", "s/test/b/2.png", "s/train/a/3.png", "s/train/b/4.png"];
+        for names in [&names[..], &names[1..], &names[2..]] {
+            let all = lay(names, Some("all")).unwrap();
+            assert_eq!((all.class_names, all.split), (vec!["a".to_owned(), "b".into()], None));
+            assert_eq!(all.labels.unwrap(), [0, 0, 1, 0, 1][5 - names.len()..]);
+        }
+        let deep = ["test/images/b/1.png", "train/images/a/2.png", "train/images/b/3.png"];
+        assert_eq!(lay(&deep, Some("all")).unwrap().labels, Some(vec![1, 0, 1]));
+        // Splits without classes have none together.
+        let mixed = lay(&["test/1.png", "train/a/2.png", "train/b/3.png"], Some("all")).unwrap();
+        assert_eq!((mixed.labels, mixed.loose), (None, Some(0)));
+        assert_eq!(lay(&["test/1.png", "train/2.png"], Some("all")).unwrap().labels, None);
+        // A class called `train` has no split beside it.
+        let things = lay(&["bus/1.png", "train/1.png"], Some("all")).unwrap();
+        assert_eq!(things.class_names, ["bus", "train"]);
+    }
+
+    #[test]
+    fn an_image_beside_the_folders_is_named() {
+        let mix = lay(&["mix/cat/1.png", "mix/dog/1.png", "mix/overview.png"], None).unwrap();
+        assert_eq!((mix.labels, mix.loose), (None, Some(2)));
+        assert_eq!(lay(&["mix/cat/1.png", "mix/overview.png"], None).unwrap().loose, None);
+        assert_eq!(lay(&["mix/1.png", "mix/2.png"], None).unwrap().loose, None);
     }
 
     #[test]

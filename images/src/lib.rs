@@ -29,4 +29,4 @@ pub use npy::NpyHeader;
 pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions};
-pub use source::{is_hdf5, is_image_name};
+pub use source::{OtherFiles, is_hdf5, is_image_name};

@@ -175,6 +175,10 @@ mod tests {
         // Of a tall one the middle rows.
         let image = gradient(3, 5);
         assert_eq!(to_square(&image, 3), &image.data[9..36]);
+        // An odd one out is left on the right, or below.
+        let (wide, tall) = (gradient(6, 3), gradient(3, 6));
+        assert_eq!(to_square(&wide, 3)[..9], wide.data[3..12]);
+        assert_eq!(to_square(&tall, 3), &tall.data[9..36]);
     }
 
     #[test]

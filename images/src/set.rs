@@ -9,9 +9,9 @@ use crate::arrays::Arrays;
 use crate::cifar::Cifar;
 use crate::decode::{self, Header, Limits, RgbImage8};
 use crate::error::{Error, Result};
-use crate::layout::{Layout, layout};
+use crate::layout::{Layout, is_split_called, layout};
 use crate::pack::Pack;
-use crate::source::{self, Source};
+use crate::source::{self, Entry, OtherFiles, Source};
 
 /// How to open a source.
 #[derive(Clone, Debug)]
@@ -37,6 +37,9 @@ pub struct ImageSet {
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
     split: Option<String>,
+    other_files: OtherFiles,
+    /// Name of an image that lies beside folders, which are no classes because of it.
+    loose: Option<String>,
 }
 
 enum Kind {
@@ -67,42 +70,47 @@ impl ImageSet {
         let mut source = Source::open(path, kind, options.limits, options.spool_bytes)?;
         let (images, data_files): (Vec<_>, Vec<_>) =
             std::mem::take(&mut source.entries).into_iter().partition(|e| source::is_image_name(&e.name));
-        if images.is_empty() {
-            let other_files = source.other_files + data_files.len();
-            source.entries = data_files;
-            let Some(cifar) = Cifar::open(&source, options.split.as_deref())? else {
-                return Err(Error::NoImages { path: path.to_owned(), other_files });
-            };
-            let (labels, class_names) = (Some(cifar.labels.clone()), cifar.class_names.clone());
-            let split = cifar.split.clone();
-            return Ok(ImageSet {
-                path: path.to_owned(),
-                kind: Kind::Cifar(cifar),
-                labels,
-                class_names,
-                split,
-            });
+        if let Some(image) = images.first() {
+            refuse_records_beside(path, image, &data_files)?;
+            source.entries = images;
+            return Self::from_files(path, source, options);
         }
-        source.entries = images;
-        Self::from_files(path, source, options)
+        let other_files = source.other_files.count + data_files.len();
+        source.entries = data_files;
+        let Some(cifar) = Cifar::open(&source, options.split.as_deref())? else {
+            return Err(Error::NoImages { path: path.to_owned(), other_files });
+        };
+        Ok(ImageSet {
+            path: path.to_owned(),
+            labels: Some(cifar.labels.clone()),
+            class_names: cifar.class_names.clone(),
+            split: cifar.split.clone(),
+            kind: Kind::Cifar(cifar),
+            other_files: source.other_files,
+            loose: None,
+        })
     }
 
     fn from_files(path: &Path, source: Source, options: &OpenOptions) -> Result<ImageSet> {
         let names: Vec<&[u8]> = source.entries.iter().map(|e| e.name.as_slice()).collect();
-        let Layout { kept, stripped, labels, class_names, split } =
+        let Layout { kept, stripped, labels, class_names, split, loose } =
             layout(&names, options.split.as_deref()).map_err(|found| no_such_split(path, options, found))?;
+        let loose = loose.and_then(|i| names.get(i)).map(|name| source::shown(name));
+        let other_files = source.other_files.clone();
         let kind = Kind::Files { source, kept, stripped };
-        Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split })
+        Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split, other_files, loose })
     }
 
     fn from_pack(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
         let mut pack = Pack::open(path, &options.limits)?;
         let (labels, class_names, split) =
             (pack.labels.clone(), std::mem::take(&mut pack.class_names), pack.split.take());
-        if options.split.is_some() && options.split != split && options.split.as_deref() != Some("all") {
+        let is_there = |wanted: &str| split.as_deref().is_some_and(|split| is_split_called(split, wanted));
+        if options.split.as_deref().is_some_and(|wanted| wanted != "all" && !is_there(wanted)) {
             return Err(no_such_split(path, options, split.into_iter().collect()));
         }
-        Ok(ImageSet { path: path.to_owned(), kind: Kind::Pack(pack), labels, class_names, split })
+        let (kind, other_files) = (Kind::Pack(pack), OtherFiles::default());
+        Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split, other_files, loose: None })
     }
 
     fn from_arrays(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
@@ -111,7 +119,8 @@ impl ImageSet {
             return Err(no_such_split(path, options, Vec::new()));
         }
         let (labels, class_names) = (arrays.labels.clone(), arrays.class_names());
-        Ok(ImageSet { path: path.to_owned(), kind: Kind::Arrays(arrays), labels, class_names, split: None })
+        let (kind, other_files) = (Kind::Arrays(arrays), OtherFiles::default());
+        Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split: None, other_files, loose: None })
     }
 
     /// Number of images; never 0.
@@ -170,6 +179,16 @@ impl ImageSet {
     /// Class names in label order; empty in an unlabelled set.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
+    }
+
+    /// The files of the source that are no images.
+    pub fn other_files(&self) -> &OtherFiles {
+        &self.other_files
+    }
+
+    /// The first image that lies beside several folders, which are no classes because of it.
+    pub fn loose(&self) -> Option<&str> {
+        self.loose.as_deref()
     }
 
     /// The digest of the set that a pack was made of, where it says so.
@@ -279,6 +298,22 @@ fn scramble(i: u64) -> u64 {
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// A set of CIFAR-10's records with a picture among them would be that picture alone.
+fn refuse_records_beside(path: &Path, image: &Entry, data_files: &[Entry]) -> Result<()> {
+    match data_files.iter().find(|file| file.name.ends_with(b".bin")) {
+        None => Ok(()),
+        Some(records) => Err(Error::NotAnImageSet {
+            path: path.to_owned(),
+            reason: format!(
+                "it holds images (`{}`) and CIFAR-10's records (`{}`)",
+                source::shown(&image.name),
+                source::shown(&records.name)
+            ),
+            hint: "give a folder or archive that holds either images or records",
+        }),
+    }
 }
 
 fn no_such_split(path: &Path, options: &OpenOptions, found: Vec<String>) -> Error {

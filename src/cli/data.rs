@@ -34,7 +34,7 @@ pub(super) struct PackArgs {
     /// Crop each image to its centre square and resize it to this side; without it, all must have one square size
     #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=4096))]
     res: Option<u32>,
-    /// Pack at most so many of the images, drawn at random, always the same
+    /// Pack at most so many of the images, drawn at random, always the same; bad ones are drawn too, and --skip-bad replaces none
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_images: Option<u64>,
     /// Use this first-level folder (`all` for every image); the default is `train` where there are splits
@@ -106,6 +106,9 @@ fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
     let summary = result.map_err(why_not_packed)?;
     for skipped in &summary.skipped {
         ui::warn(&format!("left out: {skipped}"));
+    }
+    if let Some(loose) = set.loose() {
+        ui::note(&format!("no classes are packed, for `{loose}` lies beside the folders"));
     }
     let classes = if summary.classes > 0 { format!(", {} classes", summary.classes) } else { String::new() };
     ui::result_line(&format!(
@@ -211,6 +214,15 @@ fn print_report(set: &ImageSet, report: &CheckReport) -> std::io::Result<()> {
     ui::result_line(&format!("channels    {}", list(formats.collect())))?;
     let redundant: usize = report.duplicates.iter().map(|group| group.len() - 1).sum();
     ui::result_line(&format!("duplicates  {redundant} in {} groups", report.duplicates.len()))?;
+    let others = set.other_files();
+    if others.count > 0 {
+        let endings = list(others.endings.iter().map(|ending| format!(".{ending}")).collect());
+        let endings = if endings.is_empty() { endings } else { format!(" ({endings})") };
+        ui::result_line(&format!("other files {}{endings}", others.count))?;
+    }
+    if let Some(loose) = set.loose() {
+        ui::result_line(&format!("classes     none, for `{loose}` lies beside the folders"))?;
+    }
     if let (Some(least), Some(most)) = (report.classes.values().min(), report.classes.values().max()) {
         let names = set.class_names();
         let more = if names.len() > NAMES_SHOWN { ", ..." } else { "" };

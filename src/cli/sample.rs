@@ -17,7 +17,7 @@ use nestgen::ranks::Ranks;
 use nestgen::sample::{for_each_batch, interpolate, read_snapshot, truncation_limit};
 use nestgen::train::fakes::generate;
 use nestgen::train::files::Pending;
-use nestgen::train::folder::{numbered, snapshots};
+use nestgen::train::folder::{meant, snapshots};
 use nestgen::train::grid::Picture;
 use nestgen_images::is_image_name;
 use rayon::prelude::*;
@@ -307,12 +307,7 @@ fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
 /// The newest numbered `network-snapshot-*` of a run, or of the newest run that has one. Not `-best`: the best of many scores
 /// flatters, so it is taken where it is named.
 fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
-    let folders = match run {
-        "latest" if !runs.is_dir() => Vec::new(),
-        "latest" => numbered(runs)?.into_iter().map(|(_, folder)| folder).collect(),
-        run => vec![PathBuf::from(run)],
-    };
-    for folder in folders.iter().rev().filter(|folder| folder.is_dir()) {
+    for folder in meant(run, runs)?.iter().filter(|folder| folder.is_dir()) {
         if let Some((_, snapshot)) = snapshots(folder)?.pop() {
             return Ok(snapshot);
         }

@@ -172,3 +172,45 @@ impl RunConfig {
         toml::to_string(self).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pixels of all images.
+    fn pixels(data: &ImageData) -> Vec<Vec<u8>> {
+        let read = |i| {
+            let mut pixels = vec![0; data.res() * data.res() * 3];
+            data.read(i, &mut pixels).map(|()| pixels)
+        };
+        (0..data.len()).map(|i| read(i).unwrap()).collect()
+    }
+
+    #[test]
+    fn held_out_images_are_not_trained_on() {
+        let config = DataConfig { scenes: 32, held_out: 8, ..DataConfig::default() };
+        let whole = config.open(16, &|_, _| true).unwrap();
+        let (rest, held_out) = config.parts(whole.clone()).unwrap();
+        let mut parts = [pixels(&rest), pixels(&held_out.unwrap())];
+        assert_eq!([parts[0].len(), parts[1].len()], [24, 8]);
+        assert!(parts[1].iter().all(|image| !parts[0].contains(image)));
+        let (mut together, mut all) = (std::mem::take(&mut parts).concat(), pixels(&whole));
+        together.sort();
+        all.sort();
+        assert_eq!(together, all);
+    }
+
+    #[test]
+    fn a_limit_counts_for_scenes_and_for_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let shade = |i: u8| image::RgbImage::from_pixel(8, 8, image::Rgb([i * 20; 3]));
+        (0..6).for_each(|i| shade(i).save(dir.path().join(format!("{i}.png"))).unwrap());
+        for path in [String::new(), dir.path().to_str().unwrap().to_owned()] {
+            let all = DataConfig { path, scenes: 6, ..DataConfig::default() };
+            let few = DataConfig { max_images: 4, ..all.clone() };
+            let [all, few] = [all, few].map(|config| config.open(8, &|_, _| true).unwrap());
+            assert_eq!((all.len(), few.len()), (6, 4), "{}", all.description());
+            assert_ne!(all.digest(), few.digest(), "{}", all.description());
+        }
+    }
+}

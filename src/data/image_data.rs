@@ -48,6 +48,8 @@ pub struct ImageData {
     source_digest: String,
     /// Of the set that a pack was made of.
     packed_from: Option<String>,
+    /// Name of an image that lies beside folders, which are no classes because of it.
+    loose: Option<String>,
 }
 
 enum Storage {
@@ -81,6 +83,7 @@ impl ImageData {
         let digest = if is_part { digest_of_part(&whole, "drawn", count) } else { whole.clone() };
         let split = set.split().map(str::to_owned);
         let packed_from = set.packed_from().map(str::to_owned);
+        let loose = set.loose().map(str::to_owned);
         let (storage, part) = if needed <= options.memory_budget_bytes {
             (Storage::Memory(decode_all(&set, &chosen, options.res, progress)?), None)
         } else if set.is_pack() {
@@ -108,6 +111,7 @@ impl ImageData {
             digest,
             source_digest: whole,
             packed_from,
+            loose,
         })
     }
 
@@ -148,6 +152,7 @@ impl ImageData {
             description,
             source_digest: digest.clone(),
             packed_from: None,
+            loose: None,
             digest,
         })
     }
@@ -186,6 +191,7 @@ impl ImageData {
             digest: digest_of_part(&self.digest, which, images.len()),
             source_digest: self.source_digest.clone(),
             packed_from: self.packed_from.clone(),
+            loose: self.loose.clone(),
             part: Some(images.into_iter().map(|i| self.part.as_ref().map_or(i, |part| part[i])).collect()),
         }
     }
@@ -219,6 +225,11 @@ impl ImageData {
     /// Class names in label order; empty in an unlabelled set.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
+    }
+
+    /// The first image that lies beside several folders, which are no classes because of it.
+    pub fn loose(&self) -> Option<&str> {
+        self.loose.as_deref()
     }
 
     /// The split in use, where the source has splits.
@@ -391,6 +402,34 @@ mod tests {
         assert_eq!(parts, whole);
         assert!(rest.digest() != held_out.digest() && rest.digest() != data.digest());
         assert!(data.hold_out(10).is_err());
+    }
+
+    /// Recorded figures: a run that is resumed holds out what it held out before.
+    #[test]
+    fn the_held_out_images_stay_the_same() {
+        let data = ImageData::synthetic(0, 10, 8, &|_, _| true).unwrap();
+        assert_eq!(data.hold_out(3).unwrap().1.part.unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn parts_of_a_streamed_draw_are_parts_of_what_was_drawn() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, pack) = folder_and_pack(dir.path());
+        let options = LoadOptions { max_images: Some(3), memory_budget_bytes: 0, ..LoadOptions::new(16) };
+        let drawn = open(&pack, &options).unwrap();
+        let (rest, held_out) = drawn.hold_out(1).unwrap();
+        let images = |data: &ImageData| -> Vec<Vec<u8>> {
+            let read = |i| {
+                let mut pixels = vec![0; 16 * 16 * 3];
+                data.read(i, &mut pixels).map(|()| pixels)
+            };
+            (0..data.len()).map(|i| read(i).unwrap()).collect()
+        };
+        let (mut parts, mut whole) = ([images(&rest), images(&held_out)].concat(), images(&drawn));
+        assert_eq!((rest.len(), held_out.len(), drawn.is_streamed()), (2, 1, true));
+        parts.sort();
+        whole.sort();
+        assert_eq!(parts, whole);
     }
 
     #[test]

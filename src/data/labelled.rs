@@ -18,6 +18,8 @@ pub const VALIDATION_SPLITS: &[&str] = &["val", "valid", "validation", "dev"];
 /// Names of the split that what was chosen is tested on.
 pub const TEST_SPLITS: &[&str] = &["test", "testing", "eval"];
 
+const CLASS_FOLDERS: &str = "put the images of each class in a folder of its own: set/cat/1.png";
+
 /// Some or all images of a labelled set. Cloning shares them.
 #[derive(Clone)]
 pub struct LabelledImages {
@@ -32,14 +34,18 @@ impl LabelledImages {
     /// When it has no classes, or only one.
     pub fn all(data: Arc<ImageData>) -> Result<Self> {
         if !data.is_labelled() || data.class_names().len() < 2 {
-            let found = match data.class_names() {
-                [] => "it has no classes, or a single one".to_owned(),
-                [only] => format!("its only class is `{only}`"),
-                names => format!("{} class names, but no labels", names.len()),
+            let (found, hint) = match (data.class_names(), data.loose()) {
+                ([], Some(loose)) => (
+                    format!("`{loose}` lies in no class folder"),
+                    "move it into the folder of a class, or away",
+                ),
+                ([], None) => ("it has no classes, or a single one".to_owned(), CLASS_FOLDERS),
+                ([only], _) => (format!("its only class is `{only}`"), CLASS_FOLDERS),
+                (names, _) => (format!("{} class names, but no labels", names.len()), CLASS_FOLDERS),
             };
             return Err(Error::Usage {
                 message: format!("`{}` cannot train a classifier: {found}", data.description()),
-                hint: Some("put the images of each class in a folder of its own: set/cat/1.png".into()),
+                hint: Some(hint.into()),
             });
         }
         let indices = Arc::new((0..data.len() as u32).collect());
@@ -167,18 +173,39 @@ fn open_split(path: &Path, split: &str) -> nestgen_images::Result<ImageSet> {
 /// The first of these splits that the source at `path` has with labels; `None` where it has none.
 ///
 /// # Errors
-/// What opening the source can meet.
+/// What opening the source can meet; such a split of a single class.
 pub fn labelled_split(path: &Path, names: &[&'static str]) -> Result<Option<&'static str>> {
     for name in splits_called(path, names)? {
-        match open_split(path, name) {
-            Ok(set) if set.class_names().is_empty() => {}
-            // CIFAR-10's archive lists both of its splits, whichever of its files are there.
-            Err(nestgen_images::Error::NoSuchSplit { .. }) => {}
-            Ok(_) => return Ok(Some(name)),
-            Err(error) => return Err(error.into()),
+        let set = open_split(path, name)?;
+        if !set.class_names().is_empty() {
+            return Ok(Some(name));
         }
+        refuse_single_class(path, name, &set)?;
     }
     Ok(None)
+}
+
+/// Refuses a split whose images all lie in the folder of one class: a common folder is no class, and the split would pass for one
+/// without labels.
+fn refuse_single_class(path: &Path, split: &str, set: &ImageSet) -> Result<()> {
+    let whole = ImageSet::open(path, &OpenOptions::default())?;
+    let is_in = |i: usize, class: &String| {
+        let name = set.name(i);
+        let mut folders = name.split('/').skip_while(|folder| !is_split_called(folder, split)).skip(1);
+        folders.any(|folder| folder == class)
+    };
+    match whole.class_names().iter().find(|class| (0..set.len()).all(|i| is_in(i, class))) {
+        None => Ok(()),
+        Some(only) => Err(Error::Usage {
+            message: format!(
+                "`{}`: {} has {} classes and {split} has only `{only}`",
+                path.display(),
+                whole.split().unwrap_or("the set"),
+                whole.class_names().len()
+            ),
+            hint: Some("give every class a folder of the same name in both".into()),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -215,6 +242,19 @@ mod tests {
         assert_eq!((all.at_most(60).len(), all.at_most(1000).len()), (60, 240));
         // Twenty of each class: 1.66 of them are one.
         assert_eq!((all.at_most(20).len(), all.at_most(5).len()), (12, 12));
+    }
+
+    /// Recorded figures: who resumes a run or compares two wants the same images in every version.
+    #[test]
+    fn the_images_that_are_drawn_stay_the_same() {
+        let labels = (0..20).map(|i| i % 2).collect();
+        let names = vec!["even".into(), "odd".into()];
+        let data = ImageData::from_pixels(1, vec![0; 60], Some(labels), names, String::new(), String::new());
+        let images = LabelledImages::all(Arc::new(data.unwrap())).unwrap();
+        assert_eq!(**images.hold_out(0.2).unwrap().1.indices(), [1, 5, 12, 16]);
+        assert_eq!(**images.fraction(0.3).indices(), [2, 5, 8, 9, 12, 17]);
+        // A tenth of 24 of each class are two.
+        assert_eq!(scenes(288).hold_out(0.1).unwrap().1.len(), 24);
     }
 
     #[test]

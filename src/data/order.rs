@@ -79,6 +79,17 @@ mod tests {
         assert_ne!(first[0..10], Order::new(100, 8, false).epoch(0)[0..10]);
     }
 
+    /// Recorded figures: a run that is resumed goes on with the images that it would have seen.
+    #[test]
+    fn the_order_stays_the_same() {
+        let order = Order::new(10, 7, true);
+        let epoch = |e: u64| (e * 10..(e + 1) * 10).map(|n| order.at(n).image).collect::<Vec<_>>();
+        assert_eq!(epoch(0), [1, 3, 2, 9, 7, 6, 4, 8, 0, 5]);
+        assert_eq!(epoch(1), [9, 1, 5, 7, 3, 4, 2, 8, 0, 6]);
+        let mirrored: Vec<u8> = (0..10).map(|n| u8::from(order.at(n).mirrored)).collect();
+        assert_eq!(mirrored, [1, 0, 1, 1, 0, 0, 1, 0, 0, 1]);
+    }
+
     #[test]
     fn about_half_is_mirrored_and_shuffling_does_not_change() {
         let (plain, mirrored) = (Order::new(50, 1, false), Order::new(50, 1, true));

@@ -219,6 +219,18 @@ pub fn numbered(outdir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// The run folder called `run`; for `latest` all in `outdir`, newest first.
+///
+/// # Errors
+/// When `outdir` cannot be read.
+pub fn meant(run: &str, outdir: &Path) -> Result<Vec<PathBuf>> {
+    match run {
+        "latest" if !outdir.is_dir() => Ok(Vec::new()),
+        "latest" => Ok(numbered(outdir)?.into_iter().rev().map(|(_, run)| run).collect()),
+        run => Ok(vec![PathBuf::from(run)]),
+    }
+}
+
 /// The name of the snapshot after so many images.
 pub(super) fn snapshot_name(cur_nimg: u64) -> String {
     format!("network-snapshot-{:06}.safetensors", cur_nimg / 1000)
@@ -302,8 +314,7 @@ pub fn resume_point(outdir: &Path, what: &str) -> Result<ResumePoint> {
         hint: Some("name a run folder or a training state in it, or leave the option out".into()),
     };
     if what == "latest" {
-        let runs = if outdir.is_dir() { numbered(outdir)? } else { Vec::new() };
-        for (_, run) in runs.into_iter().rev() {
+        for run in meant(what, outdir)? {
             let states = newest_first(&run)?;
             if !states.is_empty() {
                 return Ok(ResumePoint { run, states });

@@ -9,7 +9,7 @@ use nestgen::models::Classifier;
 use nestgen::nn::Builder;
 use nestgen::train::tensors;
 
-use super::bad_input::{refused, text};
+use super::bad_input::{png, refused, text};
 use super::cli::nestgen;
 
 /// `count` images of each class from number `first` on, no two alike.
@@ -151,6 +151,50 @@ fn choices_are_made_on_the_validation_split_and_tested_on_the_test_split() {
     let (run, said) = train(&set, &dir.path().join("competition"), &[]);
     assert!(said.contains("6 to test on (val)"), "{said}");
     assert!(tested(&run, &[]).ends_with("set (val)"));
+}
+
+#[test]
+fn what_is_trained_on_is_no_test() {
+    let dir = tempfile::tempdir().unwrap();
+    let (set, runs) = (dir.path().join("set"), dir.path().join("runs"));
+    class_folders(&set.join("train"), &["cat", "dog"], 0, 8);
+    class_folders(&set.join("test"), &["cat", "dog"], 20, 2);
+    let args = ["classify", "train", "--data", text(&set), "--outdir", text(&runs), "--batch", "4", "-n"];
+    for split in ["train", "Train", "all"] {
+        let setting = format!("data.test_split={split}");
+        refused(&[&args[..], &["--set", &setting]].concat(), &["data.test_split", split, "are trained on"]);
+    }
+    let out = nestgen(&[&args[..], &["--set", "data.hold_out=0.5"]].concat());
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("data.hold_out changes nothing"), "{said}");
+    // Of all splits together, the folders in them are the classes.
+    let (run, said) = train(&set, &runs, &[]);
+    assert!(said.contains("4 to test on (test)") && !said.contains("warning"), "{said}");
+    assert!(tested(&run, &["--split", "all"]).contains("images  20 of "));
+    // A test split of one class is not one without labels.
+    fs::remove_dir_all(set.join("test/dog")).unwrap();
+    refused(&args, &["set", "train has 2 classes and test has only `cat`"]);
+    refused(&["classify", "eval", "--run", text(&run)], &["test has only `cat`"]);
+}
+
+#[test]
+fn a_picture_beside_the_classes_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mix, runs, pack) = (dir.path().join("mix"), dir.path().join("runs"), dir.path().join("mix.h5"));
+    class_folders(&mix, &["cat", "dog"], 0, 8);
+    fs::write(mix.join("overview.png"), png(16)).unwrap();
+    fs::write(mix.join("cat/9.HEIC"), "").unwrap();
+    fs::write(mix.join("list.heic"), "").unwrap();
+    refused(
+        &["classify", "train", "--data", text(&mix), "--outdir", text(&runs)],
+        &["mix", "`overview.png` lies in no class folder"],
+    );
+    let said = String::from_utf8(nestgen(&["data", "check", text(&mix)]).stdout).unwrap();
+    assert!(said.contains("classes     none, for `overview.png` lies beside the folders"), "{said}");
+    assert!(said.contains("other files 2 (.heic)"), "{said}");
+    let out = nestgen(&["data", "pack", text(&mix), text(&pack)]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("no classes are packed, for `overview.png`"), "{said}");
 }
 
 #[test]

@@ -90,6 +90,33 @@ fn planted_objects_have_the_size_asked_for() {
 }
 
 #[test]
+fn scenes_depend_on_their_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = |name: &str, seed: &str| {
+        let outdir = dir.path().join(name).to_string_lossy().into_owned();
+        let args = ["-n", "1", "--res", "16", "--seed", seed, "--outdir", &outdir];
+        assert_eq!(data(dir.path(), "synth", &args, &[]).0, Some(0));
+        let class = nestgen::data::synthetic::class_names()[0].clone();
+        std::fs::read(dir.path().join(name).join(class).join("000000.png")).unwrap()
+    };
+    let zero = first("a", "0");
+    assert!(zero != first("b", "1") && zero == first("c", "0"));
+}
+
+#[test]
+fn the_shortest_side_that_is_packed_can_be_chosen() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("set")).unwrap();
+    image::RgbImage::new(4, 4).save(dir.path().join("set/1.png")).unwrap();
+    for wrong in [&["--min-side", "5"][..], &[]] {
+        let (code, _, err) = data(dir.path(), "pack", wrong, &["set", "s.h5"]);
+        assert!(code == Some(1) && err.contains("4x4 px, its shorter side is below"), "{err}");
+    }
+    let (code, out, _) = data(dir.path(), "pack", &["--min-side", "4"], &["set", "s.h5"]);
+    assert!(code == Some(0) && out.contains("packed 1 images of 4x4 px"), "{out}");
+}
+
+#[test]
 fn check_names_every_bad_file_and_exits_with_1() {
     let dir = tempfile::tempdir().unwrap();
     synth(dir.path());

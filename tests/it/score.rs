@@ -132,6 +132,36 @@ fn a_signal_ends_it_and_the_same_command_goes_on() {
 }
 
 #[test]
+fn runs_scored_together_have_the_scores_that_each_has_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let space = classifier(dir.path(), "a.safetensors");
+    let larger = [
+        "eval.images=120",
+        "model.resolution=64",
+        "model.dims=[16,8,8,8]",
+        "model.depths=[1,0,0,0]",
+        "discriminator.resolution=64",
+        "discriminator.channels=[4,8,8,8,8]",
+    ];
+    let trained = |more: &[&str]| {
+        let short = [&["train.kimg=1"], more].concat();
+        train(&two_snapshots(&space, 0, &short), dir.path(), None, None).unwrap().0
+    };
+    // Beside the run before it, one has other images and one another size.
+    let runs = [trained(&[]), trained(&["eval.images=120"]), trained(&larger)];
+    let scores = || -> Vec<Vec<Value>> {
+        let files = runs.iter().flat_map(|run| metric_files(run, "metric-"));
+        files.map(|path| (lines(&path), fs::remove_file(path).unwrap()).0).collect()
+    };
+    let paths = runs.each_ref().map(|run| text(run));
+    paths.iter().for_each(|run| drop(said(&["score", run])));
+    let alone = scores();
+    said(&[&["score"], &paths[..]].concat());
+    assert_eq!(alone.len(), 6);
+    assert_eq!(scores(), alone);
+}
+
+#[test]
 fn what_cannot_be_scored() {
     let dir = tempfile::tempdir().unwrap();
     let space = classifier(dir.path(), "a.safetensors");

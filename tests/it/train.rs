@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nestgen::config::generator_of;
-use nestgen::config::{Launch, Override, PRESETS, RunConfig, Source, Start, launch, load};
+use nestgen::config::{Launch, Override, PRESETS, RunConfig, Source, Start, build_networks, launch, load};
 use nestgen::data::ImageData;
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
@@ -117,6 +117,28 @@ fn the_same_seed_gives_the_same_run() {
     assert_same_result(&a, &b);
     let (other, _) = train(&tiny(&["train.seed=1"]), dir.path(), None, None).unwrap();
     assert_ne!(statistics(&a), statistics(&other));
+    // The first images of the shuffled set, of every seed its own, mirrored or not.
+    let (plain, _) = train(&tiny(&["data.mirror=false"]), dir.path(), None, None).unwrap();
+    let reals = |run: &Path| std::fs::read(run.join("reals.png")).unwrap();
+    assert!(reals(&a) != reals(&other) && reals(&a) != reals(&plain));
+}
+
+#[test]
+fn initial_weights_are_those_of_the_seed() {
+    let weights = |seed: &str| {
+        let networks = build_networks(&tiny(&[seed])).unwrap();
+        let all = [&networks.generator, &networks.generator_ema].map(|network| network.params());
+        [all[0], all[1], networks.discriminator.params()].map(|params| {
+            let tensors = params.tensors();
+            let values =
+                tensors.iter().map(|(_, tensor)| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            values.collect::<Vec<_>>().concat()
+        })
+    };
+    let (zero, one) = (weights("train.seed=0"), weights("train.seed=1"));
+    assert!(zero.iter().zip(&one).all(|(zero, one)| zero != one));
+    assert_eq!(zero, weights("train.seed=0"));
+    assert_eq!(zero[0], zero[1]);
 }
 
 #[test]
@@ -321,6 +343,9 @@ fn a_timed_run_ends_in_time() {
     let (_, outcome) = train(&tiny(&["train.minutes=0.02"]), dir.path(), None, None).unwrap();
     assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
     assert!(start.elapsed().as_secs() < 30);
+    // A longer one is more of it.
+    let (_, outcome) = train(&tiny(&["train.minutes=1000"]), dir.path(), Some("latest"), Some(1)).unwrap();
+    assert!(matches!(outcome, Outcome::Interrupted { .. }), "{outcome:?}");
 }
 
 /// One step of two images of a preset.

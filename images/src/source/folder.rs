@@ -3,13 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Entry, Location, Source, Storage, is_hidden, is_wanted};
+use super::{Entry, Location, OtherFiles, Source, Storage, is_hidden, is_wanted};
 use crate::decode::Limits;
 use crate::error::{Error, Result};
 
 pub(super) fn list(path: &Path, limits: Limits) -> Result<Source> {
-    let mut source =
-        Source { path: path.to_owned(), storage: Storage::Folder, limits, entries: Vec::new(), other_files: 0 };
+    let mut source = Source {
+        path: path.to_owned(),
+        storage: Storage::Folder,
+        limits,
+        entries: Vec::new(),
+        other_files: OtherFiles::default(),
+    };
     walk(path, &[], &mut Way::default(), &mut source)?;
     Ok(source)
 }
@@ -52,9 +57,9 @@ fn walk(folder: &Path, prefix: &[u8], way: &mut Way, source: &mut Source) -> Res
                     walk(&path, &name, way, source)?;
                 }
             }
-            Ok(meta) if !meta.is_file() => source.other_files += 1,
+            Ok(meta) if !meta.is_file() => source.other_files.see(&name),
             _ if is_wanted(&name) => source.entries.push(Entry { name, at: Location::Path(path) }),
-            _ => source.other_files += 1,
+            _ => source.other_files.see(&name),
         }
     }
     way.ancestors.pop();

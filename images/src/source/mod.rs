@@ -8,6 +8,7 @@ mod positioned;
 mod tar_archive;
 mod zip_archive;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,14 @@ pub(crate) struct Entry {
 enum Location {
     Path(PathBuf),
     ZipIndex(usize),
-    Span { offset: u64, size: u64 },
+    Span {
+        offset: u64,
+        size: u64,
+    },
+    /// A link to another file of its archive, by a name that leads to none that is kept.
+    Broken {
+        target: Vec<u8>,
+    },
 }
 
 enum Storage {
@@ -44,8 +52,34 @@ pub(crate) struct Source {
     limits: Limits,
     /// Image and data files, sorted by name.
     pub(crate) entries: Vec<Entry>,
-    /// How many other files were seen.
-    pub(crate) other_files: usize,
+    pub(crate) other_files: OtherFiles,
+}
+
+/// The files of a set that are no images; hidden ones are not among them.
+#[derive(Clone, Debug, Default)]
+pub struct OtherFiles {
+    /// How many there are.
+    pub count: usize,
+    /// How their names end, in lower case and without the dot; a handful, where there are more.
+    pub endings: BTreeSet<String>,
+}
+
+impl OtherFiles {
+    fn see(&mut self, name: &[u8]) {
+        /// An archive may hold any number of endings, of any length.
+        const MOST: usize = 16;
+        if is_hidden(name) {
+            return;
+        }
+        self.count += 1;
+        let mut parts = base_name(name).rsplit(|&b| b == b'.');
+        if let (Some(ending), Some(_)) = (parts.next(), parts.next())
+            && (1..=MOST).contains(&ending.len())
+            && self.endings.len() < MOST
+        {
+            self.endings.insert(shown(ending).to_lowercase());
+        }
+    }
 }
 
 /// What kind of source a path is, by its content.
@@ -181,6 +215,9 @@ impl Source {
             }
             (Location::ZipIndex(index), Storage::Zip(archive)) => {
                 zip_archive::read(archive, *index, limit).map_err(|reason| self.bad(i, reason))
+            }
+            (Location::Broken { target }, _) => {
+                Err(self.bad(i, format!("a link to `{}`, which is no image of the archive", shown(target))))
             }
             (Location::Span { size, .. }, _) if *size > limit => Err(too_large(*size)),
             (Location::Span { offset, size }, Storage::File(file)) => {

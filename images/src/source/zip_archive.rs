@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::positioned::PositionedFile;
-use super::{Entry, Location, Source, Storage, is_wanted};
+use super::{Entry, Location, OtherFiles, Source, Storage, is_wanted};
 use crate::decode::Limits;
 use crate::error::{Error, Result};
 
@@ -16,7 +16,7 @@ pub(super) fn list(path: &Path, limits: Limits) -> Result<Source> {
     let has = |byte: u8| archive.file_names().any(|name| name.as_bytes().contains(&byte));
     let windows = has(b'\\') && !has(b'/');
     let mut entries = Vec::new();
-    let mut other_files = 0;
+    let mut other_files = OtherFiles::default();
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(|e| Error::archive(path, e))?;
         let mut name = entry.name_raw().to_vec();
@@ -29,7 +29,7 @@ pub(super) fn list(path: &Path, limits: Limits) -> Result<Source> {
         if is_wanted(&name) {
             entries.push(Entry { name, at: Location::ZipIndex(index) });
         } else {
-            other_files += 1;
+            other_files.see(&name);
         }
     }
     Ok(Source { path: path.to_owned(), storage: Storage::Zip(archive), limits, entries, other_files })

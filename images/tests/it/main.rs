@@ -1,7 +1,9 @@
 //! Image sets from real files in temporary folders.
 
+mod archives;
 mod arrays;
 mod bad_input;
+mod identity;
 mod make;
 mod packs;
 mod sources;

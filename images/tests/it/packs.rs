@@ -164,6 +164,15 @@ fn h5py_chunked_gzip_files_are_packs() {
 }
 
 #[test]
+fn chunks_need_not_be_compressed() {
+    for name in ["h5py_plain.h5", "h5py_shuffle.h5"] {
+        let set = open(&h5py_fixture(name));
+        assert_eq!(set.len(), 5);
+        (0..5).for_each(|i| assert_eq!(set.read_rgb(i).unwrap().data, h5py_pixels(i), "{name}, image {i}"));
+    }
+}
+
+#[test]
 fn h5py_files_with_split_images_and_checksums_are_packs_too() {
     let set = open(&h5py_fixture("h5py_auto.h5"));
     assert_eq!((set.len(), set.label(0)), (300, None));

@@ -107,6 +107,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if file.is_none() {
         config.model.set_classes(data.class_names().len());
     }
+    warn_of_hold_out(&overrides, &config, &data);
     refuse_misfits(&config, &data.chosen(&config.data).0)?;
     if args.dry_run {
         return dry_run(&config);
@@ -133,6 +134,16 @@ fn overrides(args: &TrainArgs) -> anyhow::Result<Vec<Override>> {
     add("train.ema.halflife_kimg", args.ema.map(Into::into));
     add("train.seed", args.seed.map(Into::into));
     Ok(all)
+}
+
+/// Only the images tell whether a share of them is held out.
+fn warn_of_hold_out(overrides: &[Override], config: &ClassifyRunConfig, data: &ClassData) {
+    let (train, test) = data.chosen(&config.data);
+    let asked_for = overrides.iter().any(|setting| setting.key() == "data.hold_out");
+    if asked_for && !Arc::ptr_eq(train.data(), test.data()) {
+        let split = test.data().split().unwrap_or_default();
+        ui::warn(&format!("data.hold_out changes nothing: the images have a split to test on, `{split}`"));
+    }
 }
 
 fn dry_run(config: &ClassifyRunConfig) -> anyhow::Result<ExitCode> {

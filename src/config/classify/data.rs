@@ -13,6 +13,9 @@ use crate::data::{ImageData, LabelledImages, LoadOptions, TEST_SPLITS, VALIDATIO
 use crate::error::{Error, Result};
 use crate::train::classify::augment::Normalise;
 
+/// The split that is every image.
+const EVERYTHING: &str = "all";
+
 /// `[data]`: the images are brought to the classifier's resolution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -147,6 +150,14 @@ impl ClassDataConfig {
             return Ok(ClassData { train, test });
         };
         let test = self.read(res, Some(split), progress)?;
+        if split == EVERYTHING || test.data().digest() == all.data().digest() {
+            return Err(Error::Config {
+                place: "configuration".into(),
+                key: "data.test_split".into(),
+                reason: format!("`{split}` holds the images that are trained on"),
+                hint: Some("name another split, or leave it out to hold some of the images out".into()),
+            });
+        }
         let (ours, theirs) = (all.data().class_names(), test.data().class_names());
         if ours != theirs {
             let other = ours.iter().zip(theirs).find(|(a, b)| a != b);
@@ -296,4 +307,25 @@ fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
     let paths = entries.map(|entry| Ok(entry.map_err(Error::io("read", folder))?.path()));
     let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
     Ok(paths.into_iter().filter(|path| path.is_dir()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_scenes_are_none_of_the_training_scenes() {
+        let config = ClassDataConfig { scenes: 24, test_scenes: 24, ..ClassDataConfig::default() };
+        let data = config.open(16, &|_, _| true).unwrap();
+        let pixels = |images: &LabelledImages| -> Vec<Vec<u8>> {
+            let read = |i| {
+                let mut pixels = vec![0; 16 * 16 * 3];
+                images.data().read(i, &mut pixels).map(|()| pixels)
+            };
+            (0..images.len()).map(|i| read(i).unwrap()).collect()
+        };
+        let (train, test) = data.chosen(&config);
+        let (train, test) = (pixels(&train), pixels(&test));
+        assert!(test.len() == 24 && test.iter().all(|scene| !train.contains(scene)));
+    }
 }

@@ -57,10 +57,8 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let share = share_out_pairs(config.train.batch, ranks)?;
     let config_text = config.to_toml();
     let averaged = config.train.ema.halflife_kimg > 0.0;
-    let rng = Rng::new(config.train.seed).split("init").split("classifier");
-    let build = || Classifier::new(&config.model, &rng, DType::F32, &Device::Cpu);
-    let classifier = build()?;
-    let ema = averaged.then(build).transpose()?;
+    let classifier = initial(config)?;
+    let ema = averaged.then(|| initial(config)).transpose()?;
     for network in [Some(&classifier), ema.as_ref()].into_iter().flatten() {
         network.params().move_to(launch.device)?;
     }
@@ -106,6 +104,12 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         folder.mark_diverged(&error.to_string())?;
     }
     Ok((folder.path().to_path_buf(), outcome?))
+}
+
+/// The classifier with the initial weights of the configuration's seed, in the processor's memory.
+fn initial(config: &ClassifyRunConfig) -> Result<Classifier> {
+    let rng = Rng::new(config.train.seed).split("init").split("classifier");
+    Ok(Classifier::new(&config.model, &rng, DType::F32, &Device::Cpu)?)
 }
 
 /// The state at `path`, with averaged weights if it has them.
@@ -162,5 +166,25 @@ fn provenance(
         classifier: Network { parameters: classifier.params().count() as u64, flops },
         flops_per_step: 3.0 * flops as f64 * config.train.batch as f64,
         ..Provenance::of_process(device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::classify::model_preset;
+
+    #[test]
+    fn initial_weights_are_those_of_the_seed() {
+        let mut config = ClassifyRunConfig::of_model(model_preset("vit-xs", 32, 3).unwrap());
+        let mut weights = |seed| {
+            config.train.seed = seed;
+            let tensors = initial(&config).unwrap().timm_tensors().unwrap();
+            let values =
+                tensors.iter().map(|(_, tensor)| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            values.collect::<Vec<_>>().concat()
+        };
+        let zero = weights(0);
+        assert!(zero == weights(0) && zero != weights(1));
     }
 }

@@ -117,6 +117,14 @@ mod tests {
     }
 
     #[test]
+    fn small_images_are_padded_and_of_large_ones_parts_shown() {
+        for (res, padding, area) in [(32, 2, 1.0), (64, 4, 1.0), (224, 0, 0.05)] {
+            let train = ClassifyRunConfig::of_model(model_preset("nest-t", res, 10).unwrap()).train;
+            assert_eq!((train.augment.crop_padding, train.augment.crop_area), (padding, area), "{res} px");
+        }
+    }
+
+    #[test]
     fn overrides_are_checked_and_blamed() {
         let base = ClassifyRunConfig::of_model(model_preset("nest-t", 32, 10).unwrap());
         let set = |text: &str| base.with("--model nest-t", &[Override::parse(text).unwrap()]);

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::models::{Classifier, ClassifierConfig, nest, vit};
 use crate::nn::{Aggregation, AttentionKind, Builder, LoadError};
 use crate::train::classify::{DATA_DIGEST, MODEL_BEST, PACKED_FROM, TEST_DIGEST, model_metadata};
+use crate::train::folder::meant;
 use crate::train::tensors::{self, Metadata};
 
 const NAMES: [&str; 7] = ["nest-xs", "nest-t", "nest-s", "nest-b", "vit-xs", "vit-t", "vit-s"];
@@ -203,13 +204,7 @@ fn fill(path: &Path, classifier: &Classifier, tensors: tensors::NamedTensors) ->
 /// # Errors
 /// When there is none.
 pub fn newest_model(run: &str, runs: &Path) -> Result<PathBuf> {
-    let mut folders = if run == "latest" { Vec::new() } else { vec![PathBuf::from(run)] };
-    if run == "latest" && runs.is_dir() {
-        let entries = std::fs::read_dir(runs).map_err(Error::io("read", runs))?;
-        folders = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-        folders.sort();
-    }
-    let models = folders.into_iter().rev().map(|folder| folder.join(MODEL_BEST));
+    let models = meant(run, runs)?.into_iter().map(|folder| folder.join(MODEL_BEST));
     let place = if run == "latest" { runs.display().to_string() } else { run.to_owned() };
     models.into_iter().find(|path| path.is_file()).ok_or_else(|| Error::Usage {
         message: format!("there is no {MODEL_BEST} in `{place}`"),
@@ -217,4 +212,25 @@ pub fn newest_model(run: &str, runs: &Path) -> Result<PathBuf> {
             "train first (`nestgen classify train`), or name a run with --run or a file with --network".into(),
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_model_is_that_of_the_highest_number() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["9-set-nest", "00010-set-nest", "backup-old", "00011-set-nest"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            if !name.starts_with("00011") {
+                std::fs::write(dir.path().join(name).join(MODEL_BEST), "").unwrap();
+            }
+        }
+        let found = |run: &str| newest_model(run, dir.path());
+        assert_eq!(found("latest").unwrap(), dir.path().join("00010-set-nest").join(MODEL_BEST));
+        let named = dir.path().join("backup-old");
+        assert_eq!(found(named.to_str().unwrap()).unwrap(), named.join(MODEL_BEST));
+        assert!(found("00011-set-nest").is_err() && newest_model("latest", &named.join("none")).is_err());
+    }
 }
