@@ -10,6 +10,7 @@
 mod arrays;
 mod check;
 mod cifar;
+mod dataset_json;
 pub mod decode;
 mod error;
 mod jpeg;

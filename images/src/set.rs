@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::arrays::Arrays;
 use crate::cifar::Cifar;
+use crate::dataset_json::{Listed, unlisted};
 use crate::decode::{self, Header, Limits, RgbImage8};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, is_split_called, layout};
@@ -44,7 +45,13 @@ pub struct ImageSet {
 
 enum Kind {
     /// Encoded files: entries of `source` that are kept, and how many bytes of their names are common folders.
-    Files { source: Source, kept: Vec<usize>, stripped: usize },
+    Files {
+        source: Source,
+        kept: Vec<usize>,
+        stripped: usize,
+        /// Whether a list beside them says of which classes they are, not their names.
+        listed: bool,
+    },
     /// CIFAR-10's binary version.
     Cifar(Cifar),
     /// An HDF5 pack.
@@ -72,8 +79,10 @@ impl ImageSet {
             std::mem::take(&mut source.entries).into_iter().partition(|e| source::is_image_name(&e.name));
         if let Some(image) = images.first() {
             refuse_records_beside(path, image, &data_files)?;
+            source.entries = data_files;
+            let listed = Listed::read(&source)?;
             source.entries = images;
-            return Self::from_files(path, source, options);
+            return Self::from_files(path, source, listed, options);
         }
         let other_files = source.other_files.count + data_files.len();
         source.entries = data_files;
@@ -91,13 +100,25 @@ impl ImageSet {
         })
     }
 
-    fn from_files(path: &Path, source: Source, options: &OpenOptions) -> Result<ImageSet> {
+    fn from_files(
+        path: &Path,
+        source: Source,
+        listed: Option<Listed>,
+        options: &OpenOptions,
+    ) -> Result<ImageSet> {
         let names: Vec<&[u8]> = source.entries.iter().map(|e| e.name.as_slice()).collect();
-        let Layout { kept, stripped, labels, class_names, split, loose } =
+        let Layout { kept, stripped, mut labels, mut class_names, split, mut loose } =
             layout(&names, options.split.as_deref()).map_err(|found| no_such_split(path, options, found))?;
+        let is_listed = listed.is_some();
+        if let Some(listed) = listed {
+            let of_kept = kept.iter().filter_map(|&at| names.get(at).copied());
+            let found = listed.labels(of_kept).map_err(|name| unlisted(&source, name))?;
+            (labels, class_names) = found.map_or((None, Vec::new()), |(labels, names)| (Some(labels), names));
+            loose = None;
+        }
         let loose = loose.and_then(|i| names.get(i)).map(|name| source::shown(name));
         let other_files = source.other_files.clone();
-        let kind = Kind::Files { source, kept, stripped };
+        let kind = Kind::Files { source, kept, stripped, listed: is_listed };
         Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split, other_files, loose })
     }
 
@@ -238,7 +259,7 @@ impl ImageSet {
     }
 
     /// Content digest, SHA-256 in hex. Of files: over their names below the common folder and their encoded bytes, in
-    /// order, so that the same files give the same digest from a folder, a zip or a tar. A file that cannot be read counts with
+    /// order, and their classes where a list has them, so that the same files give the same digest from a folder, a zip or a tar. A file that cannot be read counts with
     /// its name and that it cannot. Of CIFAR-10 batches: over the records. Of a pack or an array: over shape, pixels and labels.
     ///
     /// # Errors
@@ -246,7 +267,7 @@ impl ImageSet {
     pub fn digest(&self) -> Result<String> {
         let mut whole = Sha256::new();
         match &self.kind {
-            Kind::Files { source, kept, stripped } => {
+            Kind::Files { source, kept, stripped, listed } => {
                 for &at in kept {
                     let name = source.entries.get(at).and_then(|e| e.name.get(*stripped..)).unwrap_or_default();
                     whole.update((name.len() as u64).to_le_bytes());
@@ -255,6 +276,9 @@ impl ImageSet {
                         Ok(bytes) => whole.update(Sha256::digest(bytes)),
                         Err(_) => whole.update(b"unreadable"),
                     }
+                }
+                if *listed {
+                    self.labels.iter().flatten().for_each(|label| whole.update(label.to_le_bytes()));
                 }
             }
             Kind::Cifar(cifar) => {

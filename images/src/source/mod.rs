@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::dataset_json::is_dataset_json;
 use crate::decode::Limits;
 use crate::error::{Error, Result};
 use positioned::PositionedFile;
@@ -245,9 +246,9 @@ pub(crate) fn shown(name: &[u8]) -> String {
     text
 }
 
-/// Whether a listing keeps this file: images by their extension, and the files of the CIFAR-10 binary version.
+/// Whether a listing keeps this file: images by their extension, the files of the CIFAR-10 binary version, and lists of classes.
 fn is_wanted(name: &[u8]) -> bool {
-    is_image_name(name) || is_cifar_name(name)
+    is_image_name(name) || is_cifar_name(name) || is_dataset_json(name)
 }
 
 /// True for the extensions that count as images; hidden files and macOS resource forks do not.

@@ -4,6 +4,7 @@ mod archives;
 mod arrays;
 mod bad_input;
 mod identity;
+mod listed;
 mod make;
 mod packs;
 mod sources;
