@@ -126,7 +126,7 @@ fn a_cut_or_damaged_gzip_is_no_smaller_set() {
     let packed = make::gz(&whole);
     refused(&packed[..packed.len() - 8], "archive");
     refused(&[&packed[..], b"no gzip, and long enough for a header"].concat(), "gzip");
-    // Stored, so that a flipped bit is one of a pixel's; the checksum alone tells.
+    // Stored, so that a flipped bit is one of a file's, and the checksum alone tells.
     let mut stored = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
     std::io::Write::write_all(&mut stored, &whole).unwrap();
     let mut stored = stored.finish().unwrap();
