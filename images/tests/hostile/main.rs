@@ -105,8 +105,23 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn zip_archive(effort: Effort) {
-    let valid = vec![make::zip(&files()), make::zip(&files()[..1])];
+    let listed = [
+        files(),
+        vec![("dataset.json", br#"{"labels": [["train/ant/a.png", 1], ["train/bee/b.png", 0]]}"#.to_vec())],
+    ];
+    let valid = vec![make::zip(&files()), make::zip(&files()[..1]), make::zip(&listed.concat())];
     Target { name: "zip", file: "a.zip", valid, repair: NO_CHECKSUMS }.survives(effort, read_set);
+}
+
+fn arrays(effort: Effort) {
+    let images = make::npy("|u1", "(3, 2, 4, 3)", &[7; 72]);
+    let labels = make::npy("<i4", "(3,)", &[0; 12]);
+    let stored = zip::CompressionMethod::Stored;
+    let valid = vec![
+        make::npz(stored, &[("arr_0.npy", &images)]),
+        make::npz(stored, &[("arr_0.npy", &images), ("arr_1.npy", &labels)]),
+    ];
+    Target { name: "arrays", file: "a.npz", valid, repair: NO_CHECKSUMS }.survives(effort, read_set);
 }
 
 fn tar_archive(effort: Effort) {
@@ -168,7 +183,7 @@ macro_rules! targets {
 
 targets! {
     png 3000, jpeg 3000, other_formats 1000, zip_archive 2000, tar_archive 2000, tar_gz_archive 1000, cifar 1000,
-    pack 2000,
+    pack 2000, arrays 2000,
 }
 
 #[test]

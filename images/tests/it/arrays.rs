@@ -1,34 +1,8 @@
 //! `.npz` files of images, as numpy's `savez` lays them out.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-
 use nestgen_images::{ImageSet, OpenOptions};
-use zip::write::SimpleFileOptions;
 
-/// An array in numpy's format.
-fn npy(descr: &str, shape: &str, body: &[u8]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
-    while !(header.len() + 11).is_multiple_of(64) {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(body);
-    bytes
-}
-
-fn npz(path: &Path, method: zip::CompressionMethod, arrays: &[(&str, &[u8])]) {
-    let mut archive = zip::ZipWriter::new(File::create(path).unwrap());
-    for (name, bytes) in arrays {
-        archive.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
-        archive.write_all(bytes).unwrap();
-    }
-    archive.finish().unwrap();
-}
+use super::make::{npy, npz};
 
 /// Three images of 2 rows and 4 columns.
 fn pixels() -> Vec<u8> {
@@ -42,7 +16,8 @@ fn images_and_classes_are_those_of_the_arrays() {
     let images = npy("|u1", "(3, 2, 4, 3)", &pixels());
     let labels =
         npy("<i8", "(3,)", &[2u64, 0, 1].iter().flat_map(|label| label.to_le_bytes()).collect::<Vec<_>>());
-    npz(&path, zip::CompressionMethod::Stored, &[("arr_0.npy", &images), ("arr_1.npy", &labels)]);
+    let stored = zip::CompressionMethod::Stored;
+    std::fs::write(&path, npz(stored, &[("arr_0.npy", &images), ("arr_1.npy", &labels)])).unwrap();
     let set = ImageSet::open(&path, &OpenOptions::default()).unwrap();
     assert_eq!((set.len(), set.class_names()), (3, &["0", "1", "2"].map(str::to_owned)[..]));
     assert_eq!((0..3).map(|i| set.label(i).unwrap()).collect::<Vec<_>>(), [2, 0, 1]);
@@ -54,7 +29,7 @@ fn images_and_classes_are_those_of_the_arrays() {
     assert!(set.read_rgb(3).is_err());
     // Labels count.
     let unlabelled = dir.path().join("unlabelled.npz");
-    npz(&unlabelled, zip::CompressionMethod::Stored, &[("arr_0.npy", &images)]);
+    std::fs::write(&unlabelled, npz(stored, &[("arr_0.npy", &images)])).unwrap();
     let other = ImageSet::open(&unlabelled, &OpenOptions::default()).unwrap();
     assert!(other.label(0).is_none() && other.class_names().is_empty());
     assert_ne!(other.digest().unwrap(), set.digest().unwrap());
@@ -69,7 +44,7 @@ fn other_arrays_are_refused_by_name() {
     let good = npy("|u1", "(3, 2, 4, 3)", &pixels());
     let stored = zip::CompressionMethod::Stored;
     let refused = |method, arrays: &[(&str, &[u8])], says: &str| {
-        npz(&path, method, arrays);
+        std::fs::write(&path, npz(method, arrays)).unwrap();
         let error = ImageSet::open(&path, &OpenOptions::default()).err().unwrap().to_string();
         assert!(error.contains("x.npz") && error.contains(says), "{says}: {error}");
     };
