@@ -10,10 +10,14 @@ fn run(c: &mut Criterion) {
         let x = common::numbers(&[4_000_000 / width, width]);
         common::bench(c, &format!("softmax over {width}"), &[x], |x| k::softmax(&x[0]));
     }
-    let targets = common::numbers(&[256, 100]);
-    common::bench(c, "cross entropy of 100 classes", &[common::numbers(&[256, 100])], |x| {
-        k::cross_entropy(&x[0], &targets)
-    });
+    common::bench(c, "log_softmax over 64", &[common::numbers(&[65_536, 64])], |x| k::log_softmax(&x[0]));
+    for classes in [100, 1000] {
+        let targets = common::numbers(&[256, classes]);
+        let x = common::numbers(&[256, classes]);
+        common::bench(c, &format!("cross entropy of {classes} classes"), &[x], |x| {
+            k::cross_entropy(&x[0], &targets)
+        });
+    }
 }
 
 criterion_group!(benches, run);

@@ -55,6 +55,9 @@ pub fn change_images(images: &Var, changes: Rc<[ImageChange]>) -> Result<Var> {
     if images.dims().len() != 4 || changes.len() != batch {
         bail!("change_images: {} changes for images {:?}", changes.len(), images.dims());
     }
+    if images.value().elem_count() == 0 {
+        return Ok(images.clone());
+    }
     affine(images, changes, Direction::Forward)
 }
 
@@ -234,6 +237,17 @@ mod tests {
         // The pixel at row 0, column 1 begins with 3, the next with 6.
         for (found, want) in red.iter().zip([0.0, 0.0, 0.0, 3.0, 6.0, 0.0, 0.0, 0.0, 0.0]) {
             assert!((found - want).abs() < 1e-5, "{red:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn images_without_pixels_stay_what_they_are() -> Result<()> {
+        for dims in [[2, 0, 4, 3], [2, 4, 0, 3], [0, 4, 4, 3]] {
+            let images = Tensor::zeros(&dims, candle_core::DType::F32, &device())?;
+            let changed = change_images(&Var::leaf(images), vec![ImageChange::default(); dims[0]].into())?;
+            assert_eq!(changed.dims(), dims);
+            crate::backward(crate::sum_all(&changed)?)?;
         }
         Ok(())
     }

@@ -277,6 +277,33 @@ mod tests {
         Ok(())
     }
 
+    /// More rows than a chunk has, of channels that do not divide it, against the composition of tensor operations.
+    #[test]
+    fn chunks_are_whole_rows() -> Result<()> {
+        for (rows, channels) in [(200, 96), (100, 192), (6000, 3)] {
+            assert!(rows * channels > CHUNK && !CHUNK.is_multiple_of(channels));
+            let weights = Var::constant(pattern(&[rows, channels], 4)?);
+            let run = |composed: bool| -> Result<Vec<Tensor>> {
+                let leaf = |dims: &[usize], seed| pattern(dims, seed).map(Var::leaf);
+                let v = [leaf(&[rows, channels], 1)?, leaf(&[channels], 2)?, leaf(&[channels], 3)?];
+                let y = match composed {
+                    true => portable::norm::batch_norm(&v[0], &v[1], &v[2], 1e-3, None)?.0,
+                    false => batch_norm(&v[0], &v[1], &v[2], 1e-3, None)?.0,
+                };
+                let gradients = crate::backward(crate::sum_all(&crate::mul(&y, &weights)?)?)?;
+                let gradients = v.iter().filter_map(|leaf| gradients.leaf(leaf).cloned());
+                Ok([y.into_value()].into_iter().chain(gradients).collect())
+            };
+            let (found, want) = (run(false)?, run(true)?);
+            assert_eq!((found.len(), want.len()), (4, 4));
+            for (i, (found, want)) in found.iter().zip(&want).enumerate() {
+                let error = (found - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
+                assert!(error < 1e-9, "{channels} channels, output {i}: {error:e}");
+            }
+        }
+        Ok(())
+    }
+
     /// A mean 1000 times the deviation must not swallow the variance, in f32 and over many chunks.
     #[test]
     fn large_means_keep_their_variance() -> Result<()> {

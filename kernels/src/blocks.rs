@@ -218,7 +218,9 @@ mod tests {
 
     #[test]
     fn blocks_are_in_raster_order() -> Result<()> {
-        for (b, rows, columns, size, c) in [(2, 3, 2, 2, 5), (1, 1, 1, 3, 1), (3, 2, 2, 4, 8)] {
+        for (b, rows, columns, size, c) in
+            [(2, 3, 2, 2, 5), (1, 1, 1, 3, 1), (3, 2, 2, 4, 8), (2, 4, 4, 4, 192)]
+        {
             let x = Var::constant(pattern(&[b, rows * size, columns * size, c], 1)?);
             let split = permute(&reshape(&x, &[b, rows, size, columns, size, c])?, &[0, 1, 3, 2, 4, 5])?;
             let want = reshape(&split, &[b, rows * columns, size * size, c])?;
@@ -232,11 +234,15 @@ mod tests {
 
     #[test]
     fn pixel_shuffle_has_pytorchs_channel_order() -> Result<()> {
-        let x = Var::constant(pattern(&[2, 3, 5, 12], 1)?);
-        let split = permute(&reshape(&x, &[2, 3, 5, 3, 2, 2])?, &[0, 1, 4, 2, 5, 3])?;
-        let want = reshape(&split, &[2, 6, 10, 3])?;
-        assert_same(&pixel_shuffle2(&x)?, &want)?;
-        assert_same(&pixel_unshuffle2(&want)?, &x)
+        // Also of several chunks of rows.
+        for (h, w, c) in [(3, 5, 3), (8, 16, 48)] {
+            let x = Var::constant(pattern(&[2, h, w, 4 * c], 1)?);
+            let split = permute(&reshape(&x, &[2, h, w, c, 2, 2])?, &[0, 1, 4, 2, 5, 3])?;
+            let want = reshape(&split, &[2, 2 * h, 2 * w, c])?;
+            assert_same(&pixel_shuffle2(&x)?, &want)?;
+            assert_same(&pixel_unshuffle2(&want)?, &x)?;
+        }
+        Ok(())
     }
 
     #[test]

@@ -263,6 +263,8 @@ mod tests {
             ([2, 15, 14, 24], [32, 5, 5, 24], conv((1, 1), (2, 2))),
             ([3, 7, 9, 40], [50, 1, 1, 40], conv((1, 1), (0, 0))),
             ([2, 8, 8, 16], [16, 4, 4, 16], conv((2, 2), (1, 1))),
+            // Two groups of Winograd's tiles, the second of which begins inside of an image, and two panels of weights.
+            ([87, 5, 5, 128], [48, 3, 3, 128], Conv2d::same(3)),
         ];
         for (x, w, how) in cases().into_iter().chain(more) {
             let inputs = [pattern(&x, 1)?, pattern(&w, 2)?, pattern(&[w[0]], 3)?];
@@ -283,6 +285,23 @@ mod tests {
                 let largest = double.abs()?.max_all()?.to_scalar::<f64>()?;
                 assert!(error <= SINGLE * largest, "{x:?} {w:?} output {i}: {error} of {largest}");
             }
+        }
+        Ok(())
+    }
+
+    /// `<y, g> = <dx, x> = <dw, w>`, where an image has several tiles of gathered pixels. In f64, which has no other way.
+    #[test]
+    fn gradients_over_several_tiles_are_adjoints() -> Result<()> {
+        let (x, w) = (Var::leaf(pattern(&[1, 32, 32, 64], 1)?), Var::leaf(pattern(&[8, 4, 4, 64], 2)?));
+        let y = conv2d(&x, &w, None, conv((2, 2), (1, 1)), Activation::None)?;
+        let dot = |a: &Tensor, b: &Tensor| (a * b)?.sum_all()?.to_scalar::<f64>();
+        let grad = pattern(y.dims(), 3)?;
+        let want = dot(y.value(), &grad)?;
+        let gradients = crate::backward(sum_leading(&crate::mul(&y, &Var::constant(grad))?, &[])?)?;
+        for leaf in [&x, &w] {
+            let Some(gradient) = gradients.leaf(leaf) else { bail!("conv2d: no gradient") };
+            let found = dot(gradient, leaf.value())?;
+            assert!((found - want).abs() < 1e-9 * want.abs(), "{:?}: {found} {want}", leaf.dims());
         }
         Ok(())
     }

@@ -192,6 +192,29 @@ mod tests {
         Ok(())
     }
 
+    /// More rows than a task has, beside a skip connection, against the composition of tensor operations.
+    #[test]
+    fn gradients_over_several_tasks_agree_with_the_composition() -> Result<()> {
+        let dims = [400, 96];
+        assert!(rows_a_task(dims[1]) < dims[0]);
+        let weights = Var::constant(pattern(&dims, 4)?);
+        let run = |f: fn(&Var, &Var, &Var, f64) -> Result<Var>| -> Result<Vec<Tensor>> {
+            let v =
+                [Var::leaf(pattern(&dims, 1)?), Var::leaf(pattern(&[96], 2)?), Var::leaf(pattern(&[96], 3)?)];
+            let y = crate::add(&v[0], &f(&v[0], &v[1], &v[2], 1e-3)?)?;
+            let gradients = crate::backward(crate::sum_all(&crate::mul(&y, &weights)?)?)?;
+            let gradients = v.iter().filter_map(|leaf| gradients.leaf(leaf).cloned());
+            Ok([y.into_value()].into_iter().chain(gradients).collect())
+        };
+        let (found, want) = (run(layer_norm)?, run(portable::norm::layer_norm)?);
+        assert_eq!((found.len(), want.len()), (4, 4));
+        for (i, (found, want)) in found.iter().zip(&want).enumerate() {
+            let error = (found - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
+            assert!(error < 1e-10, "output {i}: {error:e}");
+        }
+        Ok(())
+    }
+
     #[test]
     fn a_large_mean_does_not_swallow_the_variance() -> Result<()> {
         let x = Tensor::new(&[[4096.0f32, 4097.0, 4098.0, 4099.0]], &crate::gradcheck::device())?;

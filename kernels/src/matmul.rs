@@ -153,6 +153,19 @@ mod tests {
         Ok(())
     }
 
+    /// More columns and rows than an output tile has, where there are no vector units, and in f64.
+    #[test]
+    fn wide_and_high_products_agree_with_candles() -> Result<()> {
+        for (m, n, k) in [(3, 600, 4), (140, 5, 4)] {
+            let (a, b) = (pattern(&[m, k], 1)?, pattern(&[k, n], 2)?);
+            let want = a.matmul(&b)?;
+            let found = matmul(&Var::constant(a), &Var::constant(b), false, false)?.into_value();
+            let error = (found - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
+            assert!(error < 1e-14, "{m} {n} {k}: {error:e}");
+        }
+        Ok(())
+    }
+
     /// Gradients of weights: strips, parts and chunks of every kind, exact for small whole numbers.
     #[test]
     fn products_with_a_transposed_left_are_exact() -> Result<()> {

@@ -108,7 +108,7 @@ pub(crate) fn on_image<T: Element>(
     Tensor::from_vec(out, dims, x.device())
 }
 
-/// `[B, .., C] -> [B, C]`: sums over everything between the batch and the channels.
+/// `[B, .., C] -> [B, C]`: sums over everything between the batch and the channels; of nothing they are 0.
 ///
 /// # Errors
 /// When `x` has fewer than two dimensions.
@@ -124,7 +124,7 @@ pub fn sum_middle(x: &Var) -> Result<Var> {
     Ok(Var::record("sum_middle", value, &[x], move |grad, _| Ok(vec![Some(repeat_middle(grad, &dims)?)])))
 }
 
-/// `[B, .., C] -> [B, C]`: the mean over everything between the batch and the channels.
+/// `[B, .., C] -> [B, C]`: the mean over everything between the batch and the channels; of nothing it is 0.
 ///
 /// # Errors
 /// When `x` has fewer than two dimensions.
@@ -136,7 +136,10 @@ pub fn mean_middle(x: &Var) -> Result<Var> {
 
 fn sum_middle_value<T: Element>(x: &Tensor, batch: usize, c: usize) -> Result<Tensor> {
     let sums = cpu::with_slice::<T, _>(&x.contiguous()?, |x| {
-        let each = (x.len() / batch.max(1)).max(1);
+        if x.is_empty() {
+            return Ok(vec![T::zero(); batch * c]);
+        }
+        let each = x.len() / batch;
         Ok(x.par_chunks(each).one_by_one().flat_map_iter(|x| column_sums(x, c)).collect::<Vec<T>>())
     })?;
     Tensor::from_vec(sums, (batch, c), x.device())
@@ -174,6 +177,20 @@ mod tests {
         }
         check_gradients(|v| upsample_nearest2(&v[0]), &[pattern(&[1, 1, 3, 5], 1)?])?;
         check_gradients(|v| sum_middle(&v[0]), &[pattern(&[3, 4], 1)?])
+    }
+
+    #[test]
+    fn sums_of_nothing_are_zeros() -> Result<()> {
+        for dims in [[2, 0, 3], [0, 5, 3], [2, 5, 0]] {
+            for f in [sum_middle, mean_middle] {
+                let x = Var::leaf(pattern(&dims, 1)?);
+                let y = f(&x)?;
+                assert_eq!(y.value().to_vec2::<f64>()?, vec![vec![0.0; dims[2]]; dims[0]], "{dims:?}");
+                let found = crate::backward(crate::sum_all(&y)?)?;
+                assert_eq!(found.leaf(&x).map(Tensor::dims), Some(dims.as_slice()));
+            }
+        }
+        Ok(())
     }
 
     #[test]

@@ -290,3 +290,25 @@ fn repeat_rows<T: Element>(x: &Tensor, dims: &[usize]) -> Result<Tensor> {
     })?;
     Tensor::from_vec(out, dims, x.device())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::pattern;
+
+    /// Rows that are longer than a chunk, or do not divide it, against candle's own operations.
+    #[test]
+    fn long_rows_are_summed_and_added_to_in_chunks() -> Result<()> {
+        for dims in [[3, 20_000], [3, 12_480]] {
+            let (x, b) = (pattern(&dims, 1)?, pattern(&dims[1..], 2)?);
+            let sums = sum_leading(&Var::constant(x.clone()), &dims[1..])?.into_value();
+            let sum = crate::add_broadcast(&Var::constant(x.clone()), &Var::constant(b.clone()))?.into_value();
+            for (found, want) in [(sums, x.sum(0)?), (sum, x.broadcast_add(&b)?)] {
+                assert_eq!(found.dims(), want.dims());
+                let error = (found - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
+                assert!(error < 1e-14, "{dims:?}: {error:e}");
+            }
+        }
+        Ok(())
+    }
+}

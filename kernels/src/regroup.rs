@@ -143,15 +143,21 @@ mod tests {
 
     #[test]
     fn is_the_composition_of_its_three_parts() -> Result<()> {
-        for (dims, block_size) in
-            [([2, 4, 16, 12], 4), ([1, 1, 9, 4], 3), ([3, 9, 4, 64], 2), ([1, 16, 1, 8], 1)]
-        {
+        for (dims, block_size) in [
+            ([2, 4, 16, 12], 4),
+            ([1, 1, 9, 4], 3),
+            ([3, 9, 4, 64], 2),
+            ([1, 16, 1, 8], 1),
+            ([2, 4, 16, 192], 4),
+        ] {
             let x = Var::constant(pattern(&dims, 1)?);
             let parts = blockify(&pixel_shuffle2(&deblockify(&x, block_size)?)?, block_size)?;
             let once = deaggregate(&x, block_size)?;
             assert_eq!(once.dims(), parts.dims());
             let difference = (once.value() - parts.value())?.abs()?.max_all()?.to_scalar::<f64>()?;
             assert_eq!(difference, 0.0, "{dims:?}");
+            let back = aggregate(&once, Grid { side: dims[1].isqrt(), block_size, channels: dims[3] / 4 })?;
+            assert_eq!((back.value() - x.value())?.abs()?.max_all()?.to_scalar::<f64>()?, 0.0, "{dims:?}");
         }
         Ok(())
     }

@@ -36,14 +36,15 @@ fn softmax_backward_row<T: Math>(p: &[T], g: &mut [T]) {
     }
 }
 
-/// `ln sum exp` of a row.
+/// The largest number of a row, and `ln sum exp` of its differences from it. Not their sum: in front of a large `top` the
+/// logarithm would be rounded to the places that `top` has.
 #[inline(always)]
-fn log_sum_exp<T: Math>(row: &[T], scratch: &mut [T]) -> T {
+fn top_and_log_sum<T: Math>(row: &[T], scratch: &mut [T]) -> (T, T) {
     let top = rows::max(row);
     for (s, x) in scratch.iter_mut().zip(row) {
         *s = (*x - top).exp();
     }
-    top + T::lit(rows::sum(scratch).to_f64().ln())
+    (top, T::lit(rows::sum(scratch).to_f64().ln()))
 }
 
 multiversion! {
@@ -61,9 +62,9 @@ multiversion! {
     }
     fn log_softmax_rows<T: Math>(x: &[T], width: usize, out: &mut [T]) {
         for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            let lse = log_sum_exp(x, out);
+            let (top, log_sum) = top_and_log_sum(x, out);
             for (out, x) in out.iter_mut().zip(x) {
-                *out = *x - lse;
+                *out = (*x - top) - log_sum;
             }
         }
     }
@@ -88,6 +89,20 @@ multiversion! {
             }
             softmax_backward_row(p, dx);
         }
+    }
+    /// The sum of `target * y`, where a target is not 0, and `(e^y sum(target) - target) * factor`.
+    fn cross_entropy_rows<T: Math>(y: &[T], targets: &[T], width: usize, factor: T, out: &mut [T]) -> f64 {
+        let mut total = 0.0;
+        for ((out, y), t) in out.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(targets.chunks_exact(width)) {
+            let mass = rows::sum(t);
+            for ((out, y), t) in out.iter_mut().zip(y).zip(t) {
+                *out = (y.exp() * mass - *t) * factor;
+            }
+            for (y, t) in y.iter().zip(t) {
+                total += if *t == T::zero() { 0.0 } else { y.to_f64() * t.to_f64() };
+            }
+        }
+        total
     }
     /// From the gradient `h` of `g - e^y sum(g)`: what reaches `g` (into `dg`) and the scores (into `dx`).
     fn log_softmax_twice_rows<T: Math>(y: &[T], g: &[T], h: &[T], width: usize, dg: &mut [T], dx: &mut [T]) {
@@ -237,7 +252,8 @@ pub fn log_softmax(x: &Var) -> Result<Var> {
 
 /// Mean over the batch of `-sum_k target_k ln softmax(logits)_k`: logits and target probabilities are `[B, K]`.
 ///
-/// Targets need not be one-hot (label smoothing, MixUp) nor sum to 1.
+/// Targets need not be one-hot (label smoothing, MixUp) nor sum to 1. A class with target 0 has no term: its logit may be
+/// minus infinity.
 ///
 /// # Errors
 /// When the shapes or element types differ, or are not `[B, K]` with B and K at least 1.
@@ -280,17 +296,12 @@ fn cross_entropy_value<T: Math>(
     let logs = each_row::<T>(logits, classes, log_softmax_rows)?;
     let (total, slope) = cpu::with_slice::<T, _>(&logs, |logs| {
         cpu::with_slice::<T, _>(targets, |targets| {
-            let total: f64 = logs.iter().zip(targets).map(|(y, t)| y.to_f64() * t.to_f64()).sum();
-            let mut slope = cpu::uninit::<T>(logs.len());
+            let (mut slope, chunk) = (cpu::uninit(logs.len()), chunk_of_rows(classes));
             let inverse = T::lit(1.0 / batch as f64);
-            let rows = logs.chunks(classes).zip(targets.chunks(classes));
-            for (slope, (logs, targets)) in slope.chunks_mut(classes).zip(rows) {
-                let mass = rows::sum(targets);
-                for ((s, y), t) in slope.iter_mut().zip(logs).zip(targets) {
-                    *s = (y.exp() * mass - *t) * inverse;
-                }
-            }
-            Ok((total, slope))
+            let inputs = logs.par_chunks(chunk).zip(targets.par_chunks(chunk));
+            let rows = slope.par_chunks_mut(chunk).zip(inputs).one_by_one();
+            let sums = rows.map(|(slope, (y, t))| cross_entropy_rows(y, t, classes, inverse, slope));
+            Ok((sums.collect::<Vec<f64>>().iter().sum::<f64>(), slope))
         })
     })?;
     let loss = Tensor::from_vec(vec![T::lit(-total / batch as f64)], (), logits.device())?;
@@ -330,7 +341,55 @@ mod tests {
         let want = 1.0 / (1.0 + (-1.0f32).exp());
         assert!((p[0] - want).abs() < 1e-6 && p[2] == 0.0, "{p:?}");
         let loss = cross_entropy(&x, &one_hot)?.into_value().to_scalar::<f32>()?;
-        assert!((loss + want.ln()).abs() < 1e-4, "{loss}");
+        assert!((f64::from(loss) - (-1f64).exp().ln_1p()).abs() < 1e-7, "{loss}");
+        Ok(())
+    }
+
+    /// Rows of 3 and of 35 numbers, in one vector or several: what matters is how far the logits are apart.
+    #[test]
+    fn large_logits_keep_their_small_differences() -> Result<()> {
+        for (width, top) in [(3, 0.0f32), (3, 3e3), (35, 1e4), (3, -1e6)] {
+            let logits: Vec<f32> =
+                (0..width).map(|i| top - [0.0, 8.0, 9.0].get(i).copied().unwrap_or(40.0)).collect();
+            let one_hot: Vec<f32> = (0..width).map(|i| f32::from(u8::from(i == 0))).collect();
+            let row = |x| Tensor::from_vec(x, (1, width), &crate::gradcheck::device());
+            let (x, one_hot) = (Var::leaf(row(logits)?), row(one_hot)?);
+            let rest = (-8f64).exp() + (-9f64).exp();
+            let logs = log_softmax(&x)?.into_value().flatten_all()?.to_vec1::<f32>()?;
+            let loss = cross_entropy(&x, &one_hot)?;
+            let value = loss.value().to_scalar::<f32>()?;
+            // f32: the sum of powers is next to 1, the others next to -8 and -9.
+            for (found, want, tolerance) in [
+                (value, rest.ln_1p(), 1.2e-7),
+                (logs[0], -rest.ln_1p(), 1.2e-7),
+                (logs[1], -8.0 - rest.ln_1p(), 1e-6),
+                (logs[2], -9.0 - rest.ln_1p(), 1e-6),
+            ] {
+                assert!((f64::from(found) - want).abs() < tolerance, "{width}, {top}: {found} {want}");
+            }
+            let found = crate::backward(loss)?;
+            let Some(slope) = found.leaf(&x) else { bail!("cross_entropy: no gradient") };
+            let slope = f64::from(slope.flatten_all()?.to_vec1::<f32>()?[0]);
+            assert!((slope + rest / (1.0 + rest)).abs() < 3e-7, "{width}, {top}: {slope}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_impossible_class_has_no_term_unless_it_is_the_target() -> Result<()> {
+        let x = Tensor::new(&[[0.0f32, f32::NEG_INFINITY, 0.0]], &crate::gradcheck::device())?;
+        let loss = |targets: [f32; 3]| -> Result<(f32, Vec<f32>)> {
+            let (x, targets) = (Var::leaf(x.clone()), Tensor::new(&[targets], x.device())?);
+            let loss = cross_entropy(&x, &targets)?;
+            let value = loss.value().to_scalar::<f32>()?;
+            let found = crate::backward(loss)?;
+            let Some(slope) = found.leaf(&x) else { bail!("cross_entropy: no gradient") };
+            Ok((value, slope.flatten_all()?.to_vec1()?))
+        };
+        let (value, slope) = loss([1.0, 0.0, 0.0])?;
+        assert!((value - 2f32.ln()).abs() < 1e-6, "{value}");
+        assert!(slope.iter().zip([-0.5, 0.0, 0.5]).all(|(x, want)| (x - want).abs() < 1e-6), "{slope:?}");
+        assert_eq!(loss([0.0, 1.0, 0.0])?.0, f32::INFINITY);
         Ok(())
     }
 

@@ -47,6 +47,16 @@ fn cases() -> Vec<(String, Operation, Vec<Vec<usize>>)> {
             vec![vec![2, 3, tokens, 3 * heads * head_dim]],
         ));
     }
+    // More rows than a strip of the matrix units has.
+    cases.push((
+        "linear_residual, 300 rows, 64 to 64".into(),
+        Box::new(|v| k::linear_residual(&v[0], &v[1], Some(&v[2]), &v[3])),
+        vec![vec![300, 64], vec![64, 64], vec![64], vec![300, 64]],
+    ));
+    for width in [1, 3, 16, 35, 100] {
+        let f: Operation = Box::new(|v| k::log_softmax(&v[0]));
+        cases.push((format!("log_softmax over {width}"), f, vec![vec![5, width]]));
+    }
     let conv =
         |kernel: usize, stride: usize| Conv2d { stride: (stride, stride), padding: (kernel / 2, kernel / 2) };
     for (size, c_in, c_out, kernel, stride) in [
@@ -96,6 +106,21 @@ fn every_instruction_set_agrees_with_plain_code() -> Result<()> {
                 assert!(distance < TOLERANCE, "{name}, output {i} at {level:?}: {distance:e}");
             }
         }
+    }
+    Ok(())
+}
+
+/// The loss of logits that are large and near each other, which is small: of their differences alone.
+#[test]
+fn every_instruction_set_keeps_small_differences_of_large_logits() -> Result<()> {
+    let want = ((-8f64).exp() + (-9f64).exp()).ln_1p();
+    for level in [Level::Plain, Level::Avx2, Level::Avx512] {
+        simd::force(level);
+        let logits = Tensor::new(&[[1e4f32, 9992.0, 9991.0]], &Device::Cpu)?;
+        let one_hot = Tensor::new(&[[1f32, 0.0, 0.0]], &Device::Cpu)?;
+        let loss = k::cross_entropy(&Var::constant(logits), &one_hot)?.into_value().to_scalar::<f32>()?;
+        // f32 next to 1, as the sum of powers is.
+        assert!((f64::from(loss) - want).abs() < 1.2e-7, "{level:?}: {loss} {want}");
     }
     Ok(())
 }

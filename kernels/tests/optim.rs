@@ -160,6 +160,20 @@ fn clipping_scales_the_joint_norm() -> Result<()> {
 }
 
 #[test]
+fn gradients_without_a_finite_norm_stay_as_they_are() -> Result<()> {
+    for odd in [f32::INFINITY, f32::NAN] {
+        let wanted = Tensor::new(&[odd, 1.0], &nestgen_kernels::gradcheck::device())?;
+        let params = [Param::new("a", wanted.zeros_like()?)];
+        let mut gradients = Gradients::default();
+        gradients.set_param(&params[0], wanted.clone());
+        let norm = clip_grad_norm(&mut gradients, &params, 1.0)?;
+        assert!(!norm.is_finite(), "{norm}");
+        assert_eq!(bits(gradients.param(&params[0]).unwrap())?, bits(&wanted)?);
+    }
+    Ok(())
+}
+
+#[test]
 fn the_portable_path_passes_the_same_tests() {
     again::on_the_portable_path();
 }

@@ -23,6 +23,18 @@ fn gradients_of_every_use_add_up() {
 }
 
 #[test]
+fn gradients_of_batches_add_up() {
+    let param = |x: f64| Param::new("w", Tensor::new(&[x], &crate::gradcheck::device()).unwrap());
+    let (both, late) = (param(3.0), param(5.0));
+    let mut grads = backward(sum_all(&square(&both.var()).unwrap()).unwrap()).unwrap();
+    let more = sum_all(&mul(&both.var(), &late.var()).unwrap()).unwrap();
+    grads.accumulate(backward(more).unwrap()).unwrap();
+    // 2w, and w times the other.
+    assert_eq!(values(grads.param(&both).unwrap()), [11.0]);
+    assert_eq!(values(grads.param(&late).unwrap()), [3.0]);
+}
+
+#[test]
 fn a_gradient_can_be_differentiated_again() {
     // y = x^4: dy/dx = 4x^3, d/dx sum((dy/dx)^2) = 2 * 4x^3 * 12x^2
     let x = leaf(&[0.5, -1.5]);

@@ -10,7 +10,7 @@ use crate::portable::pool::{self, MaxPool};
 use crate::{Var, portable};
 
 #[test]
-fn resampling_agrees_with_the_compositions() -> Result<()> {
+pub(super) fn resampling_agrees_with_the_compositions() -> Result<()> {
     if !can_run() {
         return Ok(());
     }
@@ -40,7 +40,7 @@ fn pools() -> Vec<Windows> {
 }
 
 #[test]
-fn maxima_and_their_gradients_agree_with_the_compositions() -> Result<()> {
+pub(super) fn maxima_and_their_gradients_agree_with_the_compositions() -> Result<()> {
     if !can_run() {
         return Ok(());
     }
@@ -64,7 +64,7 @@ fn maxima_and_their_gradients_agree_with_the_compositions() -> Result<()> {
 }
 
 #[test]
-fn regrouping_moves_every_number_where_the_compositions_move_it() -> Result<()> {
+pub(super) fn regrouping_moves_every_number_where_the_compositions_move_it() -> Result<()> {
     if !can_run() {
         return Ok(());
     }
@@ -100,7 +100,7 @@ fn regrouping_moves_every_number_where_the_compositions_move_it() -> Result<()> 
 }
 
 #[test]
-fn batch_norm_agrees_with_the_composition() -> Result<()> {
+pub(super) fn batch_norm_agrees_with_the_composition() -> Result<()> {
     if !can_run() {
         return Ok(());
     }

@@ -242,12 +242,13 @@ fn check(name: &str, found: &[Tensor], want: &[Tensor], tolerance: f64) -> Resul
     Ok(())
 }
 
-#[test]
-fn operations_agree_with_the_processors_in_both_types() -> Result<()> {
+/// Operations whose names begin with one of these.
+pub(super) fn check_operations(names: &[&str]) -> Result<()> {
     if !can_run() {
         return Ok(());
     }
-    for (name, f, dims) in OPERATIONS {
+    let wanted = |name: &str| names.iter().any(|part| name.starts_with(part));
+    for (name, f, dims) in OPERATIONS.into_iter().filter(|(name, ..)| wanted(name)) {
         let input = |(i, dims): (usize, &&[usize])| quarters(dims, i as u64);
         let inputs: Vec<Tensor> = dims.iter().enumerate().map(input).collect::<Result<_>>()?;
         let want = all(f, &inputs, &Device::Cpu)?;
@@ -256,6 +257,11 @@ fn operations_agree_with_the_processors_in_both_types() -> Result<()> {
         check(&format!("{name} in bf16"), &rough, &want, ROUGH)?;
     }
     Ok(())
+}
+
+#[test]
+fn operations_agree_with_the_processors_in_both_types() -> Result<()> {
+    check_operations(&[""])
 }
 
 /// Penalties on gradients: second derivatives in bf16.

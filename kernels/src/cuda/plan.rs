@@ -178,3 +178,40 @@ impl Plan {
         args
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the emulation cannot see: it has its own numbers of blocks and threads for most kernels.
+    #[test]
+    fn blocks_cover_all_rows_columns_and_elements() {
+        for count in (1..200).chain([255, 256, 257, 2047, 2048, 2049, 65_537, 3_000_000]) {
+            let warps = |plan: &Plan| u64::from(plan.grid.0) * u64::from(plan.block / 32);
+            let rows = warps(&Plan::rows("softmax", count, 5, Vec::new()));
+            assert!((count as u64..count as u64 + 8).contains(&rows), "{count} rows: {rows} warps");
+            // Threads go on until all is done where there are as many blocks as there may be.
+            for (each, plan) in [(1, Plan::elements("add", 1, &[count])), (8, Plan::eights("add", 1, &[count]))]
+            {
+                let elements = 32 * warps(&plan) * each;
+                assert!(elements >= count as u64 || u64::from(plan.grid.0) == BLOCKS, "{count}: {elements}");
+            }
+            let columns = Plan::columns("column_sums", 3, count, 1);
+            assert!(u64::from(columns.grid.0) * BAND >= count as u64, "{count} columns");
+            let chunks = Plan::columns("column_sums", count, 3, 1);
+            assert!(u64::from(chunks.grid.1) * chunks.sizes[2] >= count as u64, "{count} rows");
+            assert!(u64::from(chunks.grid.1) <= CHUNKS && chunks.outputs[0][0] == chunks.grid.1 as usize);
+        }
+    }
+
+    #[test]
+    fn operands_are_aligned_where_all_of_them_are() {
+        let plan = Plan::elements("add", 1, &[7]);
+        let aligned = |inputs: &[u64], output: u64| plan.args(inputs, 0, &[output]).aligned;
+        assert_eq!(aligned(&[4096, 0, 4112], 4128), 1);
+        for odd in [2, 4, 8, 12] {
+            assert_eq!(aligned(&[4096, 4096 + odd], 4112), 0, "an input at {odd}");
+            assert_eq!(aligned(&[4096], 4096 + odd), 0, "an output at {odd}");
+        }
+    }
+}

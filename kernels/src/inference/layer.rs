@@ -111,6 +111,9 @@ impl Layer {
         assert_eq!((output.images, output.height, output.width), (input.images, height, width), "output shape");
         assert!(offset + self.shape.out_channels <= output.channels, "output channels");
         assert!(input.is_whole() && output.is_whole(), "size of the data");
+        if input.images == 0 {
+            return;
+        }
         let target = Target {
             data: output.data[offset..].as_mut_ptr(),
             height,

@@ -1,6 +1,6 @@
 //! Every algorithm against the plain sum in f64, and against itself in other batches.
 
-use super::{ConvShape, Layer, Map, Workspace};
+use super::{ConvShape, Layer, Map, Workspace, average_pool3_relu, max_pool3};
 
 /// Largest error of one layer, as a share of the largest output: f32 sums of up to 4032 products, through Winograd's
 /// transforms (measured: below 2e-6).
@@ -29,6 +29,7 @@ fn shape(
     ConvShape { in_channels, out_channels, kernel, stride, padding }
 }
 
+/// The plain sums, before ReLU.
 fn reference(shape: &ConvShape, weights: &[f64], bias: &[f64], input: &Map) -> Vec<f64> {
     let (height, width) = shape.output(input.height, input.width);
     let mut out = Vec::new();
@@ -52,7 +53,7 @@ fn reference(shape: &ConvShape, weights: &[f64], bias: &[f64], input: &Map) -> V
                             }
                         }
                     }
-                    out.push(sum.max(0.0));
+                    out.push(sum);
                 }
             }
         }
@@ -65,14 +66,25 @@ fn input(images: usize, height: usize, width: usize, channels: usize) -> Map {
     Map { images, height, width, channels, data }
 }
 
-/// Runs a layer into the middle of a wider map; checks that nothing else was written.
-fn run(layer: &Layer, input: &Map) -> Vec<f32> {
+/// Runs a layer with or without ReLU into the middle of a wider map; checks that nothing else was written.
+fn run(layer: &Layer, input: &Map, relu: bool) -> Vec<f32> {
     let (height, width) = layer.shape().output(input.height, input.width);
-    let channels = layer.shape().out_channels;
+    let (images, channels) = (input.images, layer.shape().out_channels);
+    into_middle((images, height, width), channels, |output, offset| {
+        layer.forward(input, output, offset, relu, &mut Workspace::default());
+    })
+}
+
+/// Runs `f` into the middle of a map that is 32 channels wider; checks that nothing else was written.
+fn into_middle(
+    (images, height, width): (usize, usize, usize),
+    channels: usize,
+    f: impl FnOnce(&mut Map, usize),
+) -> Vec<f32> {
     let (total, offset) = (channels + 32, 16);
-    let mut output = Map { images: input.images, height, width, channels: total, data: Vec::new() };
+    let mut output = Map { images, height, width, channels: total, data: Vec::new() };
     output.data = vec![-5.0; output.pixels() * total];
-    layer.forward(input, &mut output, offset, true, &mut Workspace::default());
+    f(&mut output, offset);
     let mut out = Vec::new();
     for pixel in output.data.chunks_exact(total) {
         assert!(pixel[..offset].iter().chain(&pixel[offset + channels..]).all(|&x| x == -5.0), "wrote outside");
@@ -95,6 +107,8 @@ fn every_algorithm_matches_the_plain_sum() {
         (shape(16, 32, (3, 1), 1, true), 3, 8, 7),
         (shape(48, 64, (3, 3), 2, false), 1, 17, 17),
         (shape(16, 32, (1, 7), 1, false), 1, 5, 11),
+        // More square tiles than a block has.
+        (shape(16, 16, (3, 3), 1, true), 2, 24, 24),
     ];
     for (shape, images, height, width) in cases {
         let weights = noise(1, shape.weights());
@@ -103,11 +117,13 @@ fn every_algorithm_matches_the_plain_sum() {
         let expected = reference(&shape, &weights, &bias, &input);
         let scale = expected.iter().fold(0f64, |max, x| max.max(x.abs()));
         for layer in [Layer::new(shape, &weights, &bias), Layer::new_direct(shape, &weights, &bias)] {
-            let got = run(&layer, &input);
-            assert_eq!(got.len(), expected.len());
-            for (i, (&g, e)) in got.iter().zip(&expected).enumerate() {
-                let error = (f64::from(g) - e).abs();
-                assert!(error <= LAYER_TOLERANCE * scale, "{shape:?}, {i}: off by {error:e} of {scale}");
+            for relu in [true, false] {
+                let got = run(&layer, &input, relu);
+                assert_eq!(got.len(), expected.len());
+                for (i, (&g, e)) in got.iter().zip(&expected).enumerate() {
+                    let error = (f64::from(g) - if relu { e.max(0.0) } else { *e }).abs();
+                    assert!(error <= LAYER_TOLERANCE * scale, "{shape:?}, {i}: off by {error:e} of {scale}");
+                }
             }
         }
     }
@@ -120,12 +136,75 @@ fn an_image_has_the_same_bits_in_any_batch() {
     {
         let layer = Layer::new(shape, &noise(1, shape.weights()), &noise(2, shape.out_channels));
         let batch = input(5, 11, 11, shape.in_channels);
-        let together = run(&layer, &batch);
+        let together = run(&layer, &batch, true);
         for image in 0..batch.images {
             let single = Map { images: 1, data: batch.image(image).to_vec(), ..Map { data: vec![], ..batch } };
-            let alone = run(&layer, &single);
+            let alone = run(&layer, &single, true);
             assert_eq!(together[image * alone.len()..][..alone.len()], alone[..], "image {image}, {shape:?}");
         }
+    }
+}
+
+/// All windows by a plain loop, also those that lie over a border.
+#[test]
+fn pools_match_plain_loops() {
+    for (height, width) in [(3, 4), (5, 7), (1, 1)] {
+        let input = input(2, height, width, 16);
+        // Values of the pixels of each window of 3x3, whose first is `before` above and to the left of a multiple of `stride`.
+        let windows = |height: usize, width: usize, stride: usize, before: usize| -> Vec<Vec<f64>> {
+            let mut windows = Vec::new();
+            for (image, y, x) in
+                (0..2).flat_map(|i| (0..height).flat_map(move |y| (0..width).map(move |x| (i, y, x))))
+            {
+                let pixels = (0..9).map(|tap| {
+                    ((y * stride + tap / 3).wrapping_sub(before), (x * stride + tap % 3).wrapping_sub(before))
+                });
+                let inside: Vec<_> = pixels.filter(|&(y, x)| y < input.height && x < input.width).collect();
+                windows.extend((0..16).map(|c| {
+                    let at = |&(y, x): &(usize, usize)| {
+                        f64::from(input.image(image)[(y * input.width + x) * 16 + c])
+                    };
+                    inside.iter().map(at).collect()
+                }));
+            }
+            windows
+        };
+        let compare = |what: &str, found: Vec<f32>, want: Vec<f64>| {
+            assert_eq!(found.len(), want.len(), "{what}");
+            for (i, (found, want)) in found.into_iter().zip(want).enumerate() {
+                assert!(
+                    (f64::from(found) - want).abs() < 1e-6,
+                    "{what} of {height}x{width}, {i}: {found} {want}"
+                );
+            }
+        };
+        let largest = |windows: Vec<Vec<f64>>| -> Vec<f64> {
+            windows.iter().map(|window| window.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b))).collect()
+        };
+        let means: Vec<f64> = windows(height, width, 1, 1)
+            .iter()
+            .map(|window| (window.iter().sum::<f64>() / window.len() as f64).max(0.0))
+            .collect();
+        let whole = (2, height, width);
+        let found = into_middle(whole, 16, |output, offset| average_pool3_relu(&input, output, offset));
+        compare("average_pool3_relu", found, means);
+        let found = into_middle(whole, 16, |output, offset| max_pool3(&input, output, offset, 1));
+        compare("max_pool3 at stride 1", found, largest(windows(height, width, 1, 1)));
+        if height >= 3 && width >= 3 {
+            let (height, width) = ((height - 3) / 2 + 1, (width - 3) / 2 + 1);
+            let found =
+                into_middle((2, height, width), 16, |output, offset| max_pool3(&input, output, offset, 2));
+            compare("max_pool3 at stride 2", found, largest(windows(height, width, 2, 0)));
+        }
+    }
+}
+
+#[test]
+fn no_images_have_no_results() {
+    let (square, other) = (shape(16, 16, (3, 3), 1, true), shape(16, 16, (1, 1), 1, false));
+    for shape in [square, other, self::shape(16, 16, (1, 7), 1, true)] {
+        let layer = Layer::new(shape, &noise(1, shape.weights()), &noise(2, 16));
+        assert!(run(&layer, &input(0, 8, 8, 16), true).is_empty());
     }
 }
 

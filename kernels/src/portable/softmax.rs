@@ -62,7 +62,10 @@ pub(crate) fn log_softmax_twice(y: &Tensor, g: &Tensor, h: &Tensor) -> Result<(T
 pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
     let batch = logits.dim(0)?;
     let logs = log_softmax(logits)?;
-    let loss = sum_all(&(&logs * targets)?)?.affine(-1.0 / batch as f64, 0.0)?;
+    // A target of 0 has no term, whatever its logarithm.
+    let none = targets.zeros_like()?;
+    let terms = targets.ne(&none)?.where_cond(&(&logs * targets)?, &none)?;
+    let loss = sum_all(&terms)?.affine(-1.0 / batch as f64, 0.0)?;
     let mass = sum_per_sample(targets, batch)?.reshape((batch, 1))?;
     let slope = (logs.exp()?.broadcast_mul(&mass)? - targets)?.affine(1.0 / batch as f64, 0.0)?;
     Ok((loss, slope))
