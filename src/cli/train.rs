@@ -315,7 +315,7 @@ fn conclude(folder: &Path, outcome: &Outcome, ranks: &Ranks) -> anyhow::Result<E
                     format!(
                         "begin anew from its last good state, with lower rates: nestgen train --transfer {} --set \
                          train.generator.lr=… --set train.discriminator.lr=…",
-                        ui::quoted(&state)
+                        ui::quoted(state)
                     )
                 }
                 None => "lower the learning rates, or raise the penalty".into(),

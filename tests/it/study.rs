@@ -326,10 +326,10 @@ fn a_study_of_classifiers_is_compared_over_epochs_and_shares_and_goes_on() {
     for arm in ["small", "plain"] {
         let of_run = |seed: u64| {
             let start = format!("\"{arm}@1\"");
-            let rows = csv
+            let mut rows = csv
                 .lines()
                 .filter(|row| row.starts_with(&start) && row.contains(&format!(",{seed},\"top1\",")));
-            rows.last().unwrap().split(',').nth(9).unwrap().parse::<f64>().unwrap()
+            rows.next_back().unwrap().split(',').nth(9).unwrap().parse::<f64>().unwrap()
         };
         let mean = (0..3).map(of_run).sum::<f64>() / 3.0;
         let cell = table.lines().find(|row| row.starts_with(&format!("| {arm} | 48 |"))).unwrap();
