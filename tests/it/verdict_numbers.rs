@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nestgen::study::arms;
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{Comparison, Question, compare};
+use nestgen::study::data_efficiency::figure_and_table;
 use nestgen::study::run::Run;
 use nestgen::study::tuned::best_arms;
 
@@ -243,4 +244,45 @@ fn who_never_came_there_counts_with_the_end_of_the_range() {
     let compared = compared(&runs, KID, Axis::Kimg, Some(0.5));
     close(compared.arms[0].to_threshold.unwrap().mean, (80.0 + 160.0) / 2.0);
     assert_eq!(compared.arms[0].reached, 1);
+}
+
+#[test]
+fn each_share_of_the_images_counts_with_its_own_end() {
+    let dir = tempfile::tempdir().unwrap();
+    // Half of the images, half of the steps.
+    let (half, whole) = (Recorded { ticks: 20, ..Recorded::nest(0) }, Recorded::nest(0));
+    let folders = write(dir.path(), &[half.clone(), whole.clone()]);
+    for (run, share, images) in [(&folders[0], "0.5", "2500"), (&folders[1], "1.0", "5000")] {
+        rewrite(run, "config.toml", |line| line.replace("[data]", &format!("[data]\nfraction = {share}")));
+        rewrite(run, "provenance.json", |line| {
+            line.replace("\"data_images\":5000", &format!("\"data_images\":{images}"))
+        });
+    }
+    let runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder).unwrap()).collect();
+    let arms = arms::group(&runs).unwrap();
+    let question = Question { metric: KID, axis: Axis::Kimg, threshold: None, notes: &[], lost: &[] };
+    let compared = compare(&runs, &arms, &question).unwrap();
+    assert_eq!(compared.range.1, 80.0);
+    let (_, table) = figure_and_table(&compared, &arms, &runs).unwrap();
+    for (images, end) in [("2500", half.score(80.0)), ("5000", whole.score(160.0))] {
+        let row = table.lines().find(|row| row.contains(&format!("| {images} |"))).unwrap();
+        let cell: f64 = row.split('|').nth(4).unwrap().trim().parse().unwrap();
+        assert!((cell / end - 1.0).abs() < 1e-3, "{images}: {cell}, not {end}");
+    }
+}
+
+#[test]
+fn epochs_are_those_that_a_classifier_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = write(dir.path(), &[Recorded::nest(0)]).remove(0);
+    // Batches that do not divide the set: an epoch every 4 kimg of 3.9.
+    rewrite(&run, "stats.jsonl", |line| {
+        let mut tick: serde_json::Value = serde_json::from_str(line).unwrap();
+        tick["Progress/epoch"] = tick["Progress/tick"].clone();
+        tick.to_string()
+    });
+    rewrite(&run, "provenance.json", |line| line.replace("\"data_images\":5000", "\"data_images\":3900"));
+    let run = Run::read(&run).unwrap();
+    close(run.position(Axis::Epochs, 8.0).unwrap(), 2.0);
+    close(run.position(Axis::Epochs, 10.0).unwrap(), 2.5);
 }
