@@ -17,8 +17,8 @@ use crate::features::Features;
 use crate::files::{hex, write_atomic};
 
 /// Raised when the same files give other pixels or other features: 2 since JPEG is decoded to libjpeg-turbo's bits, 3 since the transforms of convolutions
-/// are those of training.
-const GENERATION: u32 = 3;
+/// are those of training, 4 since JPEG's three components are colours by libjpeg's rule.
+const GENERATION: u32 = 4;
 
 /// What features depend on.
 #[derive(Clone, Debug)]

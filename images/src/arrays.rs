@@ -40,9 +40,10 @@ impl Arrays {
         let file_bytes = file.metadata().map_err(|e| Error::io(path, e))?.len();
         let archive = file.try_clone().map_err(|e| Error::io(path, e))?;
         let mut archive = zip::ZipArchive::new(archive).map_err(|e| Error::archive(path, e))?;
-        let bad = |key: &str, reason: String| Error::Archive {
+        let bad = |key: &str, reason: String| Error::NotAnImageSet {
             path: path.to_owned(),
             reason: format!("array `{}`: {reason}", key.trim_end_matches(".npy")),
+            hint: "save uint8 images [N, H, W, 3], and classes [N] if there are any, with numpy's `savez`",
         };
         let mut span = |key: &str| -> Result<Option<(u64, u64)>> {
             match archive.by_name(key) {
@@ -56,10 +57,7 @@ impl Arrays {
                         None => Err(bad(key, "it reaches beyond the end of the file".into())),
                     }
                 }
-                Ok(_) => Err(bad(
-                    key,
-                    "it is compressed: save it with numpy's `savez`, not `savez_compressed`".into(),
-                )),
+                Ok(_) => Err(bad(key, "it is compressed, as by numpy's `savez_compressed`".into())),
             }
         };
         let Some((start, size)) = span(IMAGES)? else {
@@ -72,7 +70,7 @@ impl Arrays {
         let is_bytes = header.descr == "|u1" && !header.fortran_order;
         let whole =
             header.count().is_some_and(|bytes| (bytes as u64).checked_add(header.len as u64) == Some(size));
-        if count == 0 || !is_bytes || !whole {
+        if count == 0 || height == 0 || width == 0 || !is_bytes || !whole {
             let reason = format!("elements {} and {size} bytes: expected whole images of |u1", header.descr);
             return Err(bad(IMAGES, reason));
         }

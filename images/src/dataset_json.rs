@@ -1,12 +1,13 @@
 //! `dataset.json` beside the images, in which NVIDIA's `dataset_tool.py` notes their classes: `{"labels": [["00000/img00000000.png",
-//! 6], …]}`, or `null` where there are none. Folders of such a set are places to store files in, and no classes.
+//! 6], …]}`, or `null` where there are none, in a folder that all images are in. Folders of such a set are places to store files in, and no classes.
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
-use crate::source::{Source, base_name};
+use crate::source::{Entry, Source, base_name};
 
 /// The classes that a `dataset.json` lists.
 pub(crate) struct Listed {
@@ -18,15 +19,42 @@ pub(crate) struct Listed {
 
 #[derive(Deserialize)]
 struct Json {
+    /// Not left out, though it may be `null`.
+    #[serde(deserialize_with = "Option::deserialize")]
     labels: Option<Vec<(String, Label)>>,
 }
 
-/// Classes are numbers; what else a generator may be told of an image is none of ours.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Label {
-    Class(u32),
-    Other(serde::de::IgnoredAny),
+/// A class's number; what else a generator may be told of an image is none.
+struct Label(Option<u32>);
+
+impl<'de> Deserialize<'de> for Label {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(LabelVisitor)
+    }
+}
+
+/// Keeps nothing of what it passes over, whose size others choose.
+struct LabelVisitor;
+
+impl<'de> Visitor<'de> for LabelVisitor {
+    type Value = Label;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a class's number or numbers")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> std::result::Result<Label, E> {
+        Ok(Label(u32::try_from(number).ok().filter(|&class| class < MOST_CLASSES)))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> std::result::Result<Label, E> {
+        Ok(Label(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> std::result::Result<Label, A::Error> {
+        while numbers.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Label(None))
+    }
 }
 
 /// More classes than there are in any data set here.
@@ -38,23 +66,21 @@ pub(crate) fn is_dataset_json(name: &[u8]) -> bool {
 }
 
 impl Listed {
-    /// Reads the first list among the entries of `source`; `None` without one. A file of that name with other things in it is none.
-    pub(crate) fn read(source: &Source) -> Result<Option<Self>> {
-        let Some(at) = source.entries.iter().position(|entry| is_dataset_json(&entry.name)) else {
-            return Ok(None);
+    /// The list among `files` that is meant for images called `names`: it lies in a folder that all of them are in, the innermost such.
+    /// A file with other things in it is no list.
+    pub(crate) fn of(source: &mut Source, files: Vec<Entry>, kept: &[usize]) -> Result<Option<Self>> {
+        let is_of_all = |file: &Entry| {
+            let mut names = kept.iter().filter_map(|&at| source.entries.get(at));
+            names.all(|entry| entry.name.starts_with(folder_of(&file.name)))
         };
-        let bytes = source.read(at)?;
-        let is_list = |value: &serde_json::Value| value.get("labels").is_some();
-        if !serde_json::from_slice::<serde_json::Value>(&bytes).is_ok_and(|value| is_list(&value)) {
-            return Ok(None);
-        }
-        let json: Json = serde_json::from_slice(&bytes).map_err(|error| source.bad(at, error.to_string()))?;
-        let class = |(name, label): (String, Label)| match label {
-            Label::Class(class) if class < MOST_CLASSES => Some((name.replace('\\', "/").into_bytes(), class)),
-            _ => None,
-        };
-        let name = source.entries.get(at).map(|entry| entry.name.as_slice()).unwrap_or_default();
-        let folder = name.get(..name.len() - base_name(name).len()).unwrap_or_default().to_vec();
+        let lists = files.into_iter().filter(|file| is_dataset_json(&file.name) && is_of_all(file));
+        let Some(list) = lists.max_by_key(|file| file.name.len()) else { return Ok(None) };
+        let folder = folder_of(&list.name).to_vec();
+        source.entries.push(list);
+        let bytes = source.read(source.entries.len() - 1);
+        source.entries.pop();
+        let Ok(json) = serde_json::from_slice::<Json>(&bytes?) else { return Ok(None) };
+        let class = |(name, label): (String, Label)| Some((name.replace('\\', "/").into_bytes(), label.0?));
         Ok(Some(Self {
             folder,
             classes: json.labels.and_then(|labels| labels.into_iter().map(class).collect()),
@@ -77,6 +103,11 @@ impl Listed {
         let highest = labels.iter().copied().max().unwrap_or(0);
         Ok(Some((labels, (0..=highest).map(|class| class.to_string()).collect())))
     }
+}
+
+/// The folder that a file is in, with its `/`.
+fn folder_of(name: &[u8]) -> &[u8] {
+    name.get(..name.len() - base_name(name).len()).unwrap_or_default()
 }
 
 /// An image that the list does not have.

@@ -71,7 +71,8 @@ impl ImageSet {
         if matches!(kind, source::Kind::Hdf5) {
             return Self::from_pack(path, options);
         }
-        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz")) {
+        let is_npz = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
+        if is_npz && matches!(kind, source::Kind::Zip) {
             return Self::from_arrays(path, options);
         }
         let mut source = Source::open(path, kind, options.limits, options.spool_bytes)?;
@@ -79,10 +80,8 @@ impl ImageSet {
             std::mem::take(&mut source.entries).into_iter().partition(|e| source::is_image_name(&e.name));
         if let Some(image) = images.first() {
             refuse_records_beside(path, image, &data_files)?;
-            source.entries = data_files;
-            let listed = Listed::read(&source)?;
             source.entries = images;
-            return Self::from_files(path, source, listed, options);
+            return Self::from_files(path, source, data_files, options);
         }
         let other_files = source.other_files.count + data_files.len();
         source.entries = data_files;
@@ -102,23 +101,23 @@ impl ImageSet {
 
     fn from_files(
         path: &Path,
-        source: Source,
-        listed: Option<Listed>,
+        mut source: Source,
+        data_files: Vec<Entry>,
         options: &OpenOptions,
     ) -> Result<ImageSet> {
         let names: Vec<&[u8]> = source.entries.iter().map(|e| e.name.as_slice()).collect();
-        let Layout { kept, stripped, mut labels, mut class_names, split, mut loose } =
+        let Layout { kept, stripped, mut labels, mut class_names, split, loose } =
             layout(&names, options.split.as_deref()).map_err(|found| no_such_split(path, options, found))?;
-        let is_listed = listed.is_some();
-        if let Some(listed) = listed {
-            let of_kept = kept.iter().filter_map(|&at| names.get(at).copied());
+        let mut loose = loose.and_then(|i| names.get(i)).map(|name| source::shown(name));
+        let listed = Listed::of(&mut source, data_files, &kept)?;
+        if let Some(listed) = &listed {
+            let of_kept = kept.iter().filter_map(|&at| Some(source.entries.get(at)?.name.as_slice()));
             let found = listed.labels(of_kept).map_err(|name| unlisted(&source, name))?;
             (labels, class_names) = found.map_or((None, Vec::new()), |(labels, names)| (Some(labels), names));
             loose = None;
         }
-        let loose = loose.and_then(|i| names.get(i)).map(|name| source::shown(name));
         let other_files = source.other_files.clone();
-        let kind = Kind::Files { source, kept, stripped, listed: is_listed };
+        let kind = Kind::Files { source, kept, stripped, listed: listed.is_some() };
         Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split, other_files, loose })
     }
 

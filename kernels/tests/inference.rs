@@ -1,6 +1,8 @@
 //! The inference engine at every instruction set, against plain code. A file and hence a process of its own: the
 //! instruction set is one for all threads.
 
+use std::sync::Mutex;
+
 use nestgen_kernels::inference::{ConvShape, Layer, Map, Workspace, max_pool3};
 use nestgen_kernels::simd::{self, Level};
 
@@ -22,6 +24,7 @@ fn run(layer: &Layer, input: &Map) -> Vec<f32> {
 
 #[test]
 fn instruction_sets_agree() {
+    let _alone = LEVEL.lock().unwrap();
     let same = |in_channels, out_channels, kernel: (usize, usize)| ConvShape {
         in_channels,
         out_channels,
@@ -69,9 +72,12 @@ fn instruction_sets_agree() {
     }
 }
 
-/// True of every instruction set, so that it does not matter which one a test beside this one forces.
+/// The instruction set is the whole process's: one test at a time.
+static LEVEL: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_maximum_is_not_a_number_where_one_of_its_window_is_none() {
+    let _alone = LEVEL.lock().unwrap();
     let side = 7;
     for (level, stride) in [Level::Plain, Level::Avx2, Level::Avx512].into_iter().flat_map(|l| [(l, 1), (l, 2)])
     {

@@ -119,7 +119,11 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
         Picture::grid(&first, columns)?.write(&path)?;
         ui::result_line(&format!("wrote a grid of {} to {}", network.display(), path.display()))?;
     }
-    Ok(if drawn.count == seeds.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if drawn.count == seeds.len() {
+        ExitCode::SUCCESS
+    } else {
+        super::interrupt::exit_code(&Ranks::alone())
+    })
 }
 
 /// The seeds asked for; those of the grid where nothing else is written.

@@ -33,7 +33,7 @@ pub(super) struct TrainArgs {
     /// Side of the images in pixels: 32, 64, 128 or 256 [default: the preset's]
     #[arg(long, value_name = "PX")]
     res: Option<usize>,
-    /// A folder, zip, tar(.gz), HDF5 pack or CIFAR-10 archive [default: the built-in scenes]
+    /// A folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive or .npz of images [default: the built-in scenes]
     #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// A built-in configuration: demo64 (15 minutes, for a CPU), fast32 or fast64 (30 minutes, for a GPU), quality32, quality64
@@ -164,13 +164,7 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
         overrides.push(Override::new("train.minutes", 0.0));
     }
     overrides.extend(set);
-    if args.minutes.is_some_and(|minutes| minutes <= 0.0 || minutes.is_nan()) {
-        return Err(Error::Usage {
-            message: "--minutes is not above 0".into(),
-            hint: Some("give a length in minutes, or one in thousands of images with --kimg".into()),
-        }
-        .into());
-    }
+    refuse_no_time(args.minutes)?;
     overrides.extend(flags(args));
     let config = load(source, &overrides)?;
     match (args.arch.as_deref(), &config.model) {
@@ -183,6 +177,17 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
         }
         .into()),
         _ => Ok((config, name)),
+    }
+}
+
+/// Refuses a length of no minutes, which in a configuration stands for one in images.
+pub(super) fn refuse_no_time(minutes: Option<f64>) -> Result<(), Error> {
+    match minutes {
+        Some(minutes) if minutes <= 0.0 || minutes.is_nan() => Err(Error::Usage {
+            message: "--minutes is not above 0".into(),
+            hint: Some("give a length in minutes, or one in thousands of images with --kimg".into()),
+        }),
+        _ => Ok(()),
     }
 }
 

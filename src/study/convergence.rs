@@ -223,8 +223,10 @@ impl Plan {
             let (settings, old) = (arm.settings()?, was.settings()?);
             let changed = differences(&[&settings, &old]);
             // What may change when a run is resumed: a study of before stopped where one of now warns.
-            let free =
-                |key: &str| !matters(key) && !key.starts_with("eval.") || key.starts_with("train.guard.");
+            // Where scores are taken, and which images there are, stay as they were.
+            const HELD: [&str; 3] = ["data.path", "train.tick_kimg", "train.eval_epochs"];
+            let held = |key: &str| key.starts_with("eval.") || HELD.contains(&key);
+            let free = |key: &str| !matters(key) && !held(key) || key.starts_with("train.guard.");
             if let Some(change) = changed.iter().find(|change| !free(&change.key)) {
                 let was = change.values.last().cloned().flatten().unwrap_or_else(|| "not set".into());
                 return Ok(Some(format!("there, {} is {was} for {}", change.key, arm.name)));
@@ -393,12 +395,19 @@ mod tests {
         study.open(dir.path()).unwrap();
         study.seeds.push(2);
         study.open(dir.path()).unwrap();
-        // What changes nothing: how many workers there are, where the images lie, which states are kept.
-        let elsewhere =
-            |config: &str| format!("{config}keep_states = 3\n[data]\nworkers = 4\npath = 'moved'\n");
-        let mut moved = plan([&elsewhere(NEST), &elsewhere(SAGAN)], [1, 1], [1, 1]);
-        moved.seeds.push(2);
-        moved.open(dir.path()).unwrap();
+        // What changes nothing: how many workers there are, which states are kept.
+        let otherwise = |more: &str| {
+            let config = |config: &str| format!("{config}{more}");
+            let mut study = plan([&config(NEST), &config(SAGAN)], [1, 1], [1, 1]);
+            study.seeds.push(2);
+            study.open(dir.path()).map(drop).map_err(|error| error.to_string())
+        };
+        otherwise("keep_states = 3\n[data]\nworkers = 4\n").unwrap();
+        for (more, says) in
+            [("[data]\npath = 'other'\n", "data.path"), ("tick_kimg = 2.0\n", "train.tick_kimg")]
+        {
+            assert!(otherwise(more).unwrap_err().contains(says), "{more}");
+        }
         let other = plan([NEST, &SAGAN.replace("width = 3", "width = 4")], [1, 1], [1, 1]);
         let error = other.open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("model.width is 3 for b"), "{error}");

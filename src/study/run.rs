@@ -12,6 +12,7 @@ use super::settings::{SEED_KEY, Settings, flatten};
 use super::statistics::interpolate;
 use crate::error::{Error, Result};
 use crate::train::folder::DIVERGED;
+use crate::train::score::is_metric_file;
 
 /// Quantities of a tick that a report can plot beside the scores.
 pub const QUANTITIES: [&str; 8] = [
@@ -350,8 +351,7 @@ fn read_scores(run: &Path) -> Result<BTreeMap<String, Scores>> {
     let mut found: BTreeMap<String, Scores> = BTreeMap::new();
     for entry in std::fs::read_dir(run).map_err(Error::io("read", run))? {
         let path = entry.map_err(Error::io("read", run))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if !(name.starts_with("metric-") && name.ends_with(".jsonl")) {
+        if !is_metric_file(&path) {
             continue;
         }
         for_each_line(&path, |line: ScoreLine| {

@@ -11,11 +11,12 @@ pub type Settings = BTreeMap<String, String>;
 pub const SEED_KEY: &str = "train.seed";
 
 /// Settings that change neither what is learned nor what is measured; sections end with a point.
-const IMMATERIAL: [&str; 8] = [
+const IMMATERIAL: [&str; 9] = [
     "data.workers",
     // When scores are taken; how they are taken is a matter of their protocol.
     "eval.",
     "train.tick_kimg",
+    "train.eval_epochs",
     "train.image_ticks",
     "train.snap_ticks",
     "train.keep_states",

@@ -60,7 +60,7 @@ pub fn file_name(metric: &str) -> String {
 }
 
 /// Whether a file in a run folder has a name of [`file_name`].
-pub(super) fn is_metric_file(path: &Path) -> bool {
+pub(crate) fn is_metric_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.starts_with("metric-") && name.ends_with(".jsonl")
 }

@@ -383,12 +383,12 @@ impl Training<'_> {
     }
 }
 
-/// Seconds as people read them: `1h 02m 03s`.
 /// What a timed run keeps for its end at least: ticks that save and score nothing do not tell what that takes.
 fn least_reserve_secs(total_secs: f64) -> f64 {
     (0.02 * total_secs).min(30.0)
 }
 
+/// Seconds as people read them: `1h 02m 03s`.
 fn clock_time(secs: f64) -> String {
     let secs = secs as u64;
     match (secs / 3600, secs / 60 % 60, secs % 60) {

@@ -35,6 +35,8 @@ enum Location {
     },
     /// A link to another file of its archive, by a name that leads to none that is kept.
     Broken {
+        /// What the name is relative to.
+        folder: Vec<u8>,
         target: Vec<u8>,
     },
 }
@@ -116,7 +118,7 @@ pub(crate) fn kind_of(path: &Path) -> Result<Kind> {
         return Err(Error::NotAnImageSet {
             path: path.to_owned(),
             reason: "it is neither a file nor a folder".into(),
-            hint: "give a folder, .zip, .tar, .tar.gz or an HDF5 pack",
+            hint: "give a folder, .zip, .tar, .tar.gz, an HDF5 pack or an .npz of images",
         });
     }
     let mut head = Vec::new();
@@ -144,7 +146,7 @@ pub(crate) fn kind_of(path: &Path) -> Result<Kind> {
     } else if [".h5", ".hdf5"].iter().any(|suffix| name.ends_with(suffix)) {
         Err(Error::Pack { path: path.to_owned(), reason: "its first bytes are not those of HDF5".into() })
     } else {
-        refuse("unknown kind of file", "give a folder, .zip, .tar, .tar.gz or an HDF5 pack")
+        refuse("unknown kind of file", "give a folder, .zip, .tar, .tar.gz, an HDF5 pack or an .npz of images")
     }
 }
 
@@ -217,7 +219,7 @@ impl Source {
             (Location::ZipIndex(index), Storage::Zip(archive)) => {
                 zip_archive::read(archive, *index, limit).map_err(|reason| self.bad(i, reason))
             }
-            (Location::Broken { target }, _) => {
+            (Location::Broken { target, .. }, _) => {
                 Err(self.bad(i, format!("a link to `{}`, which is no image of the archive", shown(target))))
             }
             (Location::Span { size, .. }, _) if *size > limit => Err(too_large(*size)),

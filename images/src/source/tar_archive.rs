@@ -81,9 +81,11 @@ pub(super) fn walk_entries<'a, R: Read + 'a>(
             // The file of that name until now: a later one is another file.
             let target = target();
             let span = places.get(&below(b"", &target)).and_then(|&at| span(&entries, at));
-            Some(span.unwrap_or(Location::Broken { target }))
+            Some(span.unwrap_or(Location::Broken { folder: Vec::new(), target }))
         } else if kind.is_symlink() {
-            Some(Location::Broken { target: target() })
+            // Relative to the folder of the link; a hard link's is to the whole archive.
+            let folder = name.iter().rposition(|&b| b == b'/').and_then(|slash| name.get(..slash));
+            Some(Location::Broken { folder: folder.unwrap_or_default().to_vec(), target: target() })
         } else {
             None
         };
@@ -109,12 +111,12 @@ fn follow_links(entries: &mut [Entry], places: &HashMap<Vec<u8>, usize>) {
     for i in 0..entries.len() {
         let mut at = Some(i);
         for _ in 0..MOST_LINKS {
-            let Some(Entry { name, at: Location::Broken { target } }) = at.and_then(|at| entries.get(at))
+            let Some(Location::Broken { folder, target }) =
+                at.and_then(|at| entries.get(at)).map(|entry| &entry.at)
             else {
                 break;
             };
-            let folder = name.iter().rposition(|&b| b == b'/').and_then(|slash| name.get(..slash));
-            at = places.get(&below(folder.unwrap_or_default(), target)).copied();
+            at = places.get(&below(folder, target)).copied();
         }
         if let (Some(found), Some(entry)) = (at.and_then(|at| span(entries, at)), entries.get_mut(i)) {
             entry.at = found;

@@ -49,7 +49,7 @@ fn other_arrays_are_refused_by_name() {
         assert!(error.contains("x.npz") && error.contains(says), "{says}: {error}");
     };
     refused(stored, &[("mu.npy", &npy("<f8", "(1,)", &[0; 8]))], "array `arr_0`: there is none");
-    refused(zip::CompressionMethod::Deflated, &[("arr_0.npy", &good)], "save it with numpy's `savez`");
+    refused(zip::CompressionMethod::Deflated, &[("arr_0.npy", &good)], "it is compressed");
     refused(
         stored,
         &[("arr_0.npy", &npy("|u1", "(3, 3, 2, 4)", &pixels()))],
@@ -58,6 +58,10 @@ fn other_arrays_are_refused_by_name() {
     refused(stored, &[("arr_0.npy", &npy("<f4", "(3, 2, 4, 3)", &[0; 72 * 4]))], "elements <f4");
     refused(stored, &[("arr_0.npy", &good[..good.len() - 1])], "expected whole images");
     refused(stored, &[("arr_0.npy", &npy("|u1", "(0, 2, 4, 3)", &[]))], "expected whole images");
+    // Nothing in them, whatever their number is.
+    for shape in ["(3, 0, 4, 3)", "(1000000000000, 0, 4, 3)", "(18446744073709551615, 0, 0, 3)"] {
+        refused(stored, &[("arr_0.npy", &npy("|u1", shape, &[]))], "expected whole images");
+    }
     refused(stored, &[("arr_0.npy", b"text")], "not in numpy's format");
     let labels = |descr: &str, shape: &str, body: &[u8]| npy(descr, shape, body);
     for (bytes, says) in [

@@ -33,13 +33,29 @@ fn classes_are_those_of_the_list() {
         assert!(set.label(0).is_none() && set.class_names().is_empty(), "{json}");
     }
     // Another file of that name says nothing of classes.
-    for json in [r#"{"name": "mine"}"#, "no JSON"] {
+    for json in [r#"{"name": "mine"}"#, "no JSON", r#"{"labels": 3}"#, r#"{"labels": ["cat", "dog"]}"#] {
         assert_eq!(set("", json).unwrap().class_names(), ["00000", "00001"]);
     }
     let error = set("", r#"{"labels": [["00000/img0.png", 1]]}"#).err().unwrap();
     assert!(error.contains("00001/img1.png") && error.contains("does not list it"), "{error}");
-    let error = set("", r#"{"labels": 3}"#).err().unwrap();
-    assert!(error.contains("dataset.json"), "{error}");
+}
+
+#[test]
+fn a_list_is_of_the_images_around_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.zip");
+    let list = |class: u32| format!(r#"{{"labels": [["0/a.png", {class}], ["1/b.png", 0]]}}"#).into_bytes();
+    let mut files = vec![("cat/meta/dataset.json", br#"{"labels": null}"#.to_vec())];
+    for name in ["train/0/a.png", "train/1/b.png", "test/0/a.png", "test/1/b.png"] {
+        files.push((name, make::png(4, 4, 1)));
+    }
+    files.extend([("train/dataset.json", list(4)), ("test/dataset.json", list(5))]);
+    std::fs::write(&path, make::zip(&files)).unwrap();
+    for (split, class) in [("train", 4), ("test", 5)] {
+        let options = OpenOptions { split: Some(split.into()), ..OpenOptions::default() };
+        let set = ImageSet::open(&path, &options).unwrap();
+        assert_eq!((set.label(0), set.label(1)), (Some(class), Some(0)), "{split}");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub(in crate::cli) struct TrainArgs {
     /// Side of the images in pixels: 32, 64 or 224
     #[arg(long, value_name = "PX", default_value_t = 32, conflicts_with_all = ["config", "resume"])]
     res: usize,
-    /// Class folders, a zip or tar(.gz) of them, an HDF5 pack or a CIFAR-10 archive [default: the built-in scenes]
+    /// Class folders, a zip or tar(.gz) of them, an HDF5 pack, a CIFAR-10 archive or an .npz [default: the built-in scenes]
     #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// A configuration file, as `-n` prints it

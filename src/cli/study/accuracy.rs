@@ -42,7 +42,7 @@ pub(in crate::cli) struct Accuracy {
     /// Shares of the training images, each an arm of its own for every classifier
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     fraction: Vec<f64>,
-    /// Class folders, a zip or tar(.gz) of them, an HDF5 pack or a CIFAR-10 archive [default: the built-in scenes]
+    /// Class folders, a zip or tar(.gz) of them, an HDF5 pack, a CIFAR-10 archive or an .npz [default: the built-in scenes]
     #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// Side of the images in pixels: 32, 64 or 224 [default: 32; files have their own]

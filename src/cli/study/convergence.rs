@@ -53,7 +53,7 @@ pub(in crate::cli) struct Convergence {
     /// Length of a run: wall time
     #[arg(long)]
     minutes: Option<f64>,
-    /// A folder, zip, tar(.gz), HDF5 pack or CIFAR-10 archive [default: the built-in scenes]
+    /// A folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive or .npz of images [default: the built-in scenes]
     #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// Side of the images in pixels [default: the preset's]
@@ -215,6 +215,7 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
         overrides.push(Override::new("eval.every_kimg", usual));
     }
     refuse_seed(&args.set)?;
+    train::refuse_no_time(args.minutes)?;
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }
