@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Tensor;
+use nestgen_kernels::cuda::upload;
 use nestgen_kernels::{Adam, AdamConfig, Gradients, Var, clip_grad_norm, cross_entropy, ema_update};
 use serde::{Deserialize, Serialize};
 
@@ -234,8 +235,10 @@ impl<'a> Training<'a> {
         let places = numbers.into_iter().map(|place| place as usize).collect();
         let dropped = Rng::new(config.seed).split("train").split("drop-path").at(self.position.steps);
         let mut dropped = DropPath::new(dropped, config.batch, places);
+        // Before the pass is queued: a copy from plain memory would wait for it.
+        let targets = upload(&targets, &self.classifier.params().device())?;
         let logits = self.classifier.forward(&Var::constant(images), Some(&mut dropped))?;
-        let loss = cross_entropy(&logits, &targets.to_device(logits.device())?)?;
+        let loss = cross_entropy(&logits, &targets)?;
         let value = loss.value().clone();
         drop(logits);
         let params = self.classifier.params().params();
