@@ -6,15 +6,13 @@ use std::path::Path;
 
 use crate::decode::{Limits, RgbImage8};
 use crate::error::{Error, Result};
+use crate::layout::{MOST_NUMBERED_CLASSES, numbered_classes};
 use crate::npy::{NPY_HEADER_BYTES, NpyHeader};
 use crate::source::read_exact_at;
 
 /// The array of images, and that of their classes.
 const IMAGES: &str = "arr_0.npy";
 const LABELS: &str = "arr_1.npy";
-
-/// More classes than there are in any data set here.
-const MOST_CLASSES: u64 = 1 << 20;
 
 /// An opened `.npz` of images.
 pub(crate) struct Arrays {
@@ -29,7 +27,9 @@ pub(crate) struct Arrays {
 
 /// Whether a file is an `.npz` with an array of images in it.
 pub fn is_array_of_images(path: &Path) -> bool {
-    let archive = File::open(path).ok().and_then(|file| zip::ZipArchive::new(file).ok());
+    // Opening a pipe would wait for a writer, perhaps for ever.
+    let file = path.is_file().then(|| File::open(path).ok()).flatten();
+    let archive = file.and_then(|file| zip::ZipArchive::new(file).ok());
     archive.is_some_and(|archive| archive.file_names().any(|name| name == IMAGES))
 }
 
@@ -105,8 +105,7 @@ impl Arrays {
 
     /// Classes are numbers only.
     pub(crate) fn class_names(&self) -> Vec<String> {
-        let highest = self.labels.iter().flatten().max();
-        highest.map_or_else(Vec::new, |&highest| (0..=highest).map(|class| class.to_string()).collect())
+        self.labels.as_deref().map_or_else(Vec::new, numbered_classes)
     }
 }
 
@@ -136,7 +135,11 @@ fn read_labels(file: &File, start: u64, size: u64, count: usize) -> std::result:
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte));
     let labels = bytes.chunks_exact(width).map(|bytes| {
         let label = number(bytes);
-        if label < MOST_CLASSES { Ok(label as u32) } else { Err(format!("{label} is no class")) }
+        if label < u64::from(MOST_NUMBERED_CLASSES) {
+            Ok(label as u32)
+        } else {
+            Err(format!("{label} is no class"))
+        }
     });
     labels.collect()
 }

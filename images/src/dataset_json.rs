@@ -1,5 +1,6 @@
 //! `dataset.json` beside the images, in which NVIDIA's `dataset_tool.py` notes their classes: `{"labels": [["00000/img00000000.png",
-//! 6], …]}`, or `null` where there are none, in a folder that all images are in. Folders of such a set are places to store files in, and no classes.
+//! 6], …]}`, or `null` where there are none, in a folder that all images are in. Folders of such a set are places to store files
+//! in, and no classes.
 
 use std::collections::HashMap;
 
@@ -7,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
+use crate::layout::{MOST_NUMBERED_CLASSES, numbered_classes};
 use crate::source::{Entry, Source, base_name};
 
 /// The classes that a `dataset.json` lists.
@@ -44,7 +46,7 @@ impl<'de> Visitor<'de> for LabelVisitor {
     }
 
     fn visit_u64<E>(self, number: u64) -> std::result::Result<Label, E> {
-        Ok(Label(u32::try_from(number).ok().filter(|&class| class < MOST_CLASSES)))
+        Ok(Label(u32::try_from(number).ok().filter(|&class| class < MOST_NUMBERED_CLASSES)))
     }
 
     fn visit_f64<E>(self, _: f64) -> std::result::Result<Label, E> {
@@ -57,16 +59,13 @@ impl<'de> Visitor<'de> for LabelVisitor {
     }
 }
 
-/// More classes than there are in any data set here.
-const MOST_CLASSES: u32 = 1 << 20;
-
 /// Whether a file may be such a list.
 pub(crate) fn is_dataset_json(name: &[u8]) -> bool {
     base_name(name) == b"dataset.json"
 }
 
 impl Listed {
-    /// The list among `files` that is meant for images called `names`: it lies in a folder that all of them are in, the innermost such.
+    /// The list among `files` that is meant for the `kept` images: it lies in a folder that all of them are in, the innermost such.
     /// A file with other things in it is no list.
     pub(crate) fn of(source: &mut Source, files: Vec<Entry>, kept: &[usize]) -> Result<Option<Self>> {
         let is_of_all = |file: &Entry| {
@@ -100,8 +99,8 @@ impl Listed {
             name.strip_prefix(self.folder.as_slice()).and_then(|name| classes.get(name)).copied().ok_or(name)
         };
         let labels: Vec<u32> = names.map(class).collect::<std::result::Result<_, _>>()?;
-        let highest = labels.iter().copied().max().unwrap_or(0);
-        Ok(Some((labels, (0..=highest).map(|class| class.to_string()).collect())))
+        let class_names = numbered_classes(&labels);
+        Ok(Some((labels, class_names)))
     }
 }
 

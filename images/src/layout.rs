@@ -33,6 +33,15 @@ const TRAINING_NAMES: [&str; 2] = ["train", "training"];
 const OTHER_NAMES: [&str; 7] = ["val", "valid", "validation", "dev", "test", "testing", "eval"];
 const EVERYTHING: &str = "all";
 
+/// Classes that are known by their numbers; more are no classes of a data set.
+pub(crate) const MOST_NUMBERED_CLASSES: u32 = 1 << 20;
+
+/// Names for classes that are known by their numbers alone.
+pub(crate) fn numbered_classes(labels: &[u32]) -> Vec<String> {
+    let highest = labels.iter().max();
+    highest.map_or_else(Vec::new, |&highest| (0..=highest).map(|class| class.to_string()).collect())
+}
+
 /// Whether a folder is called like the part of a set that is trained on.
 pub fn is_training_split(folder: &str) -> bool {
     is_among(&TRAINING_NAMES, folder.as_bytes())

@@ -258,8 +258,8 @@ impl ImageSet {
     }
 
     /// Content digest, SHA-256 in hex. Of files: over their names below the common folder and their encoded bytes, in
-    /// order, and their classes where a list has them, so that the same files give the same digest from a folder, a zip or a tar. A file that cannot be read counts with
-    /// its name and that it cannot. Of CIFAR-10 batches: over the records. Of a pack or an array: over shape, pixels and labels.
+    /// order, so that the same files give the same digest from a folder, a zip or a tar; with their classes where a list has
+    /// them. A file that cannot be read counts with its name and that it cannot. Of CIFAR-10 batches: over the records. Of a pack or an array: over shape, pixels and labels.
     ///
     /// # Errors
     /// A pack that cannot be read.

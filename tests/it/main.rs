@@ -7,6 +7,7 @@ mod classify_steps;
 mod cli;
 mod compare;
 mod data;
+mod doubts;
 mod explain;
 #[cfg(unix)]
 mod faults;

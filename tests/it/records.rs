@@ -13,20 +13,10 @@ use nestgen::train::folder::resume_point;
 use nestgen::train::state;
 use nestgen_kernels::{Var, no_grad};
 
-use super::train::{statistics, tiny, train, watched};
+use super::train::{scores, statistics, tiny, train, watched};
 use super::trouble::{LONGER, saved};
 
 const SCORED: [&str; 3] = ["data.scenes=100", "eval.images=100", "eval.features=scenes-v1"];
-
-/// kimg and KID of every score that a run has taken.
-fn scores(run: &Path) -> Vec<(f64, f64)> {
-    let text = std::fs::read_to_string(run.join("metric-kid100-scenes-v1.jsonl")).unwrap();
-    let of = |line: &str| {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        (line["kimg"].as_f64().unwrap(), line["results"]["kid100-scenes-v1"].as_f64().unwrap())
-    };
-    text.lines().map(of).collect()
-}
 
 fn lowest(scores: &[(f64, f64)]) -> (f64, f64) {
     scores.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap()

@@ -165,6 +165,16 @@ fn resumed_equals_uninterrupted_to_the_bit() {
     }
 }
 
+/// kimg and KID of every score that a run has taken.
+pub(crate) fn scores(run: &Path) -> Vec<(f64, f64)> {
+    let text = std::fs::read_to_string(run.join("metric-kid100-scenes-v1.jsonl")).unwrap_or_default();
+    let of = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        (line["kimg"].as_f64().unwrap(), line["results"]["kid100-scenes-v1"].as_f64().unwrap())
+    };
+    text.lines().map(of).collect()
+}
+
 /// A run that is stopped while it is scored ends that tick when it goes on, as if nothing had been.
 #[test]
 fn a_tick_that_was_stopped_is_ended_on_resume() {
@@ -172,14 +182,6 @@ fn a_tick_that_was_stopped_is_ended_on_resume() {
     let scored = ["data.scenes=100", "eval.every_kimg=0.016", "eval.images=100", "eval.features=scenes-v1"];
     let config = tiny(&scored);
     let (whole, _) = train(&config, dir.path(), None, None).unwrap();
-    let scores = |run: &Path| -> Vec<(f64, f64)> {
-        let text = std::fs::read_to_string(run.join("metric-kid100-scenes-v1.jsonl")).unwrap_or_default();
-        let value = |line: &str| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            (line["kimg"].as_f64().unwrap(), line["results"]["kid100-scenes-v1"].as_f64().unwrap())
-        };
-        text.lines().map(value).collect()
-    };
     assert_eq!(scores(&whole).len(), 4);
     // At the end of the second tick, and of the last one.
     for (steps, done) in [(8, 1), (16, 3)] {

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::chunked::ChunkedRows;
 use crate::decode::{Limits, RgbImage8};
 use crate::error::{Error, Result};
+use crate::layout::{MOST_NUMBERED_CLASSES, numbered_classes};
 use crate::set::hex;
 use crate::source::read_exact_at;
 
@@ -224,12 +225,8 @@ fn optional(file: &hdf5::File, name: &str) -> std::result::Result<Option<Dataset
 
 /// Names of all classes: those of the file, or else their numbers.
 fn names_of_all(names: Vec<String>, labels: &[u32]) -> std::result::Result<Vec<String>, String> {
-    /// Numbers that are made names of; more are no classes.
-    const MOST_CLASSES: u32 = 1 << 20;
     match labels.iter().max() {
-        Some(&highest) if names.is_empty() && highest < MOST_CLASSES => {
-            Ok((0..=highest).map(|class| class.to_string()).collect())
-        }
+        Some(&highest) if names.is_empty() && highest < MOST_NUMBERED_CLASSES => Ok(numbered_classes(labels)),
         Some(&highest) if highest as usize >= names.len() => {
             Err(format!("`labels` holds {highest}, and there are {} class names", names.len()))
         }
