@@ -118,6 +118,19 @@ pub fn choose_precision(precision: Precision, device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// The most memory of a GPU that tensors of this process have held, GiB; `None` on the processor, and where the driver does not say.
+#[cfg(feature = "cuda")]
+pub fn peak_gpu_gib(device: &Device) -> Option<f64> {
+    let bytes = nestgen_kernels::cuda::peak_bytes(device).ok().flatten()?;
+    Some(bytes as f64 / f64::from(1u32 << 30))
+}
+
+/// `None`: this program uses no GPU.
+#[cfg(not(feature = "cuda"))]
+pub fn peak_gpu_gib(_: &Device) -> Option<f64> {
+    None
+}
+
 /// A device in words, for the record of a run: `cpu, 2 threads`, `cuda:0, NVIDIA H100`, `cuda:0, NVIDIA H100, bf16`.
 pub fn describe(device: &Device) -> String {
     match precision::current() {

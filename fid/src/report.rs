@@ -16,6 +16,8 @@ use crate::{fid_infinity::FidInfinity, frechet::Frechet, preprocess::Resize};
 pub struct SideReport {
     /// Its path or description.
     pub source: String,
+    /// The part of the source that was scored; `None` of a source without parts.
+    pub split: Option<String>,
     /// Images that were scored; `None` for a file of statistics that does not tell.
     pub num_images: Option<usize>,
     /// Whether only mean and covariance were given: this side's part is not in the standard errors.
@@ -182,6 +184,8 @@ impl Report {
         let mut row = |name: &str, value: f64, error: Option<f64>, remark: String| {
             rows.push((name.to_owned(), value, error, remark));
         };
+        // As the distance is only called FID in the published features, so the others say in which they are taken.
+        let space = self.name.split_once('-').map_or_else(String::new, |(_, space)| format!("-{space}"));
         let of_one_side = match (self.real.statistics, self.fake.statistics) {
             (true, false) => "; ± of the fakes alone",
             (false, true) => "; ± of the reals alone",
@@ -204,16 +208,17 @@ impl Report {
             );
         }
         if let Some(k) = &scores.kid {
-            row("KID", k.value, k.standard_error, "all images".into());
+            row(&format!("KID{space}"), k.value, k.standard_error, "all images".into());
         }
         if let Some(k) = &scores.kid_subsets {
             let remark =
                 format!("sd {:.6} over {} subsets of {}", k.standard_deviation, k.subsets, k.subset_size);
-            row("KID subsets", k.mean, None, remark);
+            row(&format!("KID{space} subsets"), k.mean, None, remark);
         }
         if let Some(s) = &scores.inception_score {
             let remark = format!("sd {:.4} over {} splits", s.splits_standard_deviation, s.splits);
-            row("IS", s.value, s.standard_error, if s.splits > 1 { remark } else { String::new() });
+            let remark = if s.splits > 1 { remark } else { String::new() };
+            row(&format!("IS{space}"), s.value, s.standard_error, remark);
         }
         if let Some(p) = &scores.precision_recall {
             let remark = format!("k = {}, {:?} balls", p.k, p.ball).to_lowercase();
@@ -251,7 +256,8 @@ impl fmt::Display for Report {
                 (false, n) => format!("{} images", n.unwrap_or(0)),
             };
             let cached = if side.from_cache { ", cached features" } else { "" };
-            writeln!(f, "{label}: {} ({count}{cached})", side.source)?;
+            let split = side.split.as_ref().map_or_else(String::new, |split| format!("split {split}, "));
+            writeln!(f, "{label}: {} ({split}{count}{cached})", side.source)?;
         }
         let resize = self.resize.map_or("its own", Resize::name);
         let hash = self.extractor_sha256.get(..12).unwrap_or(&self.extractor_sha256);

@@ -80,6 +80,13 @@ impl Input<'_> {
         }
     }
 
+    fn split(&self) -> Option<String> {
+        match self {
+            Input::Images(set) | Input::Delegated { images: set, .. } => set.split().map(str::to_owned),
+            Input::Statistics(_) | Input::Generator { .. } | Input::Features { .. } => None,
+        }
+    }
+
     /// The size of the first image, px; `None` where there are no images, or it cannot be read.
     fn first_size(&self) -> Option<[u32; 2]> {
         match self {
@@ -168,7 +175,7 @@ fn load(
     progress: &SideProgress,
     warnings: &mut Vec<Warning>,
 ) -> Result<(Side, SideReport)> {
-    let mut report = SideReport { source: input.name(), ..SideReport::default() };
+    let mut report = SideReport { source: input.name(), split: input.split(), ..SideReport::default() };
     let features = match input {
         Input::Statistics(path) => {
             let moments = statistics(path, side, protocol, warnings)?;

@@ -22,8 +22,6 @@ pub enum Deaggregation {
     PixelShuffle,
     /// The same, then a 3x3 convolution.
     PixelShuffleConv,
-    /// The same, the convolution beside the shuffle: `y + conv(gelu(norm(y)))`. Not in the paper.
-    PixelShuffleResidual,
     /// Nearest-neighbour upsampling, then a 3x3 convolution.
     NearestConv,
 }
@@ -34,8 +32,6 @@ pub struct BlockDeaggregation {
     block_size: usize,
     expand: Option<Linear>,
     conv: Option<Conv2d>,
-    /// Before the convolution's activation; of [`Deaggregation::PixelShuffleResidual`] only.
-    conv_norm: Option<LayerNorm>,
     norm: LayerNorm,
 }
 
@@ -56,10 +52,7 @@ impl BlockDeaggregation {
         let conv = (kind != Deaggregation::PixelShuffle)
             .then(|| Conv2d::new(&b.pp("conv"), conv_inputs, outputs, 3, INIT))
             .transpose()?;
-        let conv_norm = (kind == Deaggregation::PixelShuffleResidual)
-            .then(|| LayerNorm::new(&b.pp("conv_norm"), outputs))
-            .transpose()?;
-        Ok(Self { kind, block_size, expand, conv, conv_norm, norm: LayerNorm::new(&b.pp("norm"), outputs)? })
+        Ok(Self { kind, block_size, expand, conv, norm: LayerNorm::new(&b.pp("norm"), outputs)? })
     }
 
     /// `[B, T, N, C]` -> `[B, 4T, N, C']`.
@@ -76,13 +69,9 @@ impl BlockDeaggregation {
             Deaggregation::NearestConv => k::upsample_nearest2(&plane)?,
             _ => k::pixel_shuffle2(&plane)?,
         };
-        let plane = match (&self.conv, &self.conv_norm) {
-            (Some(conv), Some(norm)) => {
-                let active = k::activate(&norm.forward(&plane)?, Activation::GeluTanh)?;
-                k::add(&plane, &conv.forward(&active, Activation::None, false)?)?
-            }
-            (Some(conv), None) => conv.forward(&plane, Activation::None, false)?,
-            (None, _) => plane,
+        let plane = match &self.conv {
+            Some(conv) => conv.forward(&plane, Activation::None, false)?,
+            None => plane,
         };
         k::blockify(&self.norm.forward(&plane)?, self.block_size)
     }

@@ -124,6 +124,9 @@ pub fn kernel_bytes(file: &str, key: &str) -> Option<usize> {
     kernel_field(file, key)?.split(' ').next()?.parse::<usize>().ok().map(|kib| kib << 10)
 }
 
+/// The key of [`crate::device::peak_gpu_gib`], where there is a GPU.
+pub const PEAK_GPU_MEMORY: &str = "Resources/peak_gpu_mem_gb";
+
 /// Memory of this process in GiB: now and at its highest. `None` where the system does not say.
 pub fn memory_gib() -> Option<(f64, f64)> {
     const GIB: f64 = 1024.0 * 1024.0 * 1024.0;

@@ -14,9 +14,10 @@ use super::held_out::Opinions;
 use super::schedule::Length;
 use super::score::{self, Score};
 use super::state::{self, Best, Position, SavedState, StateTensors};
-use super::stats::{append_line, memory_gib, rewind_lines, unix_secs};
+use super::stats::{PEAK_GPU_MEMORY, append_line, memory_gib, rewind_lines, unix_secs};
 use super::tensorboard::EventFile;
 use super::tensors::{self, Metadata};
+use crate::device::peak_gpu_gib;
 use crate::error::{Error, Result};
 
 /// Images that are drawn at once for pictures.
@@ -205,6 +206,7 @@ impl Training<'_> {
         let tick_nimg = self.position.cur_nimg - self.position.tick_start_nimg;
         let elapsed_secs = self.clock.elapsed_secs();
         let (memory, peak) = memory_gib().unwrap_or_default();
+        let gpu_peak = peak_gpu_gib(&self.networks.generator.params().device());
         let sec_per_kimg = train_secs / (tick_nimg.max(1) as f64 / 1e3);
         let lr_factor = self.lr_factor();
         let position = &mut self.position;
@@ -223,14 +225,18 @@ impl Training<'_> {
         ] {
             position.collected.report(key, value);
         }
+        if let Some(gib) = gpu_peak {
+            position.collected.report(PEAK_GPU_MEMORY, gib);
+        }
         if self.session.ranks.size() > 1 {
             let spent = self.session.ranks.take_spent();
             position.collected.report("Timing/ranks_sec", spent.secs);
             position.collected.report("Resources/ranks_mb", spent.bytes as f64 / 1e6);
         }
         let mean = |key| position.collected.mean(key);
+        let gpu_memory = gpu_peak.map_or_else(String::new, |gib| format!("gpumem {gib:<6.2} "));
         let text = format!(
-            "tick {:<5} kimg {:<9.1} time {:<9} sec/tick {:<8.1} sec/kimg {:<8.2} cpumem {memory:<6.2} augment {:<6.3} \
+            "tick {:<5} kimg {:<9.1} time {:<9} sec/tick {:<8.1} sec/kimg {:<8.2} cpumem {memory:<6.2} {gpu_memory}augment {:<6.3} \
              D {:.3} G {:.3} real {:+.2} fake {:+.2}",
             position.tick,
             position.cur_nimg as f64 / 1e3,

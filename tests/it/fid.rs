@@ -253,11 +253,13 @@ fn the_split_that_was_asked_for_is_the_real_side() {
         std::fs::create_dir_all(set.join(split)).unwrap();
         std::fs::rename(whole, set.join(split).join("cat")).unwrap();
     }
-    for (more, count) in [(&[][..], 4), (&["--split", "test"][..], 6)] {
+    for (more, split, count) in [(&[][..], "train", 4), (&["--split", "test"][..], "test", 6)] {
         let args = ["fid", text(&set), text(&fake), "--features", "random-v1", "--dims", "64", "--json"];
         let out = nestgen(&[&args[..], more].concat());
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
         assert_eq!(report["real"]["num_images"], count, "{more:?}");
+        assert_eq!(report["real"]["split"], split, "{more:?}");
+        assert!(report["fake"]["split"].is_null(), "{more:?}");
     }
 }

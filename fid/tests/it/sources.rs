@@ -82,7 +82,7 @@ fn folders_statistics_and_a_generator_give_one_score() {
     assert_eq!(generated.scores.frechet, report.scores.frechet);
 
     let table = report.to_string();
-    for word in ["FD-colours", "±", "KID", "real/real", "precision", "30 images", "network c0"] {
+    for word in ["FD-colours", "±", "KID-colours ", "real/real", "precision", "30 images", "network c0"] {
         assert!(table.contains(word), "{word} is not in\n{table}");
     }
     let json = serde_json::to_value(&report).expect("serialised");

@@ -6,12 +6,13 @@ use candle_core::Tensor;
 
 use super::evaluate::{Evaluation, evaluate};
 use super::training::{Event, Position, Training};
+use crate::device::peak_gpu_gib;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
 use crate::train::grid::Picture;
 use crate::train::parallel::check_same;
 use crate::train::state::{self, Best, LAST, SavedState, StateTensors};
-use crate::train::stats::{append_line, memory_gib, rewind_lines, unix_secs};
+use crate::train::stats::{PEAK_GPU_MEMORY, append_line, memory_gib, rewind_lines, unix_secs};
 use crate::train::tensors::{self, Metadata};
 
 /// The weights of the best epoch, under timm's names.
@@ -123,6 +124,7 @@ impl Training<'_> {
     /// A line of `stats.jsonl`, of `summary.csv`, and for people.
     fn write_epoch(&mut self, tested: Option<&Evaluation>, lr: f64) -> Result<()> {
         let (memory, peak) = memory_gib().unwrap_or_default();
+        let gpu_peak = peak_gpu_gib(&self.classifier.params().device());
         let position = &mut self.position;
         let shown = position.cur_nimg - position.epoch_start_nimg;
         let images_per_sec = shown as f64 / position.epoch_secs.max(1e-9);
@@ -139,6 +141,7 @@ impl Training<'_> {
             ("Resources/cpu_mem_gb", memory),
             ("Resources/peak_cpu_mem_gb", peak),
         ];
+        report.extend(gpu_peak.map(|gib| (PEAK_GPU_MEMORY, gib)));
         if let Some(tested) = tested {
             report.extend([
                 ("Loss/test", tested.loss),
@@ -181,8 +184,9 @@ impl Training<'_> {
                 t.top5
             )
         });
+        let gpu_memory = gpu_peak.map_or_else(String::new, |gib| format!("  {gib:.2} GiB of the GPU"));
         self.say(format!(
-            "epoch {epoch:<4} loss {train_loss:.4}{scores}  lr {lr:.2e}  {images_per_sec:.1} img/s  {memory:.2} GiB"
+            "epoch {epoch:<4} loss {train_loss:.4}{scores}  lr {lr:.2e}  {images_per_sec:.1} img/s  {memory:.2} GiB{gpu_memory}"
         ))
     }
 
