@@ -27,7 +27,7 @@ pub(super) enum DataVerb {
 
 #[derive(Args)]
 pub(super) struct PackArgs {
-    /// Folder, .zip, .tar, .tar.gz or HDF5 file with the images
+    /// The images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive or .npz
     source: PathBuf,
     /// The HDF5 file to write
     target: PathBuf,
@@ -53,7 +53,7 @@ pub(super) struct PackArgs {
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
-    /// Folder, .zip, .tar, .tar.gz or HDF5 file with the images
+    /// The images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive or .npz
     source: PathBuf,
     /// Use this first-level folder (`all` for every image); the default is `train` where there are splits
     #[arg(long, value_name = "NAME")]
