@@ -10,11 +10,12 @@
 use std::path::{Path, PathBuf};
 
 use hdf5::{AttrValue, File, FileBuilder};
+use nestgen_images::hex;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::features::Features;
-use crate::files::{hex, write_atomic};
+use crate::files::write_atomic;
 
 /// Raised when the same files give other pixels or other features: 2 since JPEG is decoded to libjpeg-turbo's bits, 3 since the transforms of convolutions
 /// are those of training, 4 since JPEG's three components are colours by libjpeg's rule.

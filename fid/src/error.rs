@@ -48,6 +48,12 @@ pub enum Error {
         /// In what the two differ.
         reason: String,
     },
+    /// Statistics would replace a file of another kind.
+    #[error("`{}` exists and holds no statistics", path.display())]
+    NotReplaced {
+        /// Where they were to be written.
+        path: PathBuf,
+    },
     /// An image source could not be opened, or one of its images not read.
     #[error(transparent)]
     Images(#[from] nestgen_images::Error),
@@ -155,6 +161,7 @@ impl Error {
                 "score with the settings that the statistics were made with, or make them anew from the images with --save-stats"
                     .into()
             }
+            Error::NotReplaced { .. } => "name another file, or remove this one".into(),
             Error::Identical { .. } => "check that the folder, archive or generator is the one you meant".into(),
             Error::TooFewImages { .. } => "add images, or leave this metric out".into(),
             Error::NotFinite { .. } => "the images or weights are damaged; nothing was scored".into(),

@@ -25,11 +25,6 @@ pub(crate) fn beside(path: &Path) -> Result<NamedTempFile> {
     builder.tempfile_in(folder).map_err(Error::io(path))
 }
 
-/// Bytes of a digest as text.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,6 +88,6 @@ mod tests {
                 Array::I64 { data, .. } => data.iter().for_each(|x| hash.update(x.to_le_bytes())),
             }
         }
-        assert_eq!(crate::files::hex(&hash.finalize()), SHA256);
+        assert_eq!(nestgen_images::hex(&hash.finalize()), SHA256);
     }
 }

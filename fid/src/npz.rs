@@ -159,15 +159,26 @@ pub fn write(path: &Path, statistics: &Statistics) -> Result<()> {
     write_atomic(path, &archive(statistics).map_err(Error::io(path))?)
 }
 
-/// An error where [`write`] could not make `path`, for whoever has hours of work to do before.
+/// An error where [`write`] could not make `path`, or would replace something else, for whoever has hours of work to do before.
 ///
 /// # Errors
-/// The path is a folder, or no file can be made beside it.
+/// The path is a folder, or a file that holds no statistics, or no file can be made beside it.
 pub fn writable(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Err(Error::io(path)(std::io::ErrorKind::IsADirectory.into()));
     }
+    if path.exists() && !holds_statistics(path) {
+        return Err(Error::NotReplaced { path: path.to_owned() });
+    }
     beside(path).map(drop)
+}
+
+fn holds_statistics(path: &Path) -> bool {
+    let file = path.is_file().then(|| std::fs::File::open(path).ok()).flatten();
+    let archive = file.and_then(|file| zip::ZipArchive::new(file).ok());
+    archive.is_some_and(|archive| {
+        ["mu.npy", "sigma.npy"].iter().all(|&name| archive.file_names().any(|n| n == name))
+    })
 }
 
 /// The bytes of the file. Made in memory: the archive writer complains on stderr when it is dropped on a full disk.

@@ -10,7 +10,7 @@ use nestgen::nn::Builder;
 use nestgen::study::arms::{self, Kept};
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{self, Question};
-use nestgen::study::convergence::Plan;
+use nestgen::study::plan::Plan;
 use nestgen::study::run::Run;
 use nestgen::study::{protocol, report, table};
 use nestgen::train::tensors::file_sha256;
@@ -22,10 +22,12 @@ use nestgen_images::{ImageSet, Limits, OpenOptions, decode};
 pub type Reader = (&'static str, fn(&[u8]));
 
 /// All readers.
-pub const READERS: [Reader; 12] = [
+pub const READERS: [Reader; 14] = [
     ("image", image),
     ("archive", archive),
     ("pack", pack),
+    ("arrays", arrays),
+    ("listed", listed),
     ("weights", weights),
     ("pickle", pickle),
     ("statistics", statistics),
@@ -59,6 +61,29 @@ pub fn archive(bytes: &[u8]) {
 pub fn pack(bytes: &[u8]) {
     with_file("a.h5", bytes, read_set);
 }
+
+/// Images in an `.npz`: the array of pixels, and the array of classes of an image of 1 px.
+pub fn arrays(array: &[u8]) {
+    for files in [&[("arr_0.npy", array)][..], &[("arr_0.npy", ONE_PIXEL), ("arr_1.npy", array)]] {
+        with_file("a.npz", &zip(files), read_set);
+    }
+}
+
+/// A black pixel in numpy's format.
+const ONE_PIXEL: &[u8] =
+    b"\x93NUMPY\x01\x00\x4c\x00{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1, 1, 3), }          \n\0\0\0";
+
+/// A `dataset.json` beside two images, in an archive and in a folder of it.
+pub fn listed(json: &[u8]) {
+    for name in ["dataset.json", "a/dataset.json"] {
+        with_file("a.zip", &zip(&[(name, json), ("a/0.bmp", BMP), ("a/1.bmp", BMP)]), read_set);
+    }
+}
+
+/// A white pixel as a bitmap.
+const BMP: &[u8] =
+    b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\x18\0\0\0\0\0\x04\0\0\0\
+    \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\0";
 
 /// Weights: both formats of `.pth`, and safetensors.
 pub fn weights(bytes: &[u8]) {

@@ -67,11 +67,22 @@ impl Arrays {
         let &[count, height, width, 3] = header.shape.as_slice() else {
             return Err(bad(IMAGES, format!("shape {:?}, expected [N, H, W, 3]", header.shape)));
         };
-        let is_bytes = header.descr == "|u1" && !header.fortran_order;
         let whole =
             header.count().is_some_and(|bytes| (bytes as u64).checked_add(header.len as u64) == Some(size));
-        if count == 0 || height == 0 || width == 0 || !is_bytes || !whole {
-            let reason = format!("elements {} and {size} bytes: expected whole images of |u1", header.descr);
+        let reason = match &header {
+            _ if count == 0 || height == 0 || width == 0 => {
+                Some(format!("shape {:?} of no images", header.shape))
+            }
+            NpyHeader { descr, .. } if descr != "|u1" => {
+                Some(format!("elements {descr}, expected |u1 (uint8)"))
+            }
+            NpyHeader { fortran_order: true, .. } => {
+                Some("in Fortran's order; pass `np.ascontiguousarray` of it".into())
+            }
+            _ if !whole => Some(format!("{size} bytes for shape {:?}: cut off or damaged", header.shape)),
+            _ => None,
+        };
+        if let Some(reason) = reason {
             return Err(bad(IMAGES, reason));
         }
         if (height as u64).saturating_mul(width as u64) > limits.max_pixels {

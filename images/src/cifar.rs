@@ -3,7 +3,7 @@
 
 use crate::decode::RgbImage8;
 use crate::error::{Error, Result};
-use crate::layout::is_split_called;
+use crate::layout::{EVERY_SPLIT, is_split_called};
 use crate::source::{Source, base_name};
 
 const SIDE: usize = 32;
@@ -40,7 +40,7 @@ impl Cifar {
             Some(wanted) => found.iter().find(|(name, _)| is_split_called(name, wanted)),
         };
         let (split, chosen) = match (split, chosen) {
-            (Some("all"), _) => (None, all),
+            (Some(EVERY_SPLIT), _) => (None, all),
             (_, Some((name, batches))) => (Some((*name).to_owned()), batches.clone()),
             (split, None) => {
                 let found = found.iter().map(|(name, _)| (*name).to_owned()).collect();

@@ -78,7 +78,15 @@ impl Listed {
         source.entries.push(list);
         let bytes = source.read(source.entries.len() - 1);
         source.entries.pop();
-        let Ok(json) = serde_json::from_slice::<Json>(&bytes?) else { return Ok(None) };
+        let bytes = bytes?;
+        let json: Json = match serde_json::from_slice(&bytes) {
+            Ok(json) => json,
+            // Begun as the tool begins it, and then no JSON: without it folders would become classes, without a word.
+            Err(error) if !error.is_data() && bytes.starts_with(b"{\"labels\"") => {
+                return Err(damaged(source, &error.to_string()));
+            }
+            Err(_) => return Ok(None),
+        };
         let class = |(name, label): (String, Label)| Some((name.replace('\\', "/").into_bytes(), label.0?));
         Ok(Some(Self {
             folder,
@@ -107,6 +115,14 @@ impl Listed {
 /// The folder that a file is in, with its `/`.
 fn folder_of(name: &[u8]) -> &[u8] {
     name.get(..name.len() - base_name(name).len()).unwrap_or_default()
+}
+
+fn damaged(source: &Source, reason: &str) -> Error {
+    Error::NotAnImageSet {
+        path: source.path().to_owned(),
+        reason: format!("`dataset.json` is damaged: {reason}"),
+        hint: "copy it again; without it folders are the classes",
+    }
 }
 
 /// An image that the list does not have.

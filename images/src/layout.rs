@@ -30,8 +30,12 @@ pub(crate) struct Layout {
 
 /// What training images are called: the first that is there is the default.
 const TRAINING_NAMES: [&str; 2] = ["train", "training"];
-const OTHER_NAMES: [&str; 7] = ["val", "valid", "validation", "dev", "test", "testing", "eval"];
-const EVERYTHING: &str = "all";
+/// Names of the split that choices are made on while training.
+pub const VALIDATION_SPLITS: &[&str] = &["val", "valid", "validation", "dev"];
+/// Names of the split that what was chosen is tested on.
+pub const TEST_SPLITS: &[&str] = &["test", "testing", "eval"];
+/// In the place of a split's name: every image.
+pub const EVERY_SPLIT: &str = "all";
 
 /// Classes that are known by their numbers; more are no classes of a data set.
 pub(crate) const MOST_NUMBERED_CLASSES: u32 = 1 << 20;
@@ -68,7 +72,7 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
     let mut chosen = None;
     let mut kept = all;
     match split {
-        Some(EVERYTHING) => {}
+        Some(EVERY_SPLIT) => {}
         Some(wanted) => {
             let inside = kept.iter().filter_map(|&i| first_folder(names[i], outer));
             if let Some(folder) = named(inside, wanted) {
@@ -94,7 +98,7 @@ pub(crate) fn layout(names: &[&[u8]], split: Option<&str>) -> Result<Layout, Vec
         }
     }
     let stripped = common_folders(names, &kept);
-    let (labels, class_names, loose) = if split == Some(EVERYTHING) && has_splits(names, outer) {
+    let (labels, class_names, loose) = if split == Some(EVERY_SPLIT) && has_splits(names, outer) {
         let inside: Vec<&[u8]> = names.iter().map(|name| below_first_folder(name, outer)).collect();
         classes(&inside, &kept, common_folders(&inside, &kept))
     } else {
@@ -136,7 +140,7 @@ fn below_first_folder(name: &[u8], outer: usize) -> &[u8] {
 }
 
 fn is_split(folder: &&[u8]) -> bool {
-    is_among(&TRAINING_NAMES, folder) || is_among(&OTHER_NAMES, folder)
+    [&TRAINING_NAMES, VALIDATION_SPLITS, TEST_SPLITS].iter().any(|names| is_among(names, folder))
 }
 
 fn is_among(names: &[&str], folder: &[u8]) -> bool {

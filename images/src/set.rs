@@ -10,7 +10,7 @@ use crate::cifar::Cifar;
 use crate::dataset_json::{Listed, unlisted};
 use crate::decode::{self, Header, Limits, RgbImage8};
 use crate::error::{Error, Result};
-use crate::layout::{Layout, is_split_called, layout};
+use crate::layout::{EVERY_SPLIT, Layout, is_split_called, layout};
 use crate::pack::Pack;
 use crate::source::{self, Entry, OtherFiles, Source};
 
@@ -126,7 +126,7 @@ impl ImageSet {
         let (labels, class_names, split) =
             (pack.labels.clone(), std::mem::take(&mut pack.class_names), pack.split.take());
         let is_there = |wanted: &str| split.as_deref().is_some_and(|split| is_split_called(split, wanted));
-        if options.split.as_deref().is_some_and(|wanted| wanted != "all" && !is_there(wanted)) {
+        if options.split.as_deref().is_some_and(|wanted| wanted != EVERY_SPLIT && !is_there(wanted)) {
             return Err(no_such_split(path, options, split.into_iter().collect()));
         }
         let (kind, other_files) = (Kind::Pack(pack), OtherFiles::default());
@@ -135,7 +135,7 @@ impl ImageSet {
 
     fn from_arrays(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
         let arrays = Arrays::open(path, &options.limits)?;
-        if options.split.as_deref().is_some_and(|split| split != "all") {
+        if options.split.as_deref().is_some_and(|split| split != EVERY_SPLIT) {
             return Err(no_such_split(path, options, Vec::new()));
         }
         let (labels, class_names) = (arrays.labels.clone(), arrays.class_names());
@@ -343,7 +343,7 @@ fn no_such_split(path: &Path, options: &OpenOptions, found: Vec<String>) -> Erro
     Error::NoSuchSplit { path: path.to_owned(), split: options.split.clone().unwrap_or_default(), found }
 }
 
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// The bytes of a digest in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

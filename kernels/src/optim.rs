@@ -167,11 +167,6 @@ impl Adam {
         self
     }
 
-    /// The settings.
-    pub fn config(&self) -> &AdamConfig {
-        &self.config
-    }
-
     /// Steps taken so far.
     pub fn num_steps(&self) -> u64 {
         self.num_steps

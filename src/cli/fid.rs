@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use nestgen::data::{TEST_SPLITS, VALIDATION_SPLITS, splits_called};
+use nestgen::data::splits_called;
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::score_space;
 use nestgen::score_space::over_ranks::Together;
 use nestgen_fid::{Ball, Input, Metric, Resize, ScoreConfig, Tap, score};
-use nestgen_images::{OpenOptions, is_array_of_images};
+use nestgen_images::{OpenOptions, TEST_SPLITS, VALIDATION_SPLITS, is_array_of_images};
 
 use super::device::PlaceArgs;
 use super::ranks::RankArgs;
@@ -110,6 +110,7 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         });
     }
     refuse_idle(args)?;
+    refuse_overwriting(args)?;
     let real_options = OpenOptions { split: args.split.clone(), ..OpenOptions::default() };
     // Cheap mistakes first: sources before weights, weights before an hour of features.
     let real = Input::open(&args.real, &real_options)?;
@@ -176,6 +177,20 @@ fn refuse_idle(args: &FidArgs) -> Result<(), Error> {
         Some((_, option, why)) => Err(Error::Usage {
             message: format!("{option} changes nothing: {why}"),
             hint: Some(format!("leave {option} out, or ask for what it is for")),
+        }),
+    }
+}
+
+/// Refuses to write statistics of one side over another side's.
+fn refuse_overwriting(args: &FidArgs) -> Result<(), Error> {
+    let target = args.save_stats.as_deref().and_then(|path| std::fs::canonicalize(path).ok());
+    let sides = [Some(&args.real), Some(&args.fake), args.held_out.as_ref()];
+    let is_target = |side: &&PathBuf| target.is_some() && std::fs::canonicalize(side).ok() == target;
+    match sides.into_iter().flatten().find(is_target) {
+        None => Ok(()),
+        Some(side) => Err(Error::Usage {
+            message: format!("--save-stats would replace `{}`, which is to be scored", side.display()),
+            hint: Some("name another file".into()),
         }),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ImageData, LoadOptions};
+use crate::data::{ImageData, LoadOptions, synthetic};
 use crate::error::Result;
 use crate::models::{DiscriminatorConfig, GeneratorConfig};
 use crate::train::settings::TrainConfig;
@@ -60,9 +60,6 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
-    /// The seed of the built-in scenes: one set for everybody, whatever the seed of training.
-    const SCENES_SEED: u64 = 0;
-
     /// Reads or renders the images at `res` px. `progress(done, total)` may return false to stop.
     ///
     /// # Errors
@@ -71,7 +68,7 @@ impl DataConfig {
         let max_images = (self.max_images > 0).then_some(self.max_images);
         if self.path.is_empty() {
             let count = self.scenes.min(max_images.unwrap_or(usize::MAX));
-            return Ok(Arc::new(ImageData::synthetic(Self::SCENES_SEED, count, res, progress)?));
+            return Ok(Arc::new(ImageData::synthetic(synthetic::TRAINING_SEED, count, res, progress)?));
         }
         let options = LoadOptions { max_images, ..LoadOptions::new(res as u32) };
         Ok(Arc::new(ImageData::open(Path::new(&self.path), &options, progress)?))

@@ -4,19 +4,17 @@
 //! the choice of a fraction of the training images depend on the set alone, not on the seed of a run: every run
 //! trains and tests on the same images, and a smaller fraction is a part of every larger one.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
 use nestgen_images::{ImageSet, OpenOptions, is_split_called};
+use rayon::prelude::*;
 
 use super::ImageData;
 use crate::error::{Error, Result};
 use crate::rng::Rng;
-
-/// Names of the split that choices are made on while training.
-pub const VALIDATION_SPLITS: &[&str] = &["val", "valid", "validation", "dev"];
-/// Names of the split that what was chosen is tested on.
-pub const TEST_SPLITS: &[&str] = &["test", "testing", "eval"];
 
 const CLASS_FOLDERS: &str = "put the images of each class in a folder of its own: set/cat/1.png";
 
@@ -75,6 +73,30 @@ impl LabelledImages {
     /// Class of the image at place `i` among these.
     pub fn label(&self, i: usize) -> Option<u32> {
         self.data.label(*self.indices.get(i)? as usize)
+    }
+
+    /// How many of these images are, pixel for pixel, among `others`; `None` of a pack that is not in memory, which is not read for it.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn count_among(&self, others: &Self) -> Result<Option<usize>> {
+        if self.data.is_streamed() || others.data.is_streamed() {
+            return Ok(None);
+        }
+        let others: HashSet<u64> = others.hashes()?.into_iter().collect();
+        Ok(Some(self.hashes()?.iter().filter(|hash| others.contains(hash)).count()))
+    }
+
+    /// A hash of each image's pixels.
+    fn hashes(&self) -> Result<Vec<u64>> {
+        let bytes = self.data.res() * self.data.res() * 3;
+        let hash = |pixels: &mut Vec<u8>, &index: &u32| {
+            self.data.read(index as usize, pixels)?;
+            let mut hasher = DefaultHasher::new();
+            hasher.write(pixels);
+            Ok(hasher.finish())
+        };
+        self.indices.par_iter().map_init(|| vec![0; bytes], hash).collect()
     }
 
     /// Splits off `share` of every class, at least one image of each: what is left, and what was split off.
@@ -255,6 +277,21 @@ mod tests {
         assert_eq!(**images.fraction(0.3).indices(), [2, 5, 8, 9, 12, 17]);
         // A tenth of 24 of each class are two.
         assert_eq!(scenes(288).hold_out(0.1).unwrap().1.len(), 24);
+    }
+
+    #[test]
+    fn images_that_are_in_both_parts_are_counted() {
+        let set = |values: &[u8]| {
+            let labels = (0..values.len() as u32).map(|i| i % 2).collect();
+            let pixels = values.iter().flat_map(|&value| [value, 0, value]).collect();
+            let names = vec!["even".into(), "odd".into()];
+            let data = ImageData::from_pixels(1, pixels, Some(labels), names, String::new(), String::new());
+            LabelledImages::all(Arc::new(data.unwrap())).unwrap()
+        };
+        let (train, test) = (set(&[1, 2, 3, 4]), set(&[9, 3, 1, 3, 8]));
+        assert_eq!(test.count_among(&train).unwrap(), Some(3));
+        assert_eq!(train.count_among(&test).unwrap(), Some(2));
+        assert_eq!(set(&[5, 6]).count_among(&train).unwrap(), Some(0));
     }
 
     #[test]

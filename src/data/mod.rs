@@ -11,6 +11,6 @@ mod share;
 pub mod synthetic;
 
 pub use image_data::{ImageData, LoadOptions};
-pub use labelled::{LabelledImages, TEST_SPLITS, VALIDATION_SPLITS, labelled_split, splits_called};
+pub use labelled::{LabelledImages, labelled_split, splits_called};
 pub use loader::{Batch, Loader, LoaderConfig, Prepare};
 pub use share::Share;

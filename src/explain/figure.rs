@@ -1,8 +1,11 @@
 //! The figure of one image: what it is taken for, and for each of a few classes the way through the tree of blocks and
 //! the class activation map, side by side.
 
+use std::borrow::Cow;
+
 use super::Explanation;
 use super::canvas::{Canvas, Color, LINE, Panel, fitting, text_width};
+use super::font::is_drawable;
 use super::localise::{HotPart, center};
 use crate::data::synthetic::BoundingBox;
 use crate::train::grid::Picture;
@@ -34,7 +37,7 @@ pub struct Shown<'a> {
     /// What the image is called.
     pub name: &'a str,
     /// The class it is known to be of.
-    pub truth: Option<&'a str>,
+    pub truth: Option<usize>,
     /// Where its object is known to be.
     pub given: Option<BoundingBox>,
     /// Class names in label order.
@@ -59,8 +62,12 @@ pub fn figure(shown: &Shown) -> Picture {
     canvas.into_picture()
 }
 
-fn name_of<'a>(shown: &'a Shown, class: usize) -> &'a str {
-    shown.class_names.get(class).map_or("?", String::as_str)
+/// A class's name, or its number where the name has letters that cannot be drawn: two such names would look the same.
+fn name_of<'a>(shown: &'a Shown, class: usize) -> Cow<'a, str> {
+    match shown.class_names.get(class) {
+        Some(name) if is_drawable(name) => name.into(),
+        _ => format!("class {class}").into(),
+    }
 }
 
 /// The image with the given box, and what it is taken for.
@@ -68,7 +75,8 @@ fn the_image(canvas: &mut Canvas, shown: &Shown) {
     let panel = Panel { left: GAP, top: HEAD, side: SIDE };
     canvas.text(GAP, 8, &fitting(shown.name, SIDE, 1), FAINT, 1);
     if let Some(truth) = shown.truth {
-        canvas.text(GAP, 10 + LINE, &fitting(&format!("class: {truth}"), SIDE, 2), INK, 2);
+        let text = format!("class: {}", name_of(shown, truth));
+        canvas.text(GAP, 10 + LINE, &fitting(&text, SIDE, 2), INK, 2);
     }
     canvas.image(panel, shown.bytes, shown.res);
     if let Some(given) = shown.given {
@@ -78,7 +86,7 @@ fn the_image(canvas: &mut Canvas, shown: &Shown) {
     canvas.text(GAP, top, "taken for", FAINT, 1);
     top += 2 * LINE;
     for &(class, probability) in shown.likeliest {
-        let text = fitting(name_of(shown, class), SIDE - 80, 2);
+        let text = fitting(&name_of(shown, class), SIDE - 80, 2);
         canvas.text(GAP, top, &text, INK, 2);
         canvas.text(GAP + SIDE - 74, top, &format!("{:5.1}%", 100.0 * probability), INK, 2);
         top += 2 * LINE - 2;
@@ -110,7 +118,7 @@ fn the_way(canvas: &mut Canvas, shown: &Shown, explanation: &Explanation, left: 
     let traversal = &explanation.traversal;
     let probability = format!(" {:.1}%", 100.0 * explanation.probability);
     let room = SIDE - text_width(&probability, 2);
-    let title = fitting(name_of(shown, explanation.class), room, 2) + &probability;
+    let title = fitting(&name_of(shown, explanation.class), room, 2) + &probability;
     canvas.text(left, 8, &title, INK, 2);
     let values = traversal.nodes.iter().map(|node| format!("{:.3}", node.values[node.chosen]));
     let text = format!("GradCAT  {}", values.collect::<Vec<_>>().join(" > "));

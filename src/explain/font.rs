@@ -3,9 +3,23 @@
 /// Dots from the left of one letter to the left of the next.
 pub(super) const ADVANCE: usize = 6;
 
+/// Western Europe's letters from U+00C0 on, without their marks.
+const UNMARKED: &[u8; 64] = b"AAAAAAACEEEEIIIIDNOOOOOxOUUUUYTsaaaaaaaceeeeiiiidnooooo/ouuuuyty";
+
+/// The letter that is drawn for one with a mark.
+fn unmarked(letter: char) -> char {
+    let marked = (letter as usize).checked_sub(0xc0).and_then(|place| UNMARKED.get(place));
+    marked.map_or(letter, |&plain| char::from(plain))
+}
+
+/// Whether every character has a shape here.
+pub(super) fn is_drawable(text: &str) -> bool {
+    text.chars().all(|letter| GLYPHS.binary_search_by_key(&unmarked(letter), |glyph| glyph.0).is_ok())
+}
+
 /// Seven rows of five dots, the leftmost in bit 4; an empty box for characters that have no shape here.
 pub(super) fn glyph(letter: char) -> [u8; 7] {
-    let found = GLYPHS.binary_search_by_key(&letter, |glyph| glyph.0);
+    let found = GLYPHS.binary_search_by_key(&unmarked(letter), |glyph| glyph.0);
     found.map_or([0x1f, 0x11, 0x11, 0x11, 0x11, 0x11, 0x1f], |at| GLYPHS[at].1)
 }
 
@@ -103,6 +117,8 @@ mod tests {
         shapes.dedup();
         assert_eq!(shapes.len(), GLYPHS.len());
         assert_eq!(glyph('T')[0], 0x1f);
-        assert_eq!(glyph('é')[6], 0x1f);
+        assert!(is_drawable("Réal, Ñandú (1)") && !is_drawable("日本"));
+        assert_eq!((glyph('é'), glyph('ÿ')), (glyph('e'), glyph('y')));
+        assert_eq!(glyph('日')[6], 0x1f);
     }
 }

@@ -1,4 +1,4 @@
-//! Which generator and which discriminator: the only place that tells architectures apart.
+//! Which generator and which discriminator: what every architecture can do, handed on to it.
 
 use candle_core::{DType, Device, Result};
 use nestgen_kernels::{SumOverParts, Var, widened};

@@ -87,7 +87,9 @@ fn arm_names(runs: &[Run], arms: &[Arm]) -> Vec<String> {
         .filter(|difference| difference.key.ends_with("kind") || difference.key.ends_with("arch"));
     let given = |arm: &Arm| arm.runs.first().and_then(|&index| runs[index].arm.clone());
     let mut choices: Vec<Vec<String>> = arms.iter().map(given).collect::<Option<_>>().into_iter().collect();
-    let kinds: Vec<Vec<String>> = kinds.map(|kind| kind.values.iter().map(bare).collect()).collect();
+    // As the command line calls it.
+    let kind = |value: &Option<String>| bare(value).replace("transposed_nest", "nest");
+    let kinds: Vec<Vec<String>> = kinds.map(|kinds| kinds.values.iter().map(kind).collect()).collect();
     let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
     // One architecture at several values of one setting outside of it.
     let with_setting = |kinds: &Vec<String>| -> Vec<Vec<String>> {

@@ -2,8 +2,9 @@
 
 use super::arms::Arm;
 use super::axis::Axis;
+use super::history::{QUANTITIES, Tick};
 use super::numbers::digits;
-use super::run::{QUANTITIES, Run, Tick};
+use super::run::Run;
 use super::statistics::interpolate;
 
 /// The share of all runs' seconds that may have been spent beside another run without a word.

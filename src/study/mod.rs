@@ -1,18 +1,19 @@
 //! Comparing runs: arms, seeds, curves, tests, and the page that shows them.
 //!
 //! `run` reads run folders; `arms` groups runs (equal settings, different seeds); `protocol` refuses to mix scores that
-//! cannot be compared; `comparison` measures convergence; `headline`, `table` and `report` write it down; `convergence`
-//! plans and resumes studies of several arms and seeds.
+//! cannot be compared; `comparison` measures convergence; `headline`, `table` and `report` write it down; `plan`
+//! and `task` are studies of several arms and seeds, and their runs.
 
 pub mod arms;
 pub mod axis;
 mod circumstances;
 pub mod comparison;
-pub mod convergence;
 pub mod data_efficiency;
 pub mod headline;
+pub mod history;
 mod numbers;
 pub mod panels;
+pub mod plan;
 pub mod protocol;
 pub mod provenance;
 pub mod report;
@@ -21,4 +22,5 @@ pub mod settings;
 pub mod statistics;
 mod steadiness;
 pub mod table;
+pub mod task;
 pub mod tuned;

@@ -123,18 +123,22 @@ impl FeatureSpace {
 }
 
 /// The metric to compare by when none was named: one that all runs have, by the best of the [`FeatureSpace`]; FID before KID
-/// before others, but KID first where FID would be biased; of the most images.
+/// before others, but KID first where FID would be biased; one that makes curves before one with a single score of a run; of the
+/// most images.
 ///
 /// # Errors
 /// When there is none.
 pub fn usual_metric(runs: &[Run]) -> Result<String> {
     let candidates = runs.first().into_iter().flat_map(|run| &run.scores);
     let shared = candidates.filter(|(name, _)| runs.iter().all(|run| run.scores.contains_key(*name)));
+    let scores_of = |run: &Run, name: &str| run.scores.get(name).map_or(0, |scores| scores.points.len());
     let rank = |name: &str, protocol: &Protocol| {
         let kind = ["fid", "kid", "fd"].iter().position(|start| name.to_lowercase().starts_with(start));
         let images = protocol.0.get("num_fake").and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
         let features = FeatureSpace::of(name, protocol);
-        (features, is_biased(name, protocol), kind.unwrap_or(usize::MAX), Reverse(images), name.to_owned())
+        let kind = (is_biased(name, protocol), kind.unwrap_or(usize::MAX));
+        let is_curve = runs.iter().all(|run| scores_of(run, name) > 1);
+        (features, kind, !is_curve, Reverse(images), name.to_owned())
     };
     let best = shared.min_by_key(|(name, scores)| rank(name, &scores.protocol));
     best.map(|(name, _)| name.clone()).ok_or_else(|| Error::Usage {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::axis::Axis;
+use super::history::{History, Tick, damaged, for_each_line};
 use super::protocol::Protocol;
 use super::provenance::Provenance;
 use super::settings::{SEED_KEY, Settings, flatten};
@@ -13,18 +14,6 @@ use super::statistics::interpolate;
 use crate::error::{Error, Result};
 use crate::train::folder::DIVERGED;
 use crate::train::score::is_metric_file;
-
-/// Quantities of a tick that a report can plot beside the scores.
-pub const QUANTITIES: [&str; 8] = [
-    "Loss/D",
-    "Loss/G",
-    "Logits/real",
-    "Logits/fake",
-    "Fakes/diversity",
-    "Loss/train",
-    "Loss/test",
-    "Timing/sec_per_kimg",
-];
 
 /// A run, as far as comparing needs it.
 #[derive(Clone, Debug)]
@@ -52,29 +41,6 @@ pub struct Run {
     /// When it was trained, a stretch for each tick: Unix seconds.
     pub spans: Vec<(f64, f64)>,
     images_per_step: f64,
-}
-
-/// What a line of `stats.jsonl` says.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tick {
-    /// Thousands of real images shown, as the network counts them.
-    pub kimg: f64,
-    /// The same with those of stretches that a rollback gave up: they were paid for.
-    pub spent_kimg: f64,
-    /// Passes over a classifier's images, of which its last batch may take some twice; not a number for a generator.
-    pub epoch: f64,
-    /// Seconds of training up to here, without scores, pictures and saving; those given up included. Not a number once a tick has
-    /// not said how long it took.
-    pub train_secs: f64,
-    /// Wall time up to here.
-    pub wall_secs: f64,
-    /// The most memory used up to here, GiB.
-    pub peak_memory_gib: f64,
-    /// The learning rate: a classifier's, or a generator's as a share of what its configuration says; not a number where it was not
-    /// recorded.
-    pub learning_rate: f64,
-    /// The [`QUANTITIES`], in their order; not a number where one was not measured.
-    pub quantities: [f64; QUANTITIES.len()],
 }
 
 /// The scores of one metric in one run.
@@ -210,7 +176,7 @@ impl Run {
         digest.unwrap_or_else(path)
     }
 
-    /// The most memory that its process used, GiB; `None` if not recorded. A study trains many runs in one process, whose most is
+    /// The most memory that its process used, of the GPU if it had one, GiB; `None` if not recorded. A study trains many runs in one process, whose most is
     /// that of no one run.
     pub fn peak_memory_gib(&self) -> Option<f64> {
         let in_a_study = self.arm.is_some() || self.provenance.as_ref().is_some_and(Provenance::is_of_study);
@@ -232,108 +198,6 @@ fn why_diverged(run: &Path) -> Result<Option<String>> {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", &path)(error)),
-    }
-}
-
-#[derive(Deserialize)]
-struct Mean {
-    mean: Option<f64>,
-}
-
-/// The keys of a tick's line that matter here; everything else is skipped without being kept.
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "Progress/kimg")]
-    kimg: Mean,
-    #[serde(rename = "Progress/epoch")]
-    epoch: Option<Mean>,
-    #[serde(rename = "Timing/sec_per_tick")]
-    tick_secs: Option<Mean>,
-    timestamp: Option<f64>,
-    #[serde(rename = "Timing/total_sec")]
-    wall_secs: Option<Mean>,
-    #[serde(rename = "Resources/peak_cpu_mem_gb")]
-    cpu_memory: Option<Mean>,
-    #[serde(rename = "Resources/peak_gpu_mem_gb")]
-    gpu_memory: Option<Mean>,
-    #[serde(rename = "Progress/lr_factor", alias = "Progress/lr")]
-    learning_rate: Option<Mean>,
-    #[serde(rename = "Loss/D")]
-    loss_d: Option<Mean>,
-    #[serde(rename = "Loss/G")]
-    loss_g: Option<Mean>,
-    #[serde(rename = "Logits/real")]
-    real: Option<Mean>,
-    #[serde(rename = "Logits/fake")]
-    fake: Option<Mean>,
-    #[serde(rename = "Fakes/diversity")]
-    diversity: Option<Mean>,
-    #[serde(rename = "Loss/train")]
-    loss_train: Option<Mean>,
-    #[serde(rename = "Loss/test")]
-    loss_test: Option<Mean>,
-    #[serde(rename = "Timing/sec_per_kimg")]
-    sec_per_kimg: Option<Mean>,
-}
-
-impl Line {
-    /// The tick, after `before` on the way that was kept; `spent` has everything that was paid for until then.
-    fn tick(&self, before: Tick, spent: Tick) -> Option<Tick> {
-        let value = |mean: &Option<Mean>| mean.as_ref().and_then(|mean| mean.mean);
-        let memory = value(&self.gpu_memory).or(value(&self.cpu_memory)).unwrap_or(0.0);
-        let plotted = [
-            &self.loss_d,
-            &self.loss_g,
-            &self.real,
-            &self.fake,
-            &self.diversity,
-            &self.loss_train,
-            &self.loss_test,
-            &self.sec_per_kimg,
-        ];
-        let kimg = self.kimg.mean?;
-        Some(Tick {
-            kimg,
-            spent_kimg: spent.spent_kimg + kimg - before.kimg,
-            epoch: value(&self.epoch).unwrap_or(f64::NAN),
-            train_secs: spent.train_secs + value(&self.tick_secs).unwrap_or(f64::NAN),
-            wall_secs: value(&self.wall_secs).unwrap_or(spent.wall_secs),
-            peak_memory_gib: spent.peak_memory_gib.max(memory),
-            learning_rate: value(&self.learning_rate).unwrap_or(f64::NAN),
-            quantities: plotted.map(|mean| value(mean).unwrap_or(f64::NAN)),
-        })
-    }
-}
-
-/// What `stats.jsonl` tells.
-#[derive(Default)]
-struct History {
-    /// The ticks that were kept.
-    ticks: Vec<Tick>,
-    /// How often the run went back: a resumed run's file has no line of what comes again, so a stretch that is there twice was given
-    /// up by a rollback.
-    rollbacks: usize,
-    spans: Vec<(f64, f64)>,
-}
-
-impl History {
-    fn read(path: &Path) -> Result<Self> {
-        let Self { mut ticks, mut rollbacks, mut spans } = Self::default();
-        let mut spent = Tick::default();
-        for_each_line(path, |line: Line| {
-            let Some(kimg) = line.kimg.mean else { return Err("Progress/kimg is not a number".into()) };
-            let kept = ticks.partition_point(|tick| tick.kimg < kimg);
-            rollbacks += usize::from(kept < ticks.len());
-            ticks.truncate(kept);
-            if let Some(tick) = line.tick(ticks.last().copied().unwrap_or_default(), spent) {
-                spent = tick;
-                ticks.push(tick);
-            }
-            let secs = line.tick_secs.as_ref().and_then(|mean| mean.mean).filter(|secs| *secs > 0.0);
-            spans.extend(line.timestamp.zip(secs).map(|(end, secs)| (end - secs, end)));
-            Ok(())
-        })?;
-        Ok(Self { ticks, rollbacks, spans })
     }
 }
 
@@ -374,34 +238,4 @@ fn read_scores(run: &Path) -> Result<BTreeMap<String, Scores>> {
         })?;
     }
     Ok(found)
-}
-
-/// Parses every line of a file; no file is a file without lines.
-fn for_each_line<T: for<'a> Deserialize<'a>>(
-    path: &Path,
-    mut take: impl FnMut(T) -> std::result::Result<(), String>,
-) -> Result<()> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io("read", path)(error)),
-    };
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let torn = || !text.ends_with('\n') && index + 1 == text.lines().count();
-        match serde_json::from_str(line) {
-            Ok(parsed) => {
-                take(parsed).map_err(|reason| damaged(path, &format!("line {}: {reason}", index + 1)))?;
-            }
-            Err(_) if torn() => {}
-            Err(error) => return Err(damaged(path, &format!("line {}: {error}", index + 1))),
-        }
-    }
-    Ok(())
-}
-
-fn damaged(path: &Path, reason: &str) -> Error {
-    Error::Usage {
-        message: format!("`{}`: {reason}", path.display()),
-        hint: Some("compare the other runs without it, or repair the line".into()),
-    }
 }

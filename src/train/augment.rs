@@ -6,8 +6,8 @@
 //! Networks with Limited Data", arXiv 2006.06676, section 3.2.
 //!
 //! Differs from the references: brightness, saturation and contrast are drawn as in DiffAugment, but each of the
-//! three kinds has its own coin, as in the second paper; the adaptive pipeline has these kinds and a mirror, not
-//! its rotations and filters. With a loss on pairs, whose logits have no level of their own, "positive" is above the fake
+//! three kinds has its own coin, as in the second paper; the adaptive pipeline has these kinds, not its
+//! rotations and filters. With a loss on pairs, whose logits have no level of their own, "positive" is above the fake
 //! partner's logit. R1 and R2 are taken at the augmented images (StyleGAN2-ADA and R3GAN: at the images before).
 
 use candle_core::{Result, Tensor, bail};

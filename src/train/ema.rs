@@ -1,4 +1,4 @@
-//! The averaged generator: what snapshots, samples and scores use.
+//! Averaged weights: what snapshots, samples and scores of a generator use, and a classifier if it is asked to.
 //!
 //! An exponential moving average given by its half-life in thousands of images, so that it means the same at
 //! any batch size, with a ramp that keeps it short while the run is young (Karras et al., arXiv 2006.06676).
@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmaConfig {
-    /// Thousands of images after which an old weight counts half; 0 follows the trained weights exactly.
+    /// Thousands of images after which an old weight counts half; 0 follows the trained weights exactly (of a classifier: no average is
+    /// kept).
     pub halflife_kimg: f64,
     /// The half-life is at most this share of the images seen so far; 0 switches the ramp off.
     pub ramp: f64,

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::{BadSetting, must};
+use super::settings::{BadSetting, must, not_negative};
 
 /// What to do about trouble.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,8 @@ impl GuardConfig {
         must("guard.max_score_ratio", self.max_score_ratio > 1.0, || {
             format!("{} is not above 1", self.max_score_ratio)
         })?;
-        must("guard.patience", self.patience >= 1, || "0 would always stop".into())
+        must("guard.patience", self.patience >= 1, || "0 would always stop".into())?;
+        not_negative("guard.start_kimg", self.start_kimg)
     }
 }
 

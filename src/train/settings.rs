@@ -235,7 +235,7 @@ mod tests {
     fn defaults_are_valid_and_every_bad_range_names_its_key() {
         assert_eq!(TrainConfig::default().validate(), Ok(()));
         type Spoil = fn(&mut TrainConfig);
-        let cases: [(&str, Spoil); 20] = [
+        let cases: [(&str, Spoil); 21] = [
             ("batch", |c| c.batch = 1),
             ("accumulate", |c| c.accumulate = 3),
             ("kimg", |c| c.kimg = f64::NAN),
@@ -248,6 +248,7 @@ mod tests {
             ("minutes", |c| c.minutes = -1.0),
             ("tick_kimg", |c| c.tick_kimg = 0.0),
             ("guard.patience", |c| c.guard.patience = 0),
+            ("guard.start_kimg", |c| c.guard.start_kimg = f64::NAN),
             ("grid", |c| c.grid = [0, 1]),
             ("keep_states", |c| c.keep_states = 0),
             ("d_steps", |c| c.d_steps = 0),

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use nestgen_images::hex;
 use nestgen_kernels::cpu::with_downloaded;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -123,10 +124,6 @@ pub fn file_sha256(path: &Path) -> io::Result<String> {
 /// The SHA-256 of bytes, as 64 hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hands over the little-endian bytes of a tensor, a piece at a time.

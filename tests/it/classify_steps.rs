@@ -124,6 +124,8 @@ fn a_step_is_adamw_made_by_hand() {
         "train.base_lr=10",
         "train.warmup_epochs=0.5",
         "train.eps=0.001",
+        "train.beta1=0.8",
+        "train.beta2=0.95",
         "train.weight_decay=5",
         "train.clip_norm=0.01",
         "train.label_smoothing=0.2",
@@ -150,11 +152,17 @@ fn a_step_is_adamw_made_by_hand() {
     let load = |name: &str| {
         candle_core::safetensors::load(run.join(format!("last/{name}.safetensors")), &Device::Cpu).unwrap()
     };
-    let (after, average) = (load("classifier"), load("classifier-ema"));
+    let (after, average, adam) = (load("classifier"), load("classifier-ema"), load("adam"));
     let decays = |param: &Param| param.value().rank() > 1 && !param.name().ends_with("pos_embed");
     for param in params {
         let keep = if decays(param) { 1.0 - lr * 5.0 } else { 1.0 };
         let (weights, grads) = (numbers(&param.value()), numbers(grads.param(param).unwrap()));
+        let moment = |name: &str| numbers(&adam[&format!("{}.{name}", param.name())]);
+        let (mean, square) = (moment("exp_avg"), moment("exp_avg_sq"));
+        let is_near = |a: f64, b: f64| (a - b).abs() < 1e-6 * (1e-3 + b.abs());
+        let (means, squares) = (mean.iter().zip(&grads), square.iter().zip(&grads));
+        assert!(means.clone().all(|(mean, grad)| is_near(*mean, 0.2 * grad)), "{}", param.name());
+        assert!(squares.clone().all(|(square, grad)| is_near(*square, 0.05 * grad * grad)), "{}", param.name());
         let (after, average) = (numbers(&after[param.name()]), numbers(&average[param.name()]));
         for (i, (weight, grad)) in weights.iter().zip(&grads).enumerate() {
             let due = weight * keep - lr * grad / (grad.abs() + 1e-3);

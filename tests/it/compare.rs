@@ -139,18 +139,18 @@ fn arms_are_found_and_the_faster_one_is_named() {
     let output = compare(&runs, &["--csv", &files[0], "--markdown", &files[1], "--figure", &files[2]]);
     let text = stdout(&output);
     let row = |name: &str| text.lines().find(|line| line.starts_with(&format!("{name}  "))).unwrap().to_owned();
-    assert!(text.starts_with("transposed_nest has the lowest kid2k-scenes-v1 at 160.0 kimg"), "{text}");
-    assert!(row("transposed_nest").contains("1.25 GiB") && row("sagan").contains("4.20M"), "{text}");
+    assert!(text.starts_with("nest has the lowest kid2k-scenes-v1 at 160.0 kimg"), "{text}");
+    assert!(row("nest").contains("1.25 GiB") && row("sagan").contains("4.20M"), "{text}");
     // 4 kimg in 8 seconds of training.
     assert!(row("sagan").contains("500.0"), "{text}");
-    assert!(text.contains("sagan - transposed_nest") && text.contains("generator.kind"), "{text}");
+    assert!(text.contains("sagan - nest") && text.contains("generator.kind"), "{text}");
 
     let csv = fs::read_to_string(&files[0]).unwrap();
     assert_eq!(csv.lines().count(), 1 + 6 * 20);
     // 8 kimg: 500 steps of 16 images, 16 seconds, 500 steps of 2.4e11 operations, 1.6 times 5000 images.
     let first = csv.lines().nth(1).unwrap();
-    assert!(first.starts_with(r#""transposed_nest","00000-scenes-transposed_nest",0,"kid2k-scenes-v1",8,500,16,120000000000000,1.6,0."#), "{first}");
-    assert!(fs::read_to_string(&files[1]).unwrap().contains("| transposed_nest | 3 |"));
+    assert!(first.starts_with(r#""nest","00000-scenes-transposed_nest",0,"kid2k-scenes-v1",8,500,16,120000000000000,1.6,0."#), "{first}");
+    assert!(fs::read_to_string(&files[1]).unwrap().contains("| nest | 3 |"));
     let svg = fs::read_to_string(&files[2]).unwrap();
     assert_eq!((svg.matches("<polyline").count(), svg.matches("<polygon").count()), (2, 2));
 }
@@ -170,8 +170,24 @@ fn numbers_agree_with_hand_made_ones() {
         })
         .sum::<f64>()
         / 3.0;
-    let row = text.lines().find(|line| line.starts_with("transposed_nest  ")).unwrap();
+    let row = text.lines().find(|line| line.starts_with("nest  ")).unwrap();
     assert!(row.contains(&format!("{wanted:.1}")), "{wanted} {row}");
+}
+
+/// `nestgen score` with more images gives the snapshots that were kept one score each: no curve.
+#[test]
+fn a_curve_comes_before_a_single_score_of_more_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write_all(dir.path(), &three_seeds_each());
+    for run in &runs {
+        let scores = fs::read_to_string(run.join("metric-kid2k-scenes-v1.jsonl")).unwrap();
+        let last = scores.lines().last().unwrap();
+        let more = last.replace("kid2k", "kid9k").replace("\"num_fake\":2000", "\"num_fake\":9000");
+        assert!(more.contains("9000"), "{more}");
+        fs::write(run.join("metric-kid9k-scenes-v1.jsonl"), more + "\n").unwrap();
+    }
+    assert!(stdout(&compare(&runs, &[])).starts_with("nest has the lowest kid2k-scenes-v1"));
+    assert!(stdout(&compare(&runs, &["--metric", "kid9k-scenes-v1"])).contains("kid9k-scenes-v1"));
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn seeds_are_steady_where_they_scatter_less_than_errors_of_the_scores_there() {
             let apart = (f64::from(seed) - 1.0) * if is_nest { spread } else { 0.03 };
             score_as(run, |kimg| 1.0 - 0.005 * kimg + apart * kimg / 160.0);
         }
-        said(&runs, &[]).contains("seeds of transposed_nest scatter less than 1.5 standard errors would")
+        said(&runs, &[]).contains("seeds of nest scatter less than 1.5 standard errors would")
     };
     assert!(steady(0.0012));
     assert!(!steady(0.0018));
@@ -83,7 +83,7 @@ fn places_that_hardly_scatter_are_not_trusted() {
             score_as(run, |kimg| 1.0 - 0.005 * (kimg - later));
         }
         let text = said(&runs, &["--threshold", "0.5"]);
-        text.contains("seeds of transposed_nest scatter less in where they reach the threshold than 1.5")
+        text.contains("seeds of nest scatter less in where they reach the threshold than 1.5")
     };
     assert!(steady(0.2));
     assert!(!steady(0.4));
@@ -131,10 +131,7 @@ fn a_discriminator_that_does_not_keep_up_is_told_of() {
     // Logits/real as low as Logits/fake.
     rewrite(&runs[0], "stats.jsonl", |line| line.replace("{\"mean\":0.3,", "{\"mean\":-0.4,"));
     let text = said(&runs, &[]);
-    assert!(
-        text.contains("transposed_nest, seed 0: in the second half the discriminator did not keep up"),
-        "{text}"
-    );
+    assert!(text.contains("nest, seed 0: in the second half the discriminator did not keep up"), "{text}");
 }
 
 #[test]
@@ -163,5 +160,5 @@ fn an_arm_that_is_read_in_the_middle_of_its_schedule_is_told_of() {
     assert!(!said(&runs, &[]).contains("schedules"), "a run that has not ended stands where the others stood");
     anneal(&runs[0], 80.0);
     let text = said(&runs, &[]);
-    assert!(text.contains("(transposed_nest 10 %, sagan 56 %, of each one's highest)"), "{text}");
+    assert!(text.contains("(nest 10 %, sagan 56 %, of each one's highest)"), "{text}");
 }

@@ -122,6 +122,8 @@ fn figures_and_json_are_written() {
     assert!(size.0 > 3 * 200 && size.1 > 2 * 200, "three columns, two rows: {size:?}");
     let json: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(outdir.join("explanations.json")).unwrap()).unwrap();
+    let all = json["images"].as_array().unwrap();
+    assert!(all.iter().all(|image| image["explained"].as_array().unwrap().len() == 2));
     let first = &json["images"][0];
     assert_eq!((json["images"].as_array().unwrap().len(), &first["class"]), (24, &"balloon".into()));
     assert_eq!(first["explained"][1]["class"], "tree");
@@ -143,8 +145,15 @@ fn files_may_have_names_that_are_no_text() {
     fs::create_dir_all(&class).unwrap();
     fs::write(class.join(std::ffi::OsStr::from_bytes(b"caf\xe9.png")), png(16)).unwrap();
     let set = dir.path().join("set");
-    let out = nestgen(&["classify", "explain", text(&set), "--run", text(&run), "--outdir", text(&outdir)]);
+    let args =
+        ["classify", "explain", text(&set), "--run", text(&run), "--outdir", text(&outdir), "--top-k", "4"];
+    let out = nestgen(&args);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let json: serde_json::Value =
+        serde_json::from_slice(&fs::read(outdir.join("explanations.json")).unwrap()).unwrap();
+    let probabilities = json["images"][0]["explained"].as_array().unwrap().iter();
+    let probabilities: Vec<f64> = probabilities.map(|one| one["probability"].as_f64().unwrap()).collect();
+    assert!(probabilities.len() == 4 && probabilities.is_sorted_by(|a, b| a >= b), "{probabilities:?}");
     assert!(fs::read_to_string(outdir.join("explanations.json")).unwrap().contains("caf"));
 }
 

@@ -75,6 +75,9 @@ fn saved_statistics_score_as_their_images_do() {
     let from_images = fid(&real, &["--save-stats", text(&statistics)]);
     let from_statistics = fid(&statistics, &[]);
     assert!((from_images - from_statistics).abs() < 1e-6 * from_images, "{from_images}, {from_statistics}");
+    let over =
+        [&arguments(&real, &statistics, &space)[..], &["--metrics", "fid", "--save-stats", text(&statistics)]];
+    refused(&over.concat(), &["--save-stats would replace", "real.npz"]);
     let default = nestgen(&arguments(&statistics, &fake, &space));
     let table = String::from_utf8(default.stdout).unwrap();
     assert!(default.status.success() && table.contains("KID was left out"), "{table}");

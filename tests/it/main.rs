@@ -23,6 +23,7 @@ mod msrv;
 mod outputs;
 mod portable;
 mod records;
+mod sagan;
 mod score;
 mod score_space;
 mod steps;

@@ -87,14 +87,16 @@ fn classifier(config: &str) -> Result<()> {
 
 #[test]
 fn transposed_nest() -> Result<()> {
-    for (attention, deaggregation, rgb) in [
-        ("multi_head", "pixel_shuffle", "last_level"),
-        ("multi_query", "pixel_shuffle_conv", "every_level"),
-        ("multi_head", "nearest_conv", "last_level"),
+    for (attention, deaggregation, rgb, block_size, dims) in [
+        ("multi_head", "pixel_shuffle", "last_level", 8, "[8, 4, 4]"),
+        ("multi_query", "pixel_shuffle_conv", "every_level", 8, "[8, 4, 4]"),
+        ("multi_head", "nearest_conv", "last_level", 8, "[8, 4, 4]"),
+        ("multi_head", "nearest_conv", "last_level", 16, "[8, 4]"),
     ] {
+        let depths = if block_size == 8 { "[1, 1, 0]" } else { "[1, 0]" };
         let config = format!(
-            r#"{{"kind": "transposed_nest", "resolution": 32, "z_dim": 3, "block_size": 8, "dims": [8, 4, 4],
-                "depths": [1, 1, 0], "head_dim": 4, "attention": "{attention}", "deaggregation": "{deaggregation}",
+            r#"{{"kind": "transposed_nest", "resolution": 32, "z_dim": 3, "block_size": {block_size}, "dims": {dims},
+                "depths": {depths}, "head_dim": 4, "attention": "{attention}", "deaggregation": "{deaggregation}",
                 "rgb": "{rgb}"}}"#
         );
         generator(&config, 3)?;
@@ -115,8 +117,18 @@ fn residual_discriminator() -> Result<()> {
 
 #[test]
 fn sagan() -> Result<()> {
-    generator(r#"{"kind": "sagan", "resolution": 32, "z_dim": 3, "width": 8, "attention": true}"#, 3)?;
-    discriminator(r#"{"kind": "sagan", "resolution": 32, "width": 8, "attention": true}"#)
+    for attention in [true, false] {
+        generator(
+            &format!(
+                r#"{{"kind": "sagan", "resolution": 32, "z_dim": 3, "width": 8, "attention": {attention}}}"#
+            ),
+            3,
+        )?;
+        discriminator(&format!(
+            r#"{{"kind": "sagan", "resolution": 32, "width": 8, "attention": {attention}}}"#
+        ))?;
+    }
+    Ok(())
 }
 
 #[test]

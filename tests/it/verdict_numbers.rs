@@ -27,7 +27,7 @@ fn count_hits_instead(run: &Path) {
 
 /// The mean of a row of the table of tests, and half of its interval.
 fn tested(text: &str, what: &str) -> (f64, f64) {
-    let row = text.lines().find(|line| line.starts_with("sagan - transposed_nest") && line.contains(what));
+    let row = text.lines().find(|line| line.starts_with("sagan - nest") && line.contains(what));
     let (mean, half) =
         row.and_then(|row| row.split_once(" ± ")).unwrap_or_else(|| panic!("no {what} in {text}"));
     let number = |word: Option<&str>| word.unwrap().parse().unwrap();
@@ -62,12 +62,12 @@ fn tested_differences_are_those_made_by_hand() {
         assert!((found.1 / half - 1.0).abs() < 0.1, "{what}: {found:?}, not {mean} ± {half}\n{text}");
     };
     let text = said(&runs, &[]);
-    assert!(headline(&text).starts_with("transposed_nest has the lowest"), "{text}");
+    assert!(headline(&text).starts_with("nest has the lowest"), "{text}");
     close(&text, "final score", 1.0, by_hand(last));
     close(&text, "mean score", 1.0, by_hand(areas));
     runs.iter().for_each(|run| count_hits_instead(run));
     let text = said(&runs, &[]);
-    assert!(headline(&text).starts_with("transposed_nest has the highest top1 at 160.0 kimg: 0.9"), "{text}");
+    assert!(headline(&text).starts_with("nest has the highest top1 at 160.0 kimg: 0.9"), "{text}");
     close(&text, "final score", -1.0, by_hand(last));
     close(&text, "mean score", -1.0, by_hand(areas));
 }
@@ -202,7 +202,7 @@ fn curves_end_with_what_the_table_says() {
     let runs = write(dir.path(), &recorded);
     let distances = compared(&runs, KID, Axis::Kimg, Some(0.1));
     let row = said(&runs, &[]);
-    let row = row.lines().find(|line| line.starts_with("transposed_nest  ")).unwrap();
+    let row = row.lines().find(|line| line.starts_with("nest  ")).unwrap();
     let cells: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     let mean: f64 = cells[4].split_once(" ± ").unwrap().0.parse().unwrap();
     for arm in &distances.arms {

@@ -49,12 +49,9 @@ fn an_arm_that_lost_runs_wins_nothing() {
         fs::write(run.join("diverged.txt"), "the generator's loss is not a finite number\n").unwrap();
     }
     let text = said(&runs, &[]);
-    assert!(headline(&text).contains("2 of 3 runs of transposed_nest diverged"), "{text}");
+    assert!(headline(&text).contains("2 of 3 runs of nest diverged"), "{text}");
     assert!(!headline(&text).contains("has the lowest"), "{text}");
-    assert!(
-        text.contains("transposed_nest, seed 1, diverged and is left out of every number: the generator's"),
-        "{text}"
-    );
+    assert!(text.contains("nest, seed 1, diverged and is left out of every number: the generator's"), "{text}");
     // Nothing is left.
     let error = refused(&[runs[0].clone(), runs[2].clone()]);
     assert!(error.contains("seed 0, diverged") && error.contains("hint: "), "{error}");
@@ -114,8 +111,8 @@ fn what_lies_before_the_range_counts_for_nothing() {
     });
     let text = said(&runs, &["--threshold", "0.1"]);
     assert!(text.contains("compared from 80.00 to 160.0 kimg"), "{text}");
-    assert!(headline(&text).contains("transposed_nest at or before 80.00 kimg"), "{text}");
-    let row = text.lines().find(|line| line.starts_with("transposed_nest  ")).unwrap();
+    assert!(headline(&text).contains("nest at or before 80.00 kimg"), "{text}");
+    let row = text.lines().find(|line| line.starts_with("nest  ")).unwrap();
     let columns: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     assert_eq!(columns[2], columns[3], "{row}");
 }
@@ -164,7 +161,7 @@ fn a_longer_run_gains_nothing() {
         headline(&text).contains("at 80.00 kimg") && headline(&text).ends_with("No run reached 0.1200."),
         "{text}"
     );
-    let row = text.lines().find(|line| line.starts_with("transposed_nest  ")).unwrap();
+    let row = text.lines().find(|line| line.starts_with("nest  ")).unwrap();
     let columns: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     // Final score and best of run are the same of falling curves.
     assert_eq!(columns[2], columns[3], "{row}");
@@ -306,7 +303,7 @@ fn runs_that_never_came_there_count_with_the_end() {
     let recorded = [at(0.05, 0), at(0.3, 1), Recorded::sagan(0), Recorded::sagan(1)];
     let text = said(&write(dir.path(), &recorded), &["--threshold", "0.2"]);
     assert!(text.contains("≥ ") && text.contains(" (1 of 2)"), "{text}");
-    assert!(headline(&text).contains("transposed_nest in 1 of 2 seeds"), "{text}");
+    assert!(headline(&text).contains("nest in 1 of 2 seeds"), "{text}");
     let untested = |text: &str| {
         let speed = text.lines().find(|line| line.contains("kimg to threshold")).unwrap();
         assert!(speed.trim_end().ends_with('-'), "speed is not tested: {speed}");
@@ -330,7 +327,7 @@ fn two_kinds_at_two_rates_have_names() {
         append(&run.join("config.toml"), &format!("[train.generator]\nlr = {lr}\n"));
     }
     let text = said(&runs, &[]);
-    for name in ["transposed_nest, lr 0.001  ", "sagan, lr 0.002  "] {
+    for name in ["nest, lr 0.001  ", "sagan, lr 0.002  "] {
         assert!(text.contains(name), "{text}");
     }
 }

@@ -15,10 +15,10 @@ mod zip_file;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use nestgen_images::hex;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::files::hex;
 
 /// Name of the published file.
 pub const PUBLISHED_NAME: &str = "pt_inception-2015-12-05-6726825d.pth";

@@ -150,6 +150,10 @@ fn what_needs_images_is_refused_before_features_are_made() {
     let folder = bench.folder.path();
     refused(&images, &images, None, &saved(folder), [folder.to_str().expect("UTF-8"), "directory"]);
     refused(&images, &images, None, &saved(&folder.join("ref")), ["ref", "must end in .npz"]);
+    let other = folder.join("images.npz");
+    std::fs::write(&other, "images").expect("written");
+    refused(&images, &images, None, &saved(&other), ["images.npz", "holds no statistics"]);
+    assert_eq!(std::fs::read(&other).expect("there"), b"images");
     refused(&statistics, &images, None, &saved(&stats), ["saving statistics needs the images", of_real]);
 }
 

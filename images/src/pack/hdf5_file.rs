@@ -6,6 +6,8 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
+use crate::source::HDF5_MAGIC;
+
 /// What a dataset's elements are.
 #[derive(Clone, Copy)]
 pub(super) enum Element {
@@ -70,7 +72,7 @@ impl<W: Write + Seek> Hdf5File<W> {
         messages.extend(std::mem::take(&mut self.links).into_iter().map(|link| (6, link)));
         messages.extend(attributes.iter().map(|(name, text)| (12, attribute(name, text))));
         let root = self.object_header(&messages)?;
-        let mut superblock = b"\x89HDF\r\n\x1a\n".to_vec();
+        let mut superblock = HDF5_MAGIC.to_vec();
         superblock.extend([2, 8, 8, 0]);
         for address in [0, UNDEFINED, self.position, root] {
             superblock.extend(address.to_le_bytes());

@@ -94,7 +94,7 @@ pub(crate) enum Kind {
     Hdf5,
 }
 
-const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
+pub(crate) const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
 const TAR_MAGIC_AT: usize = 257;
 
 /// Whether a file begins as HDF5 files do.

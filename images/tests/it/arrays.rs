@@ -56,11 +56,14 @@ fn other_arrays_are_refused_by_name() {
         "shape [3, 3, 2, 4], expected [N, H, W, 3]",
     );
     refused(stored, &[("arr_0.npy", &npy("<f4", "(3, 2, 4, 3)", &[0; 72 * 4]))], "elements <f4");
-    refused(stored, &[("arr_0.npy", &good[..good.len() - 1])], "expected whole images");
-    refused(stored, &[("arr_0.npy", &npy("|u1", "(0, 2, 4, 3)", &[]))], "expected whole images");
+    refused(stored, &[("arr_0.npy", &good[..good.len() - 1])], "cut off or damaged");
+    let at = good.windows(5).position(|text| text == b"False").unwrap();
+    let fortran = [&good[..at], b"True ", &good[at + 5..]].concat();
+    refused(stored, &[("arr_0.npy", &fortran)], "in Fortran's order");
+    refused(stored, &[("arr_0.npy", &npy("|u1", "(0, 2, 4, 3)", &[]))], "of no images");
     // Nothing in them, whatever their number is.
     for shape in ["(3, 0, 4, 3)", "(1000000000000, 0, 4, 3)", "(18446744073709551615, 0, 0, 3)"] {
-        refused(stored, &[("arr_0.npy", &npy("|u1", shape, &[]))], "expected whole images");
+        refused(stored, &[("arr_0.npy", &npy("|u1", shape, &[]))], "of no images");
     }
     refused(stored, &[("arr_0.npy", b"text")], "not in numpy's format");
     let labels = |descr: &str, shape: &str, body: &[u8]| npy(descr, shape, body);

@@ -36,6 +36,10 @@ fn classes_are_those_of_the_list() {
     for json in [r#"{"name": "mine"}"#, "no JSON", r#"{"labels": 3}"#, r#"{"labels": ["cat", "dog"]}"#] {
         assert_eq!(set("", json).unwrap().class_names(), ["00000", "00001"]);
     }
+    for cut in [r#"{"labels": [["00000/img0.png", 1], ["000"#, "{\"labels\": [[\0\0\0"] {
+        let error = set("", cut).err().unwrap();
+        assert!(error.contains("`dataset.json` is damaged"), "{error}");
+    }
     let error = set("", r#"{"labels": [["00000/img0.png", 1]]}"#).err().unwrap();
     assert!(error.contains("00001/img1.png") && error.contains("does not list it"), "{error}");
 }

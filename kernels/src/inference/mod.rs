@@ -31,11 +31,6 @@ pub struct Map {
 }
 
 impl Map {
-    /// Number of pixels over all images.
-    pub fn pixels(&self) -> usize {
-        self.images * self.height * self.width
-    }
-
     /// Whether its data are as many as its shape says.
     fn is_whole(&self) -> bool {
         let sides = [self.images, self.height, self.width, self.channels];

@@ -83,7 +83,7 @@ fn into_middle(
 ) -> Vec<f32> {
     let (total, offset) = (channels + 32, 16);
     let mut output = Map { images, height, width, channels: total, data: Vec::new() };
-    output.data = vec![-5.0; output.pixels() * total];
+    output.data = vec![-5.0; output.images * output.height * output.width * total];
     f(&mut output, offset);
     let mut out = Vec::new();
     for pixel in output.data.chunks_exact(total) {

@@ -15,7 +15,7 @@ use nestgen::error::{Error, Result};
 
 use super::ui;
 
-pub(super) use train::describe;
+pub(super) use train::{describe, warn_of_copies};
 
 /// The verbs of `nestgen classify`.
 #[derive(clap::Subcommand)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nestgen::data::synthetic::BoundingBox;
 use nestgen::error::{Error, Result};
-use nestgen_images::{ImageSet, Limits, OpenOptions, RgbImage8, decode};
+use nestgen_images::{EVERY_SPLIT, ImageSet, Limits, OpenOptions, RgbImage8, decode};
 
 /// Bytes of a file's name that a figure's name keeps: the longest names of files leave no room for more.
 const LONGEST_STEM: usize = 100;
@@ -72,7 +72,7 @@ pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>> {
             images.push(Image::at(path.clone()));
             continue;
         }
-        let options = OpenOptions { split: Some("all".into()), ..OpenOptions::default() };
+        let options = OpenOptions { split: Some(EVERY_SPLIT.into()), ..OpenOptions::default() };
         let set = ImageSet::open(path, &options)?;
         let class = |i| set.class_names().get(set.label(i)? as usize).cloned();
         let file = |i| set.file(i).map_or_else(|| path.join(set.name(i).as_ref()), Path::to_path_buf);

@@ -9,6 +9,7 @@ use candle_core::{DType, Device};
 use clap::Args;
 use nestgen::config::Override;
 use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset, refuse_misfits};
+use nestgen::data::LabelledImages;
 use nestgen::error::Error;
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
@@ -146,6 +147,17 @@ fn warn_of_hold_out(overrides: &[Override], config: &ClassifyRunConfig, data: &C
     }
 }
 
+/// What is learnt by heart would look like what is recognised.
+pub(in crate::cli) fn warn_of_copies(train: &LabelledImages, test: &LabelledImages) -> anyhow::Result<()> {
+    if let Some(count @ 1..) = test.count_among(train)? {
+        ui::warn(&format!(
+            "{count} of the {} images to test on are also trained on, pixel for pixel: accuracy there says little of other images",
+            test.len()
+        ));
+    }
+    Ok(())
+}
+
 fn dry_run(config: &ClassifyRunConfig) -> anyhow::Result<ExitCode> {
     let classifier = Classifier::build(&config.model, &Builder::blank(DType::F32, &Device::Cpu))?;
     ui::result_line(&config.to_toml())?;
@@ -181,6 +193,7 @@ fn launch_and_show(
         data.class_names().len(),
         config.model.resolution()
     ));
+    warn_of_copies(&train, &test)?;
     let (epochs, warm_up) = (config.train.epochs, config.train.warmup_epochs);
     if warm_up >= epochs as f64 {
         ui::warn(&format!(

@@ -14,7 +14,8 @@ use nestgen::models::Classifier;
 use nestgen::nn::Builder;
 use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
-use nestgen::study::convergence::{Ended, Plan, PlannedArm, Status, Task};
+use nestgen::study::plan::{Plan, PlannedArm};
+use nestgen::study::task::{Ended, Status, Task};
 use nestgen::study::tuned::AT;
 use nestgen::train::classify::training::{Event, Outcome};
 use nestgen::train::parallel::check_work;
@@ -92,6 +93,11 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         test.len(),
         test.data().description()
     ));
+    let share = |arm: &&Arm| arm.1.data.fraction;
+    if let Some((_, config)) = arms.iter().max_by(|a, b| share(a).total_cmp(&share(b))) {
+        let (train, test) = data.chosen(&config.data);
+        classify::warn_of_copies(&train, &test)?;
+    }
     plan.allowed_unfair.iter().for_each(|reason| ui::warn(&format!("unfair: {reason}")));
     if args.dry_run {
         for task in plan.tasks(&args.outdir) {

@@ -10,7 +10,7 @@ use nestgen::data::ImageData;
 use nestgen::error::Result;
 use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
-use nestgen::study::convergence::{Plan, PlannedArm};
+use nestgen::study::plan::{Plan, PlannedArm};
 use nestgen::study::tuned::AT;
 use nestgen::train::parallel::check_work;
 

@@ -13,7 +13,8 @@ use nestgen::error::Error;
 use nestgen::study::arms::{self, Kept};
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{ArmResult, Question, compare};
-use nestgen::study::convergence::{Ended, Plan, Status};
+use nestgen::study::plan::Plan;
+use nestgen::study::task::{Ended, Status};
 use nestgen::study::{data_efficiency, protocol, report, table, tuned};
 
 use super::compare::{read_runs, write};

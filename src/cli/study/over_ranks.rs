@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use nestgen::error::Result;
 use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
-use nestgen::study::convergence::{Plan, Status, Task};
+use nestgen::study::plan::Plan;
+use nestgen::study::task::{Status, Task};
 
 use super::conclude;
 use crate::cli::{interrupt, report, ui};

@@ -17,8 +17,9 @@ use nestgen::ranks::Ranks;
 use nestgen::rng::Rng;
 use nestgen::sample::read_snapshot;
 use nestgen::study::axis::Axis;
-use nestgen::study::convergence::{Ended, Plan, Status, Task};
 use nestgen::study::panels;
+use nestgen::study::plan::Plan;
+use nestgen::study::task::{Ended, Status, Task};
 use nestgen::train::event::{Event, Outcome};
 
 use super::over_ranks::{Concluded, conclude_together, open_and_deal};

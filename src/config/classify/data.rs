@@ -4,17 +4,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nestgen_images::{OpenOptions, is_training_split};
+use nestgen_images::{EVERY_SPLIT, OpenOptions, TEST_SPLITS, VALIDATION_SPLITS, is_training_split};
 use serde::{Deserialize, Serialize};
 
 use super::model::TrainedOn;
 use crate::config::run::{MOST_WORKERS, name_of_images};
-use crate::data::{ImageData, LabelledImages, LoadOptions, TEST_SPLITS, VALIDATION_SPLITS, labelled_split};
+use crate::data::{ImageData, LabelledImages, LoadOptions, labelled_split, synthetic};
 use crate::error::{Error, Result};
 use crate::train::classify::augment::Normalise;
-
-/// The split that is every image.
-const EVERYTHING: &str = "all";
 
 /// `[data]`: the images are brought to the classifier's resolution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,10 +77,6 @@ impl ClassData {
 }
 
 impl ClassDataConfig {
-    /// The seeds of the built-in scenes: one set for everybody, whatever the seed of training.
-    const SCENES_SEED: u64 = 0;
-    const TEST_SCENES_SEED: u64 = 1;
-
     pub(super) fn validate(&self) -> std::result::Result<(), (&'static str, String)> {
         let must = |key, holds: bool, reason: String| if holds { Ok(()) } else { Err((key, reason)) };
         must("scenes", self.scenes >= 24, format!("{} are too few for 12 classes", self.scenes))?;
@@ -133,8 +126,8 @@ impl ClassDataConfig {
         if self.path.is_empty() {
             let scenes =
                 |seed, count| LabelledImages::all(Arc::new(ImageData::synthetic(seed, count, res, progress)?));
-            let train = scenes(Self::SCENES_SEED, self.scenes)?;
-            return Ok(ClassData { train, test: scenes(Self::TEST_SCENES_SEED, self.test_scenes)? });
+            let train = scenes(synthetic::TRAINING_SEED, self.scenes)?;
+            return Ok(ClassData { train, test: scenes(synthetic::TEST_SEED, self.test_scenes)? });
         }
         let path = Path::new(&self.path);
         let all = self.read(res, None, progress)?;
@@ -150,7 +143,7 @@ impl ClassDataConfig {
             return Ok(ClassData { train, test });
         };
         let test = self.read(res, Some(split), progress)?;
-        if split == EVERYTHING || test.data().digest() == all.data().digest() {
+        if split == EVERY_SPLIT || test.data().digest() == all.data().digest() {
             return Err(Error::Config {
                 place: "configuration".into(),
                 key: "data.test_split".into(),
@@ -188,7 +181,7 @@ impl ClassDataConfig {
         progress: &(dyn Fn(usize, usize) -> bool + Sync),
     ) -> Result<(LabelledImages, Tested)> {
         if self.path.is_empty() {
-            let scenes = ImageData::synthetic(Self::TEST_SCENES_SEED, self.test_scenes, res, progress)?;
+            let scenes = ImageData::synthetic(synthetic::TEST_SEED, self.test_scenes, res, progress)?;
             return Ok((LabelledImages::all(Arc::new(scenes))?, Tested::Split));
         }
         let chosen = Some(self.test_split.as_str()).filter(|name| !name.is_empty());

@@ -19,6 +19,7 @@ mod shapes;
 use canvas::Canvas;
 use dice::Dice;
 pub use export::write_pngs;
+use nestgen_images::hex;
 pub use planted::{PLANTED_SIZE, render as render_planted};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -26,6 +27,11 @@ use sha2::{Digest, Sha256};
 use super::{ImageData, LoadOptions};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
+
+/// The seed of the scenes that are trained on: one set for everybody, whatever the seed of training.
+pub const TRAINING_SEED: u64 = 0;
+/// The seed of those that classifiers are tested on.
+pub const TEST_SEED: u64 = 1;
 
 type Painter = fn(&mut Canvas, &mut Dice);
 
@@ -140,7 +146,7 @@ impl ImageData {
         }
         let labels = (0..count).map(|i| (i % SCENES.len()) as u32).collect();
         let description = format!("synthetic scenes v{VERSION}, seed {seed}");
-        let digest = Sha256::digest(&pixels).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&Sha256::digest(&pixels));
         ImageData::from_pixels(res, pixels, Some(labels), class_names(), description, digest)
     }
 }

@@ -14,8 +14,9 @@ use super::arms::{Arm, differences};
 use super::axis::Axis;
 use super::comparison::{Comparison, Question, compare};
 use super::headline::headline;
+use super::history::{QUANTITIES, Tick};
 use super::provenance::Provenance;
-use super::run::{QUANTITIES, Run};
+use super::run::Run;
 use super::settings::Difference;
 use super::table;
 use crate::error::Result;
@@ -185,7 +186,7 @@ fn quantities(runs: &[Run], arms: &[Arm]) -> Vec<Quantity> {
 
 /// A quantity over kimg, neighbours averaged so that at most [`MAX_QUANTITY_POINTS`] are left.
 fn thinned(run: &Run, index: usize) -> Vec<(f64, f64)> {
-    let value = |tick: &super::run::Tick| tick.quantities.get(index).copied().filter(|value| value.is_finite());
+    let value = |tick: &Tick| tick.quantities.get(index).copied().filter(|value| value.is_finite());
     let points: Vec<(f64, f64)> = run.ticks.iter().filter_map(|tick| Some((tick.kimg, value(tick)?))).collect();
     let every = points.len().div_ceil(MAX_QUANTITY_POINTS).max(1);
     let mean = |chunk: &[(f64, f64)]| {

@@ -222,6 +222,8 @@ fn log_uniform(rng: &mut Rng, least: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::data::synthetic;
 
@@ -296,6 +298,49 @@ mod tests {
         let mut out = Vec::new();
         coloured.append(&[255, 0, 51], &mut out);
         assert!(out.iter().zip([1.8, -0.8, -0.8]).all(|(a, b): (&f32, f64)| (f64::from(*a) - b).abs() < 1e-6));
+    }
+
+    /// How often, and how strongly: as many operations as the same stream gives by hand.
+    #[test]
+    fn operations_come_as_often_and_as_strong_as_they_should() {
+        let never = AugmentConfig { rand_layers: 3, rand_probability: 0.0, ..OFF };
+        let always = AugmentConfig { rand_layers: 3, rand_probability: 1.0, rand_std: 0.0, ..OFF };
+        let half = AugmentConfig { rand_layers: 1, rand_probability: 0.5, ..OFF };
+        let (mut changed, mut stronger) = (0, 0);
+        for image in 0..60 {
+            assert_eq!(of(never, 0, image), of(OFF, 0, image));
+            for magnitude in [2.0, 7.0] {
+                let pixels = synthetic::render(0, u64::from(image), 32).pixels;
+                let mut rng = Rng::new(3).at(0).at(u64::from(image));
+                let mut bitmap = Bitmap::new(pixels, 32);
+                for _ in 0..3 {
+                    rng.uniform();
+                    rng.normal();
+                    bitmap = rand_augment::random_operation(bitmap, magnitude, &mut rng);
+                }
+                let mut by_hand = Vec::new();
+                PLAIN.append(bitmap.bytes(), &mut by_hand);
+                let config = AugmentConfig { rand_magnitude: magnitude, ..always };
+                assert!(of(config, 0, image) == by_hand, "image {image} at {magnitude}");
+            }
+            changed += u32::from(of(half, 0, image) != of(OFF, 0, image));
+            let spread = AugmentConfig { rand_std: 3.0, rand_magnitude: 5.0, ..always };
+            stronger +=
+                u32::from(of(spread, 0, image) != of(AugmentConfig { rand_std: 0.0, ..spread }, 0, image));
+        }
+        // Thirty, or less: some operations change nothing. And magnitudes that are drawn are others.
+        assert!((15..40).contains(&changed) && stronger > 30, "{changed} {stronger}");
+    }
+
+    #[test]
+    fn a_rectangle_without_an_aspect_is_a_square() {
+        let config = AugmentConfig { erase_probability: 1.0, erase_aspect: 1.0, ..OFF };
+        for image in 0..20 {
+            let (plain, erased) = (of(OFF, 0, image), of(config, 0, image));
+            let changed = (0..32 * 32).filter(|&p| plain[p * 3..p * 3 + 3] != erased[p * 3..p * 3 + 3]);
+            let (rows, columns): (BTreeSet<usize>, BTreeSet<usize>) = changed.map(|p| (p / 32, p % 32)).unzip();
+            assert_eq!(rows.len(), columns.len(), "image {image}");
+        }
     }
 
     #[test]

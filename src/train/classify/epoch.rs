@@ -71,7 +71,10 @@ impl Training<'_> {
             for name in ["stats.jsonl", "metric-top1.jsonl", "metric-top5.jsonl"] {
                 rewind_lines(&folder.file(name), position.cur_nimg as f64 / 1e3)?;
             }
-            self.say(format!("resumed after {:.2} epochs", self.done_epochs()))?;
+            let position = &self.position;
+            let into_the_next = position.cur_nimg - position.epoch_start_nimg;
+            let more = if into_the_next > 0 { format!(" and {into_the_next} images") } else { String::new() };
+            self.say(format!("resumed after {} epochs{more}", position.epoch))?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The plan of a convergence study: arms that differ in nothing but the generator, each with the same seeds, and a
-//! folder from which an interrupted study goes on.
+//! The plan of a study: arms that differ in nothing but their model, each with the same seeds, and a folder from which an
+//! interrupted study goes on.
 //!
 //! ```text
 //! <study>/study.toml             the plan
@@ -9,25 +9,28 @@
 //! ```
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::settings::{Difference, Settings, differences, flatten, matters, of_arm};
+use super::task::Task;
 use crate::error::{Error, Result};
 use crate::train::files::write_atomic;
-use crate::train::folder::{self, ResumePoint, resume_point};
+use crate::train::folder;
 
 /// Generators this much apart in parameters and in operations are not of one class. Widths come in steps, so that two
 /// narrow architectures cannot match more closely.
 const CAPACITY_RATIO: f64 = 1.25;
 
 /// What says which images there are: a study reads one set.
-const IMAGES: [&str; 7] = [
+const IMAGES: [&str; 9] = [
     "data.path",
     "data.max_images",
     "data.scenes",
     "data.test_scenes",
+    "data.test_split",
+    "data.max_test",
     "data.hold_out",
     "data.held_out",
     "model.resolution",
@@ -201,7 +204,9 @@ impl Plan {
                 hint: Some("give the same settings to go on with it, or another --outdir".into()),
             };
             let before: Self = toml::from_str(&text).map_err(|error| other(error.message().to_owned()))?;
-            if let Some(reason) = self.contradicts(&before)? {
+            // A study that ended in an error before its first run began is none yet.
+            let begun = || before.tasks(study).iter().any(|task| task.outdir.exists());
+            if let Some(reason) = self.contradicts(&before)?.filter(|_| begun()) {
                 return Err(other(reason));
             }
         }
@@ -248,77 +253,6 @@ impl Plan {
             .iter()
             .flat_map(|&seed| arms().map(move |(arm, planned)| of(seed, arm, &planned.name)))
             .collect()
-    }
-}
-
-/// One run of a study.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// Which of the plan's arms.
-    pub arm: usize,
-    /// Its seed.
-    pub seed: u64,
-    /// Where its run folder is made.
-    pub outdir: PathBuf,
-}
-
-/// How far a run of a study is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// It has nothing to go on from.
-    New,
-    /// It can be resumed.
-    Interrupted(ResumePoint),
-    /// It has ended.
-    Ended(Ended),
-}
-
-/// A run that has ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    /// The name of its folder.
-    pub run: String,
-    /// Why it ended before its time, if it did.
-    pub diverged: Option<String>,
-}
-
-impl Task {
-    /// How far it is.
-    ///
-    /// # Errors
-    /// When its record cannot be read.
-    pub fn status(&self) -> Result<Status> {
-        let path = self.record();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).map(Status::Ended).map_err(|error| Error::Usage {
-                message: format!("`{}` is damaged: {error}", path.display()),
-                hint: Some("remove it to go on with the run from its last state".into()),
-            }),
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("read", &path)(error)),
-            // No state to resume from is how a new run looks, whether or not a folder was begun.
-            Err(_) => Ok(resume_point(&self.outdir, "latest").map_or(Status::New, Status::Interrupted)),
-        }
-    }
-
-    /// Renames what an attempt that saved no state has left: two runs of one seed cannot be compared.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn begin_anew(&self) -> Result<()> {
-        folder::set_runs_aside(&self.outdir)
-    }
-
-    /// Notes that it has ended.
-    ///
-    /// # Errors
-    /// When the note cannot be written.
-    pub fn end(&self, ended: &Ended) -> Result<()> {
-        let text = serde_json::json!(ended).to_string();
-        write_atomic(&self.record(), |file| file.write_all(text.as_bytes()))
-    }
-
-    fn record(&self) -> PathBuf {
-        self.outdir.join("outcome.json")
     }
 }
 
@@ -393,6 +327,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut study = plan([NEST, SAGAN], [1, 1], [1, 1]);
         study.open(dir.path()).unwrap();
+        std::fs::create_dir_all(&study.tasks(dir.path())[0].outdir).unwrap();
         study.seeds.push(2);
         study.open(dir.path()).unwrap();
         // What changes nothing: how many workers there are, which states are kept.
@@ -416,17 +351,31 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_have_ended_are_known() {
+    fn arms_see_the_same_images() {
+        for key in ["path", "test_split", "max_test", "hold_out"] {
+            let other = format!("{SAGAN}[data]\n{key} = 5\n");
+            let error = plan([NEST, &other], [1, 1], [1, 1]).refuse_other_images().unwrap_err().to_string();
+            assert!(error.contains(&format!("data.{key}")), "{error}");
+        }
+        plan([NEST, SAGAN], [1, 1], [1, 1]).refuse_other_images().unwrap();
+    }
+
+    #[test]
+    fn a_study_without_a_run_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let tasks = plan([NEST, SAGAN], [1, 1], [1, 1]).tasks(dir.path());
+        let study = plan([NEST, SAGAN], [1, 1], [1, 1]);
+        study.open(dir.path()).unwrap();
+        let other = plan([NEST, &SAGAN.replace("width = 3", "width = 4")], [1, 1], [1, 1]);
+        other.open(dir.path()).unwrap();
+        std::fs::create_dir_all(&other.tasks(dir.path())[0].outdir).unwrap();
+        assert!(study.open(dir.path()).unwrap_err().to_string().contains("model.width is 4 for b"));
+    }
+
+    #[test]
+    fn runs_come_seed_by_seed() {
+        let tasks = plan([NEST, SAGAN], [1, 1], [1, 1]).tasks(Path::new("study"));
         let order: Vec<(u64, usize)> = tasks.iter().map(|task| (task.seed, task.arm)).collect();
         assert_eq!(order, [(0, 0), (0, 1), (1, 0), (1, 1)]);
-        let task = &tasks[1];
-        assert_eq!(task.status().unwrap(), Status::New);
-        std::fs::create_dir_all(task.outdir.join("00000-x-y/training-state-000001")).unwrap();
-        assert!(matches!(task.status().unwrap(), Status::Interrupted(_)));
-        let ended = Ended { run: "00000-x-y".into(), diverged: None };
-        task.end(&ended).unwrap();
-        assert_eq!(task.status().unwrap(), Status::Ended(ended));
+        assert_eq!(tasks[1].outdir, Path::new("study/b/seed0"));
     }
 }
