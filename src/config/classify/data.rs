@@ -8,7 +8,7 @@ use nestgen_images::{OpenOptions, is_training_split};
 use serde::{Deserialize, Serialize};
 
 use super::model::TrainedOn;
-use crate::config::run::{MOST_WORKERS, name_of_images};
+use crate::config::run::{MOST_WORKERS, name_of_images, refuse_missing};
 use crate::data::{ImageData, LabelledImages, LoadOptions, TEST_SPLITS, VALIDATION_SPLITS, labelled_split};
 use crate::error::{Error, Result};
 use crate::train::classify::augment::Normalise;
@@ -136,6 +136,7 @@ impl ClassDataConfig {
             let train = scenes(Self::SCENES_SEED, self.scenes)?;
             return Ok(ClassData { train, test: scenes(Self::TEST_SCENES_SEED, self.test_scenes)? });
         }
+        refuse_missing(&self.path)?;
         let path = Path::new(&self.path);
         let all = self.read(res, None, progress)?;
         refuse_empty_classes(path, all.data().class_names())?;
@@ -191,6 +192,7 @@ impl ClassDataConfig {
             let scenes = ImageData::synthetic(Self::TEST_SCENES_SEED, self.test_scenes, res, progress)?;
             return Ok((LabelledImages::all(Arc::new(scenes))?, Tested::Split));
         }
+        refuse_missing(&self.path)?;
         let chosen = Some(self.test_split.as_str()).filter(|name| !name.is_empty());
         let path = Path::new(&self.path);
         // What was tested on while training chose the epoch that is kept: not the last word where there is another.
