@@ -85,6 +85,15 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// What is at `path`, if anything is, is no run folder.
+    pub fn no_run_folder(path: &Path) -> Self {
+        let what = if path.exists() { "is not a run folder: it has no config.toml" } else { "is not there" };
+        Self::Usage {
+            message: format!("`{}` {what}", path.display()),
+            hint: Some("name a folder that training made, such as runs/00000-...".into()),
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -100,7 +109,9 @@ impl Error {
                 std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => {
                     Some("there is a file where a folder is needed; choose another path".into())
                 }
-                _ => None,
+                std::io::ErrorKind::IsADirectory => Some("it is a folder: name a file".into()),
+                std::io::ErrorKind::InvalidData => Some("it is no text: name a file of the right kind".into()),
+                _ => Some("check that the path can be used and that the disk is healthy".into()),
             },
             Self::Config { hint, .. } => {
                 hint.clone().or_else(|| Some("`nestgen train -n` prints every setting with its value".into()))

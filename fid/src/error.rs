@@ -97,7 +97,7 @@ pub enum Error {
         side: String,
     },
     /// A setting outside its range.
-    #[error("{setting} = {value}: {reason}")]
+    #[error("{setting} = {value} is not possible: {reason}")]
     Setting {
         /// The name of the setting.
         setting: &'static str,
@@ -178,6 +178,7 @@ impl Error {
             },
             Error::Mismatch(_) => "score both sides in the same features, or leave out the score that needs others".into(),
             Error::Device { .. } => "compute the features on the processor: --device cpu".into(),
+            Error::Setting { .. } => "`nestgen fid --help` says what each option takes".into(),
             Error::Caller { hint, .. } => return hint.clone(),
             _ => return None,
         };

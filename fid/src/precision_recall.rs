@@ -74,7 +74,7 @@ pub struct PrecisionRecall {
 /// Refuses a side without a k-th neighbour.
 pub(crate) fn enough(k: usize, images: usize, side: &str) -> Result<()> {
     if k == 0 {
-        return Err(Error::Setting { setting: "k", value: "0".into(), reason: "at least 1".into() });
+        return Err(Error::Setting { setting: "k", value: "0".into(), reason: "it is at least 1".into() });
     }
     at_least("precision and recall with this k", k + 1, images, side)
 }

@@ -32,8 +32,28 @@ pub enum Error {
         /// Files seen whose names do not end like an image's.
         other_files: usize,
     },
+    /// None of the images of a set can be packed.
+    #[error(
+        "`{}`: none of {images} images can be packed: {too_small} have a shorter side below {min_side} px (the largest has {largest} px), \
+         {unreadable} cannot be read",
+        path.display()
+    )]
+    NonePacked {
+        /// Folder or archive.
+        path: PathBuf,
+        /// How many were tried.
+        images: usize,
+        /// Of these, the ones that are too small.
+        too_small: usize,
+        /// `PackOptions::min_side`.
+        min_side: u32,
+        /// The longest of their shorter sides, px; 0 where none is too small.
+        largest: u32,
+        /// Those that cannot be read.
+        unreadable: usize,
+    },
     /// `OpenOptions::split` names a folder that is not there.
-    #[error("`{}` has no split `{split}` (it has: {})", path.display(), found.join(", "))]
+    #[error("`{}` has no split `{split}` ({})", path.display(), splits(found))]
     NoSuchSplit {
         /// The path that was given.
         path: PathBuf,
@@ -114,6 +134,11 @@ pub enum Error {
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The splits that there are, for a message.
+fn splits(found: &[String]) -> String {
+    if found.is_empty() { "it has none".into() } else { format!("it has: {}", found.join(", ")) }
+}
+
 impl Error {
     /// One sentence on what the user can do about it.
     pub fn hint(&self) -> Option<String> {
@@ -129,7 +154,19 @@ impl Error {
             },
             Error::NotAnImageSet { hint, .. } => hint,
             Error::NoImages { .. } => {
-                "images are files ending in .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif or .tiff, in any subfolder"
+                "images are files ending in .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif or .tiff, in any subfolder; of CIFAR-10 the binary \
+                 version is read, not Python's"
+            }
+            Error::NonePacked { too_small: 0, .. } => {
+                "`nestgen data check` says of every image what is wrong with it"
+            }
+            Error::NonePacked { largest, .. } => {
+                return Some(format!(
+                    "take larger images, or smaller ones too: --min-side {largest} and below"
+                ));
+            }
+            Error::NoSuchSplit { found, .. } if found.is_empty() => {
+                "leave the split out: all images are read then"
             }
             Error::NoSuchSplit { .. } => "name one of the folders listed, or `all` for every image",
             Error::Archive { .. } => "copy or download the archive again and compare its checksum",

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use nestgen::error::{Error, Result};
 use nestgen::study::arms::{self, Kept};
 use nestgen::study::axis::Axis;
@@ -32,16 +31,16 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "SCORE", value_parser = finite, allow_negative_numbers = true)]
     threshold: Option<f64>,
     /// Write a page with curves, sample grids and provenance that opens without a network
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", value_parser = ui::file_to_write())]
     report: Option<PathBuf>,
     /// Write every score as CSV
-    #[arg(long, value_name = "FILE.csv")]
+    #[arg(long, value_name = "FILE.csv", value_parser = ui::file_to_write())]
     csv: Option<PathBuf>,
     /// Write the tables as Markdown
-    #[arg(long, value_name = "FILE.md")]
+    #[arg(long, value_name = "FILE.md", value_parser = ui::file_to_write())]
     markdown: Option<PathBuf>,
     /// Write the curves as a picture
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = ui::file_to_write())]
     figure: Option<PathBuf>,
 }
 
@@ -85,7 +84,7 @@ pub(super) fn write(path: Option<&Path>, text: impl FnOnce() -> Result<String>) 
     let Some(path) = path else { return Ok(()) };
     let text = text()?;
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).with_context(|| format!("cannot create `{}`", parent.display()))?;
+        std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     }
     write_atomic(path, |file| file.write_all(text.as_bytes()))?;
     ui::note(&format!("wrote {}", path.display()));

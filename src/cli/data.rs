@@ -30,6 +30,7 @@ pub(super) struct PackArgs {
     /// The images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive or .npz
     source: PathBuf,
     /// The HDF5 file to write
+    #[arg(value_parser = ui::file_to_write())]
     target: PathBuf,
     /// Crop each image to its centre square and resize it to this side; without it, all must have one square size
     #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -138,7 +139,12 @@ fn place_for_pack(target: &Path, force: bool) -> Result<PathBuf, Error> {
         Ok(there) if there.len() > 0 && !is_hdf5(target).map_err(Error::io("read", target))? => {
             refuse("is no pack, and --force replaces packs only", "name another file, or remove this one")
         }
-        _ => behind_links(target),
+        _ => match target.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+                refuse("lies in no folder that is there", "make the folder first, or name another file")
+            }
+            _ => behind_links(target),
+        },
     }
 }
 

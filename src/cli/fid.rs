@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use nestgen::config::refuse_run_folder;
 use nestgen::data::splits_called;
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
@@ -111,6 +112,7 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     }
     refuse_idle(args)?;
     refuse_overwriting(args)?;
+    [&args.real, &args.fake].into_iter().chain(&args.held_out).try_for_each(|path| refuse_run_folder(path))?;
     let real_options = OpenOptions { split: args.split.clone(), ..OpenOptions::default() };
     // Cheap mistakes first: sources before weights, weights before an hour of features.
     let real = Input::open(&args.real, &real_options)?;

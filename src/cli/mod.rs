@@ -11,6 +11,7 @@ mod dry_run;
 mod fid;
 mod interrupt;
 mod memory;
+mod network;
 pub(crate) mod panic_hook;
 mod ranks;
 mod report;
@@ -24,7 +25,7 @@ mod ui;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Train unconditional image generators and find out, honestly, which one learns faster
 #[derive(Parser)]
@@ -60,7 +61,8 @@ enum Verb {
 
 /// Parses the command line and runs the verb.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return report::usage(&error),
     };
@@ -68,6 +70,18 @@ pub(crate) fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => report::failure(&error),
     }
+}
+
+/// All flags, each of which takes `-1` for a value: what is wrong with it is said by whoever knows what it is for.
+fn command() -> clap::Command {
+    fn with_negative(command: clap::Command) -> clap::Command {
+        let taking = |arg: clap::Arg| match arg.get_action().takes_values() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        };
+        command.mut_args(taking).mut_subcommands(with_negative)
+    }
+    with_negative(Cli::command())
 }
 
 fn run(verb: &Verb) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,7 @@
 //! How an error reaches the user: one line that says what and where, one that says what to do.
 
+use std::error::Error as _;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,11 +11,31 @@ use super::ui;
 const OUT_OF_GPU_MEMORY: &str = "the GPU's memory is full: a smaller --batch, --set train.accumulate=N to take a batch in N parts, \
     --precision bf16, or more GPUs; `nvidia-smi` names what else is on it";
 
+/// What Rust says of text that is no number, and what it means.
+const NO_NUMBERS: [(&str, &str); 5] = [
+    ("invalid digit found in string", "not a whole number, 0 or more"),
+    ("cannot parse integer from empty string", "not a whole number, 0 or more"),
+    ("number too large to fit in target type", "too large"),
+    ("invalid float literal", "not a number"),
+    ("cannot parse float from empty string", "not a number"),
+];
+
 /// Prints clap's own message: help and version to stdout with exit code 0, mistakes with exit code 1.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
-    // Nothing sensible is left to do when the terminal is gone.
-    let _ = error.print();
+    match error.source().map(ToString::to_string).and_then(|cause| in_words(&cause)) {
+        Some((told, words)) => {
+            let said = error.render();
+            let said = if std::io::stderr().is_terminal() { said.ansi().to_string() } else { said.to_string() };
+            ui::tell(&said.replace(told, words));
+        }
+        // Nothing sensible is left to do when the terminal is gone.
+        None => drop(error.print()),
+    }
     if error.use_stderr() { ExitCode::from(1) } else { ExitCode::SUCCESS }
+}
+
+fn in_words(cause: &str) -> Option<(&'static str, &'static str)> {
+    NO_NUMBERS.into_iter().find(|(told, _)| *told == cause)
 }
 
 /// Prints an error and its hint; says which exit code fits.

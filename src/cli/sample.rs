@@ -10,19 +10,17 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use clap::Args;
-use nestgen::config::generator_of;
 use nestgen::error::Error;
 use nestgen::models::Generator;
 use nestgen::ranks::Ranks;
-use nestgen::sample::{for_each_batch, interpolate, read_snapshot, truncation_limit};
+use nestgen::sample::{for_each_batch, interpolate, truncation_limit};
 use nestgen::train::fakes::generate;
 use nestgen::train::files::Pending;
-use nestgen::train::folder::{meant, snapshots};
 use nestgen::train::grid::Picture;
 use nestgen_images::is_image_name;
 use rayon::prelude::*;
 
-use super::device::DeviceArgs;
+use super::network::Network;
 use super::ui;
 
 /// How long finished images may wait for the sync that gives them their names.
@@ -31,22 +29,6 @@ const SYNC_EVERY: Duration = Duration::from_secs(10);
 const MOST_CELLS: usize = 256;
 /// Most seeds of one range: more are a slip of the hand.
 const MOST_SEEDS: u64 = 10_000_000;
-
-/// Which trained generator to use.
-#[derive(Args)]
-pub(super) struct Network {
-    /// A run folder, whose newest snapshot is taken, or `latest` for the newest one with a snapshot in --runs
-    #[arg(long, default_value = "latest", conflicts_with = "network")]
-    run: String,
-    /// Where `latest` looks
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    runs: PathBuf,
-    /// A snapshot file, instead of a run: `RUN/network-snapshot-best.safetensors` is the one that scored best
-    #[arg(long, value_name = "FILE")]
-    network: Option<PathBuf>,
-    #[command(flatten)]
-    device: DeviceArgs,
-}
 
 /// Draw images from a trained generator
 #[derive(Args)]
@@ -69,8 +51,8 @@ pub(super) struct SampleArgs {
     #[arg(long, requires = "grid")]
     grid_only: bool,
     /// Images drawn at a time; changes speed and memory, not images
-    #[arg(long, default_value_t = 16)]
-    batch: usize,
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=MOST_SEEDS))]
+    batch: u64,
     /// Where the PNG files go: a folder that holds no others
     #[arg(long, value_name = "DIR", default_value = "samples-out")]
     outdir: PathBuf,
@@ -91,7 +73,7 @@ pub(super) struct InterpolateArgs {
     #[arg(long, default_value_t = 9)]
     steps: usize,
     /// The picture to write: one row for each pair of neighbouring seeds
-    #[arg(long, value_name = "FILE", default_value = "interpolation.png")]
+    #[arg(long, value_name = "FILE", default_value = "interpolation.png", value_parser = ui::file_to_write())]
     out: PathBuf,
 }
 
@@ -103,7 +85,7 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
     if !args.grid_only {
         refuse_other_files(&args.outdir, &distinct(&seeds)?)?;
     }
-    let (generator, network) = load(&args.network)?;
+    let (generator, network) = args.network.load()?;
     let folder = if args.grid_only { args.outdir.parent() } else { Some(args.outdir.as_path()) };
     if let Some(folder) = folder {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
@@ -113,6 +95,7 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
         let of = if drawn.count < seeds.len() { format!(" of {}", seeds.len()) } else { String::new() };
         let (count, outdir) = (drawn.count, args.outdir.display());
         ui::result_line(&format!("wrote {count}{of} images of {} to {outdir}", network.display()))?;
+        warn_of_older(&args.outdir, &seeds[drawn.count..]);
     }
     if let (Some((columns, _)), Some(first)) = (grid, drawn.for_grid) {
         let path = grid_file(&args.outdir);
@@ -186,8 +169,19 @@ fn refuse_other_files(outdir: &Path, seeds: &HashSet<u64>) -> Result<(), Error> 
             "`{place}` holds {} other {files} (`{first}`), which would count as samples of this network",
             others.len()
         ),
-        "give another --outdir, or remove them",
+        "give another --outdir, or remove them; to add seeds of the same network, name those that are there as well: --seeds 0-199",
     ))
+}
+
+/// Names what an earlier call has left where this one, told to stop, has drawn nothing.
+fn warn_of_older(outdir: &Path, not_drawn: &[u64]) {
+    let left = not_drawn.iter().filter(|&&seed| outdir.join(file_name(seed)).is_file()).count();
+    if left > 0 {
+        let outdir = outdir.display();
+        ui::warn(&format!(
+            "images of an earlier call, perhaps of another network, are still in `{outdir}`: {left}"
+        ));
+    }
 }
 
 /// Where the grid goes: beside the folder, so that the folder holds samples only and can be scored as it is.
@@ -220,7 +214,7 @@ fn draw(generator: &Generator, seeds: &[u64], args: &SampleArgs, in_grid: usize)
     let (to_writer, batches) = mpsc::sync_channel::<Files>(1);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_batches(&pending, batches));
-        let drawn = for_each_batch(generator, seeds, args.trunc, args.batch, |seeds, images| {
+        let drawn = for_each_batch(generator, seeds, args.trunc, args.batch as usize, |seeds, images| {
             if count < in_grid {
                 for_grid.push(images.narrow(0, 0, seeds.len().min(in_grid - count))?);
             }
@@ -286,7 +280,7 @@ pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode
         ));
     }
     truncation_limit(args.trunc)?;
-    let (generator, path) = load(&args.network)?;
+    let (generator, path) = args.network.load()?;
     let mut strips = Vec::new();
     for pair in seeds.windows(2) {
         let z = interpolate(pair[0], pair[1], args.steps, generator.z_dim(), args.trunc)?;
@@ -295,32 +289,6 @@ pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode
     Picture::grid(&Tensor::cat(&strips, 0)?, args.steps)?.write(&args.out)?;
     ui::result_line(&format!("wrote {} from {}", args.out.display(), path.display()))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Builds the network of a snapshot and gives it its weights.
-fn load(which: &Network) -> anyhow::Result<(Generator, PathBuf)> {
-    let path = match &which.network {
-        Some(file) => file.clone(),
-        None => newest_snapshot(&which.run, &which.runs)?,
-    };
-    let generator = generator_of(&path, read_snapshot(&path)?)?;
-    generator.params().move_to(&which.device.open(&Ranks::alone())?)?;
-    Ok((generator, path))
-}
-
-/// The newest numbered `network-snapshot-*` of a run, or of the newest run that has one. Not `-best`: the best of many scores
-/// flatters, so it is taken where it is named.
-fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
-    for folder in meant(run, runs)?.iter().filter(|folder| folder.is_dir()) {
-        if let Some((_, snapshot)) = snapshots(folder)?.pop() {
-            return Ok(snapshot);
-        }
-    }
-    let place = if run == "latest" { runs.display().to_string() } else { run.to_owned() };
-    anyhow::bail!(usage(
-        &format!("there is no network-snapshot-*.safetensors in `{place}`"),
-        "train first (`nestgen train`), or name a run with --run or a file with --network"
-    ))
 }
 
 fn usage(message: &str, hint: &str) -> Error {

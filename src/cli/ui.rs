@@ -1,9 +1,11 @@
 //! Output: results to stdout, everything else to stderr, progress only where somebody looks.
 
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub(crate) use nestgen::error::quoted;
@@ -77,6 +79,15 @@ pub(crate) fn reading_images<T>(read: impl FnOnce(&(dyn Fn(usize, usize) -> bool
     });
     bar.finish_and_clear();
     images
+}
+
+/// Reads the name of a file that is to be written; `-` is refused, for here it would be a file of that name.
+pub(crate) fn file_to_write() -> impl TypedValueParser<Value = PathBuf> {
+    let refuse = |path: PathBuf| match path.as_os_str() == "-" {
+        true => Err("name a file; results are not written to standard output in its place"),
+        false => Ok(path),
+    };
+    PathBufValueParser::new().try_map(refuse)
 }
 
 /// `4m05s`, `2h10m`, `12s`.

@@ -19,6 +19,7 @@ use crate::train::adversarial::Training;
 use crate::train::changes::{changes, refuse_changes};
 use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
+use crate::train::files::lies_in;
 use crate::train::folder::{ResumePoint, RunFolder};
 use crate::train::held_out::HeldOut;
 use crate::train::parallel::{check_work, share_batches, share_out};
@@ -237,18 +238,15 @@ fn other_length(config: &RunConfig, before: &str) -> Option<String> {
 
 /// The folder of a new run, which must not lie among its images: the next reading would take its pictures for some of them.
 pub(super) fn create_run(outdir: &Path, images: &str, data: &str, name: &str) -> Result<RunFolder> {
-    let outdir_now = std::path::absolute(outdir).map_err(Error::io("find", outdir))?;
-    let there = outdir_now.ancestors().find_map(|part| part.canonicalize().ok());
-    let images_now = Path::new(images).canonicalize().ok().filter(|path| !images.is_empty() && path.is_dir());
-    match (there, images_now) {
-        (Some(there), Some(folder)) if there.starts_with(&folder) => Err(Error::Usage {
+    if !images.is_empty() && lies_in(outdir, Path::new(images))? {
+        return Err(Error::Usage {
             message: format!("`{}` lies in the folder of the images, `{images}`", outdir.display()),
             hint: Some(
                 "runs write pictures, which would be read as images later: name another --outdir".into(),
             ),
-        }),
-        _ => RunFolder::create(outdir, data, name),
+        });
     }
+    RunFolder::create(outdir, data, name)
 }
 
 /// The run folder: opened by the first rank, known to all.

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::Table;
 
+use super::classify::ClassifyRunConfig;
 use super::idle::{Cause, in_run};
-use super::overrides::{Override, nearest};
+use super::overrides::Override;
 use super::presets::{PRESETS, preset};
 use super::run::RunConfig;
+use super::words::{meant_setting, near_or_all, plain, unknown_name};
 use crate::error::{Error, Result};
 
 /// Where a configuration starts from.
@@ -32,7 +35,18 @@ pub fn load(source: Source, overrides: &[Override]) -> Result<RunConfig> {
             (path.display().to_string(), text)
         }
     };
+    if toml::from_str::<ClassifyRunConfig>(&text).is_ok() {
+        return Err(of_other_kind(&place, "a classifier", "nestgen classify train"));
+    }
     resolve(&place, &text, overrides, RunConfig::validate, in_run)
+}
+
+/// The configuration of `place` is of `kind`, which `verb` trains.
+pub(super) fn of_other_kind(place: &str, kind: &str, verb: &str) -> Error {
+    Error::Usage {
+        message: format!("`{place}` is the configuration of {kind}"),
+        hint: Some(format!("`{verb}` takes it")),
+    }
 }
 
 /// The configuration of any kind of run: `text` of `place`, overridden and validated. No override may be idle, unless
@@ -40,7 +54,7 @@ pub fn load(source: Source, overrides: &[Override]) -> Result<RunConfig> {
 ///
 /// # Errors
 /// As [`load`].
-pub(super) fn resolve<T: DeserializeOwned>(
+pub(super) fn resolve<T: DeserializeOwned + Serialize>(
     place: &str,
     text: &str,
     overrides: &[Override],
@@ -48,11 +62,14 @@ pub(super) fn resolve<T: DeserializeOwned>(
     idle: impl Fn(&T, &str) -> Option<Cause>,
 ) -> Result<T> {
     let mut config = parse_as(place, text)?;
-    let mut table: Table = text.parse().map_err(|error| bad_toml(place, &error))?;
+    let mut table: Table = text.parse().map_err(|error| bad_toml(place, text, &error))?;
     for item in overrides {
         item.apply(&mut table)?;
         // After each one, so that the blame falls on the right one.
-        config = table.clone().try_into().map_err(|error| bad_override(item, &error))?;
+        config = table
+            .clone()
+            .try_into()
+            .map_err(|error| bad_override(item, &Table::try_from(&config).unwrap_or_default(), &error))?;
     }
     // The last one of a key is the one that holds.
     let given_at = |key: &str| overrides.iter().rev().find(|item| item.key() == key).map(|item| item.place);
@@ -84,41 +101,42 @@ pub fn parse(place: &str, text: &str) -> Result<RunConfig> {
 
 /// [`parse`] for the configuration of any kind of run.
 pub(super) fn parse_as<T: DeserializeOwned>(place: &str, text: &str) -> Result<T> {
-    toml::from_str(text).map_err(|error| bad_toml(place, &error))
+    toml::from_str(text).map_err(|error| bad_toml(place, text, &error))
 }
 
-fn bad_toml(place: &str, error: &toml::de::Error) -> Error {
+fn bad_toml(place: &str, text: &str, error: &toml::de::Error) -> Error {
     let message = error.message();
-    let (key, hint) = unknown_name(message);
+    let hint = unknown_name(message).map(|(name, known)| near_or_all(name, &known));
     // The first line of the full text is the position: "TOML parse error at line 3, column 1".
     let position = error.to_string();
     let position =
         position.lines().next().and_then(|line| line.strip_prefix("TOML parse error at ")).map(str::to_owned);
     let place = position.map_or_else(|| place.to_owned(), |position| format!("{place}, {position}"));
-    Error::Config { place, key: key.unwrap_or_else(|| "(syntax)".into()), reason: first_line(message), hint }
+    Error::Config { place, key: blamed(message, text, error.span()), reason: plain(message), hint }
 }
 
-fn bad_override(item: &Override, error: &toml::de::Error) -> Error {
-    let (_, hint) = unknown_name(error.message());
-    Error::Config { place: item.place.into(), key: item.key(), reason: first_line(error.message()), hint }
-}
-
-fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().to_owned()
-}
-
-/// Of serde's "unknown field `x`, expected one of `a`, `b`": `x`, and a hint with the near one.
-fn unknown_name(message: &str) -> (Option<String>, Option<String>) {
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let Some((&name, known)) = quoted.split_first() else { return (None, None) };
-    if !message.starts_with("unknown") {
-        return (Some(name.to_owned()), None);
+/// The setting that an error of a file is about: the one that it names, or else what stands on the line that it points to.
+fn blamed(message: &str, text: &str, span: Option<std::ops::Range<usize>>) -> String {
+    if message.starts_with("unknown field") || message.starts_with("missing field") {
+        return message.split('`').nth(1).unwrap_or_default().to_owned();
     }
-    let hint = match nearest(name, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("known names: {}", known.join(", ")),
-    };
-    (Some(name.to_owned()), Some(hint))
+    let before = span.and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = text.lines().nth(before.matches('\n').count()).unwrap_or_default();
+    let key = line.split('=').next().unwrap_or_default().trim();
+    if key.is_empty() { "(syntax)".into() } else { key.to_owned() }
+}
+
+/// `settings` are all that there are.
+fn bad_override(item: &Override, settings: &Table, error: &toml::de::Error) -> Error {
+    let message = error.message();
+    let hint = unknown_name(message).map(|(name, known)| {
+        if message.starts_with("unknown field") {
+            meant_setting(&item.keys, name, &known, settings)
+        } else {
+            near_or_all(name, &known)
+        }
+    });
+    Error::Config { place: item.place.into(), key: item.key(), reason: plain(message), hint }
 }
 
 /// The names of the presets, for messages.
@@ -161,9 +179,24 @@ mod tests {
     #[test]
     fn bad_values_name_the_override() {
         let error = load(Source::Preset("demo64"), &set(&["train.batch=many"])).unwrap_err();
-        assert!(error.to_string().starts_with("--set: `train.batch`"), "{error}");
+        assert_eq!(error.to_string(), "--set: `train.batch`: `many` is not a whole number, 0 or more");
         let error = load(Source::Preset("demo64"), &set(&["train.kimg=-1"])).unwrap_err();
         assert!(error.to_string().starts_with("--set: `train.kimg`"), "{error}");
+    }
+
+    #[test]
+    fn what_a_file_has_wrong_is_named_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.toml");
+        let preset = preset("demo64").unwrap().text;
+        let says = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            load(Source::File(&path), &[]).unwrap_err().to_string()
+        };
+        let said = says(&preset.replace("minutes = 15", "minutes = \"ten\""));
+        assert!(said.ends_with("column 11: `minutes`: `ten` is not a number"), "{said}");
+        assert!(says("").ends_with("`model`: it is missing"), "{}", says(""));
+        assert!(says("hello\n").contains("line 1, column 6: `hello`: "), "{}", says("hello\n"));
     }
 
     #[test]

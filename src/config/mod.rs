@@ -12,6 +12,7 @@ mod overrides;
 mod presets;
 mod rescore;
 mod run;
+mod words;
 
 pub use baseline::as_sagan;
 pub use launch::{Launch, Start, build_generator, build_networks, launch};
@@ -19,4 +20,4 @@ pub use load::{Source, load, parse, preset_names};
 pub use overrides::{Override, nearest};
 pub use presets::{PRESETS, Preset, preset};
 pub use rescore::{Reading, Rescored, Rescorer, generator_of};
-pub use run::{DataConfig, EvalConfig, RunConfig};
+pub use run::{DataConfig, EvalConfig, RunConfig, refuse_run_folder};

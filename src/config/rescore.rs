@@ -176,10 +176,7 @@ impl<'a> Rescorer<'a> {
 fn config_of(run: &Path, overrides: &[Override]) -> Result<RunConfig> {
     let path = run.join("config.toml");
     if !path.is_file() {
-        return Err(Error::Usage {
-            message: format!("`{}` is not a run folder: it has no config.toml", run.display()),
-            hint: Some("name folders that `nestgen train` made, such as runs/00000-...".into()),
-        });
+        return Err(Error::no_run_folder(run));
     }
     if run.join(SUMMARY).is_file() {
         return Err(Error::Usage {

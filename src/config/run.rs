@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ImageData, LoadOptions, synthetic};
-use crate::error::Result;
+use crate::error::{Error, Result, quoted};
 use crate::models::{DiscriminatorConfig, GeneratorConfig};
 use crate::train::settings::TrainConfig;
 
@@ -70,6 +70,8 @@ impl DataConfig {
             let count = self.scenes.min(max_images.unwrap_or(usize::MAX));
             return Ok(Arc::new(ImageData::synthetic(synthetic::TRAINING_SEED, count, res, progress)?));
         }
+        refuse_missing(&self.path)?;
+        refuse_run_folder(Path::new(&self.path))?;
         let options = LoadOptions { max_images, ..LoadOptions::new(res as u32) };
         Ok(Arc::new(ImageData::open(Path::new(&self.path), &options, progress)?))
     }
@@ -90,6 +92,39 @@ impl DataConfig {
     pub fn name(&self) -> String {
         name_of_images(&self.path)
     }
+}
+
+/// Refuses a path that leads nowhere: that of a run begun elsewhere led to its images there.
+pub(super) fn refuse_missing(path: &str) -> Result<()> {
+    if !matches!(Path::new(path).try_exists(), Ok(false)) {
+        return Ok(());
+    }
+    Err(Error::Usage {
+        message: format!("there are no images at `{path}`: no such file or folder"),
+        hint: Some(
+            "check the path; a relative one, a run's too, counts from the folder that the program is started in. Where a run's \
+             images lie now, --data says"
+                .into(),
+        ),
+    })
+}
+
+/// Refuses the folder of a generator's run, whose pictures are grids of many images, where images are wanted.
+///
+/// # Errors
+/// When it is one.
+pub fn refuse_run_folder(path: &Path) -> Result<()> {
+    if !path.join("config.toml").is_file() || !path.join("fakes_init.png").is_file() {
+        return Ok(());
+    }
+    let run = quoted(path);
+    Err(Error::Usage {
+        message: format!("`{}` is a run folder, whose pictures are grids of many images", path.display()),
+        hint: Some(format!(
+            "draw images of it with `nestgen sample -n 10000 --run {run} --outdir fake`; `nestgen score {run}` scores its snapshots, \
+             `nestgen train --resume {run}` goes on with it"
+        )),
+    })
 }
 
 /// What the images at `path` are called in the names of run folders: the name of the file or folder up to its first dot.
@@ -173,6 +208,7 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::classify::ClassDataConfig;
 
     /// The pixels of all images.
     fn pixels(data: &ImageData) -> Vec<Vec<u8>> {
@@ -208,6 +244,22 @@ mod tests {
             let [all, few] = [all, few].map(|config| config.open(8, &|_, _| true).unwrap());
             assert_eq!((all.len(), few.len()), (6, 4), "{}", all.description());
             assert_ne!(all.digest(), few.digest(), "{}", all.description());
+        }
+    }
+
+    #[test]
+    fn images_that_are_not_there_have_a_way_out() {
+        let path = "no-such-images".to_owned();
+        let generators = DataConfig { path: path.clone(), ..DataConfig::default() };
+        let classifiers = ClassDataConfig { path, ..ClassDataConfig::default() };
+        let going = |_, _| true;
+        for error in [
+            generators.open(8, &going).err().unwrap(),
+            classifiers.open(8, &going).err().unwrap(),
+            classifiers.open_to_test(8, None, None, &going).err().unwrap(),
+        ] {
+            assert!(error.to_string().contains("`no-such-images`"), "{error}");
+            assert!(error.hint().unwrap().contains("a relative one, a run's too"), "{error}");
         }
     }
 }

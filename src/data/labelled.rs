@@ -42,7 +42,7 @@ impl LabelledImages {
                 (names, _) => (format!("{} class names, but no labels", names.len()), CLASS_FOLDERS),
             };
             return Err(Error::Usage {
-                message: format!("`{}` cannot train a classifier: {found}", data.description()),
+                message: format!("`{}` cannot train or test a classifier: {found}", data.description()),
                 hint: Some(hint.into()),
             });
         }

@@ -41,8 +41,26 @@ pub fn extractor(name: &str, inception: Option<&Path>, device: &Device) -> Resul
         "inception" => Ok(Extractor::inception_on(&weights::find(inception)?, device)?),
         scenes_v1::NAME => scenes_v1::extractor(device),
         "random-v1" => Ok(Extractor::random_v1_on(device)?),
-        file => open(Path::new(file), device),
+        file => {
+            refuse_no_space(file)?;
+            open(Path::new(file), device)
+        }
     }
+}
+
+/// Refuses what is neither the name of a space nor a file.
+fn refuse_no_space(name: &str) -> Result<()> {
+    if Path::new(name).exists() {
+        return Ok(());
+    }
+    let known = ["auto", "inception", scenes_v1::NAME, "random-v1"];
+    Err(Error::Usage {
+        message: format!("there is no feature space `{name}`, nor a file of that name"),
+        hint: Some(format!(
+            "{}, or a .safetensors file of DINOv2 or of one of our classifiers",
+            known.join(", ")
+        )),
+    })
 }
 
 /// The setting that `auto` comes to here; others as they are.

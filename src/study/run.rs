@@ -71,10 +71,7 @@ impl Run {
     pub fn read(path: &Path) -> Result<Self> {
         let config_path = path.join("config.toml");
         if !config_path.is_file() {
-            return Err(Error::Usage {
-                message: format!("`{}` is not a run folder: it has no config.toml", path.display()),
-                hint: Some("name folders that `nestgen train` made, such as runs/00000-...".into()),
-            });
+            return Err(Error::no_run_folder(path));
         }
         let text = std::fs::read_to_string(&config_path).map_err(Error::io("read", &config_path))?;
         let table: toml::Table =

@@ -83,6 +83,17 @@ pub fn behind_links(path: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Whether `folder`, which may not be there yet, lies in the folder `outer` or is it.
+///
+/// # Errors
+/// When the current folder is gone.
+pub fn lies_in(folder: &Path, outer: &Path) -> Result<bool> {
+    let now = std::path::absolute(folder).map_err(Error::io("find", folder))?;
+    let there = now.ancestors().find_map(|part| part.canonicalize().ok());
+    let outer = outer.canonicalize().ok().filter(|outer| outer.is_dir());
+    Ok(matches!((there, outer), (Some(there), Some(outer)) if there.starts_with(&outer)))
+}
+
 /// Replaces the folder at `path` by one that `fill` fills, wholly or not at all.
 ///
 /// `fill` gets the temporary folder, where it creates files with [`write_synced`].

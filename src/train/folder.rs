@@ -56,10 +56,7 @@ impl RunFolder {
     pub fn open(path: &Path) -> Result<Self> {
         // Somebody's other folder may hold files of these names.
         if !path.join("config.toml").is_file() {
-            return Err(Error::Usage {
-                message: format!("`{}` is not a run folder: it has no config.toml", path.display()),
-                hint: Some("name a folder that training made, such as runs/00000-...".into()),
-            });
+            return Err(Error::no_run_folder(path));
         }
         Self::lock(path)
     }

@@ -194,8 +194,14 @@ pub fn load_as<P: DeserializeOwned>(path: &Path, files: &[&'static str]) -> Resu
             "resume from an older training state of the run".into()
         }),
     };
-    let read =
-        |name: &str| std::fs::read_to_string(path.join(name)).map_err(Error::io("read", path.join(name)));
+    let there = |name: &str| {
+        let file = path.join(name);
+        if file.is_file() { Ok(file) } else { Err(bad(format!("`{name}` is missing"))) }
+    };
+    let read = |name: &str| {
+        let file = there(name)?;
+        std::fs::read_to_string(&file).map_err(Error::io("read", file))
+    };
     let manifest: BTreeMap<String, String> =
         toml::from_str(&read(MANIFEST)?).map_err(|error| bad(format!("{MANIFEST}: {}", error.message())))?;
     let tensor_file = |name: &str| format!("{name}.safetensors");
@@ -208,7 +214,7 @@ pub fn load_as<P: DeserializeOwned>(path: &Path, files: &[&'static str]) -> Resu
         if Path::new(name).file_name() != Some(name.as_ref()) {
             return Err(bad(format!("{MANIFEST} lists `{}`", name.escape_debug())));
         }
-        let file = path.join(name);
+        let file = there(name)?;
         if &tensors::file_sha256(&file).map_err(Error::io("read", &file))? != expected {
             return Err(bad(format!("`{name}` does not match its checksum")));
         }
@@ -328,8 +334,13 @@ mod tests {
         let path = save(dir.path(), &position(), "", &tensors()).unwrap();
         std::fs::write(path.join(CONFIG), "x = 1").unwrap();
         assert!(load(&path).err().unwrap().to_string().contains("`config.toml` does not match"));
-        std::fs::remove_file(path.join("discriminator.safetensors")).unwrap();
-        assert!(matches!(load(&path).err().unwrap(), Error::Checkpoint { .. } | Error::Io { .. }));
+        std::fs::write(path.join(CONFIG), "").unwrap();
+        for name in ["discriminator.safetensors", MANIFEST] {
+            std::fs::remove_file(path.join(name)).unwrap();
+            let error = load(&path).err().unwrap();
+            assert!(error.to_string().ends_with(&format!("`{name}` is missing")), "{error}");
+            assert!(error.hint().is_some());
+        }
     }
 
     #[test]

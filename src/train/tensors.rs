@@ -70,8 +70,11 @@ pub fn write(file: &mut dyn Write, metadata: &Metadata, tensors: &[(String, Tens
 /// written.
 pub fn read(path: &Path) -> Result<(Metadata, NamedTensors)> {
     // Opening a pipe would wait for a writer, perhaps for ever.
-    if !std::fs::metadata(path).map_err(Error::io("read", path))?.is_file() {
-        return Err(damaged(path, "it is no file".into()));
+    let there = std::fs::metadata(path).map_err(Error::io("read", path))?;
+    if !there.is_file() {
+        let what = if there.is_dir() { "it is a folder" } else { "it is no file" };
+        let hint = Some("name a .safetensors file".into());
+        return Err(Error::Checkpoint { path: path.to_path_buf(), reason: what.into(), hint });
     }
     parse(path, &std::fs::read(path).map_err(Error::io("read", path))?)
 }
@@ -90,7 +93,20 @@ fn damaged(path: &Path, reason: String) -> Error {
 /// As [`read`], but for those of reading.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Metadata, NamedTensors)> {
     let bad = |reason: String| damaged(path, reason);
-    let not_ours = |error| bad(format!("not a whole safetensors file ({error})"));
+    let not_ours = |error| {
+        match saved_by_python(bytes) {
+        Some(kind) => Error::Checkpoint {
+            path: path.to_path_buf(),
+            reason: format!("it is {kind}"),
+            hint: Some(
+                "only .safetensors are read: a network-snapshot-* or model_best of our runs, timm's weights of classifiers, and \
+                 DINOv2's"
+                    .into(),
+            ),
+        },
+        None => bad(format!("not a whole safetensors file ({error})")),
+    }
+    };
     let (header_len, header) = SafeTensors::read_metadata(bytes).map_err(not_ours)?;
     let metadata: Metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     if let Some(expected) = metadata.get(DIGEST) {
@@ -112,6 +128,22 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Metadata, NamedTensors)> {
         tensors.push((name.to_owned(), tensor));
     }
     Ok((metadata, tensors))
+}
+
+/// What PyTorch and StyleGAN save, by its first bytes; nothing else of it is looked at.
+fn saved_by_python(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        // A zip whose first entry is `<name>/data.pkl`.
+        [b'P', b'K', 3, 4, rest @ ..] => {
+            let name = rest.get(26..)?.get(..usize::from(*rest.get(22)?))?;
+            name.ends_with(b"data.pkl").then_some("a PyTorch file (.pt, .pth)")
+        }
+        // Protocols that have a mark; in a file of ours these bytes are the header's length, and its text begins at byte 8.
+        [0x80, 2..=5, _, _, _, _, _, _, eighth, ..] if *eighth != b'{' => {
+            Some("a Python pickle (.pkl, .pth), as PyTorch and StyleGAN save networks")
+        }
+        _ => None,
+    }
 }
 
 /// The SHA-256 of a whole file, as 64 hexadecimal digits.
@@ -200,5 +232,22 @@ mod tests {
         *flipped.last_mut().unwrap() ^= 1;
         std::fs::write(&path, flipped).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("checksum"));
+    }
+
+    #[test]
+    fn files_of_pytorch_are_known_by_their_first_bytes() {
+        let zip = |name: &str| {
+            let mut bytes = vec![b'P', b'K', 3, 4];
+            bytes.resize(30, 0);
+            bytes[26] = name.len() as u8;
+            [&bytes, name.as_bytes(), &[0; 40]].concat()
+        };
+        let says = |bytes: &[u8]| parse(Path::new("x"), bytes).unwrap_err().to_string();
+        assert!(says(&zip("archive/data.pkl")).contains("PyTorch file"));
+        assert!(says(&zip("a.png")).contains("not a whole safetensors file"));
+        assert!(says(b"\x80\x02}q\x00(X\x04\x00\x00\x00more").contains("Python pickle"));
+        // A damaged file of ours whose header has 640 bytes.
+        assert!(says(b"\x80\x02\0\0\0\0\0\0{\"a\": 1").contains("not a whole safetensors file"));
+        assert!(says(b"PK\x03\x04").contains("not a whole safetensors file"));
     }
 }

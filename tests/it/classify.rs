@@ -203,7 +203,7 @@ fn images_that_cannot_train_a_classifier() {
     };
     refused_data(&data("nowhere"), &["nowhere"]);
     class_folders(&data("one"), &["cat"], 3);
-    refused_data(&data("one"), &["one", "cannot train a classifier"]);
+    refused_data(&data("one"), &["one", "cannot train or test a classifier"]);
     fs::create_dir(data("flat")).unwrap();
     fs::write(data("flat").join("a.png"), png(16)).unwrap();
     refused_data(&data("flat"), &["flat", "no classes"]);
@@ -259,6 +259,10 @@ fn networks_that_do_not_fit() {
     eval(&["--model", "nest-t"], &["model_best.safetensors", "levels.0"]);
     class_folders(&dir.path().join("two"), &["cat", "dog"], 20);
     eval(&["--data", text(&dir.path().join("two"))], &["12 classes", "have 2"]);
+    // Not that the number of classes differs: that follows from it.
+    let two = dir.path().join("two");
+    let resume = ["classify", "train", "--resume", text(&run), "--data", text(&two)];
+    refused(&resume, &["began with other images"]);
     let cut = dir.path().join("cut.safetensors");
     let bytes = fs::read(&model).unwrap();
     fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();

@@ -149,7 +149,12 @@ fn arms_are_found_and_the_faster_one_is_named() {
     assert_eq!(csv.lines().count(), 1 + 6 * 20);
     // 8 kimg: 500 steps of 16 images, 16 seconds, 500 steps of 2.4e11 operations, 1.6 times 5000 images.
     let first = csv.lines().nth(1).unwrap();
-    assert!(first.starts_with(r#""nest","00000-scenes-transposed_nest",0,"kid2k-scenes-v1",8,500,16,120000000000000,1.6,0."#), "{first}");
+    assert!(
+        first.starts_with(
+            r#""nest","00000-scenes-transposed_nest",0,"kid2k-scenes-v1",8,500,16,120000000000000,1.6,0."#
+        ),
+        "{first}"
+    );
     assert!(fs::read_to_string(&files[1]).unwrap().contains("| nest | 3 |"));
     let svg = fs::read_to_string(&files[2]).unwrap();
     assert_eq!((svg.matches("<polyline").count(), svg.matches("<polygon").count()), (2, 2));

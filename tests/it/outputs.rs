@@ -224,10 +224,11 @@ fn a_signal_is_answered_in_words_of_the_verb() {
     let interrupted = |args: &[&str], outdir: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
         command.args(args).arg("--outdir").arg(outdir);
+        let before = fs::read_dir(outdir).map_or(0, Iterator::count);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        // The folder has something in it once the handler is there.
-        let begun = || fs::read_dir(outdir).is_ok_and(|mut entries| entries.next().is_some());
-        while !begun() && child.try_wait().unwrap().is_none() {
+        // The folder has something new in it once the handler is there.
+        let count = || fs::read_dir(outdir).map_or(0, Iterator::count);
+        while count() <= before && child.try_wait().unwrap().is_none() {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         succeeded(&Command::new("kill").args(["-INT", &child.id().to_string()]).output().unwrap());
@@ -235,8 +236,13 @@ fn a_signal_is_answered_in_words_of_the_verb() {
     };
     let said = interrupted(&["data", "synth", "-n", "1000000", "--res", "512"], &dir.path().join("scenes"));
     assert!(said.contains("scenes written so far stay") && !said.contains("saving"), "{said}");
-    let said = interrupted(&["sample", "-n", "1000000", "--run", text(&run)], &dir.path().join("drawn"));
+    // With a picture of another network among those that it would have drawn.
+    let drawn = dir.path().join("drawn");
+    fs::create_dir(&drawn).unwrap();
+    fs::write(drawn.join("seed999999.png"), "").unwrap();
+    let said = interrupted(&["sample", "-n", "1000000", "--run", text(&run)], &drawn);
     assert!(said.contains("what was drawn is kept") && !said.contains("saving"), "{said}");
+    assert!(said.contains("images of an earlier call") && said.contains("drawn`: 1\n"), "{said}");
 }
 
 /// Writes a PNG of this size.

@@ -160,3 +160,165 @@ fn explaining_what_cannot_be_read_leaves_nothing() {
         assert!(!outdir.exists(), "half of the figures were left behind");
     }
 }
+
+#[test]
+fn a_folder_for_a_file_and_a_file_for_a_folder_name_the_other_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, outdir) = (dir.path().join("run"), dir.path().join("out"));
+    untrained(&run, "nest-xs", &["cat", "dog"]);
+    let file = run.join("model_best.safetensors");
+    let sample = ["sample", "-n", "1", "--outdir", text(&outdir)];
+    for verb in [&sample[..], &["interpolate"], &["classify", "eval"]] {
+        let said = refusal(&[verb, &["--network", text(&run)]].concat());
+        assert!(
+            said.contains("is a folder") && hint(&said).ends_with(&format!("--run {}", text(&run))),
+            "{said}"
+        );
+        let said = refusal(&[verb, &["--run", text(&file)]].concat());
+        assert!(
+            said.contains("is a file") && hint(&said).ends_with(&format!("--network {}", text(&file))),
+            "{said}"
+        );
+    }
+    // Runs that are none, or of the other kind.
+    let said = refusal(&[&sample[..], &["--run", text(&dir.path().join("nosuch"))]].concat());
+    assert!(said.contains("there is no folder"), "{said}");
+    fs::create_dir_all(dir.path().join("runs/00003-scenes-x")).unwrap();
+    let runs = dir.path().join("runs");
+    let said = refusal(&[&sample[..], &["--run", text(&runs)]].concat());
+    assert!(said.contains("holds runs") && hint(&said).contains("--runs "), "{said}");
+    refused(&[&sample[..], &["--run", text(&run)]].concat(), &["is the run of a classifier"]);
+    fs::remove_file(&file).unwrap();
+    fs::write(run.join("network-snapshot-000001.safetensors"), "").unwrap();
+    refused(&["classify", "eval", "--run", text(&run)], &["is the run of a generator"]);
+    for verb in ["score", "compare"] {
+        refused(&[verb, text(&dir.path().join("nosuch"))], &["nosuch` is not there"]);
+    }
+    assert!(!outdir.exists());
+}
+
+#[test]
+fn what_pytorch_saved_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("stylegan3-t-ffhq-1024x1024.pkl");
+    fs::write(&file, b"\x80\x03}q\x00(X\x04\x00\x00\x00G_emaq\x01").unwrap();
+    for verb in [&["sample", "-n", "1"][..], &["interpolate"], &["classify", "eval"]] {
+        let said = refusal(&[verb, &["--network", text(&file)]].concat());
+        assert!(said.contains("Python pickle") && hint(&said).contains("only .safetensors are read"), "{said}");
+    }
+}
+
+#[test]
+fn what_timm_leaves_out_is_refused_where_our_file_tells_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    untrained(&run, "nest-xs", &["cat", "dog"]);
+    for flag in [["--res", "64"], ["--num-classes", "3"], ["--mean", "0,0,0"], ["--std", "1,1,1"]] {
+        let said = refusal(&[&["classify", "eval", "--run", text(&run)], &flag[..]].concat());
+        assert!(said.starts_with(&format!("error: {}: a classifier of ours", flag[0])), "{said}");
+        assert!(hint(&said).contains("--model NAME"), "{said}");
+    }
+}
+
+#[test]
+fn values_and_arms_that_are_named_twice() {
+    let study = ["study", "convergence", "-n", "--kimg", "1"];
+    let said = refusal(&[&study[..], &["--tune", "train.generator.lr=1e-4,2e-4,1e-4"]].concat());
+    assert!(said.contains("it names 1e-4 twice"), "{said}");
+    let said = refusal(&[&study[..], &["--arms", "nest,sagan,nest"]].concat());
+    assert!(said.contains("two arms are named nest") && hint(&said) == "name each arm once", "{said}");
+    // Not what follows from a length that is none.
+    for kimg in ["nan", "-1", "0"] {
+        refused(&["study", "convergence", "-n", "--kimg", kimg], &["`train.kimg`"]);
+    }
+}
+
+#[test]
+fn a_dash_is_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = Recorded::nest(0).write(dir.path(), 0);
+    for flag in ["--csv", "--markdown", "--figure", "--report"] {
+        let said = refusal(&["compare", text(&run), flag, "-"]);
+        assert!(said.contains("name a file"), "{said}");
+    }
+    for verb in [&["interpolate", "--out", "-"][..], &["data", "pack", text(&run), "-"]] {
+        assert!(refusal(verb).contains("name a file"), "{verb:?}");
+    }
+    assert!(!std::path::Path::new("-").exists());
+    // A file where a folder is needed has a hint here as well.
+    let file = run.join("stats.jsonl").join("scores.csv");
+    refused(&["compare", text(&run), "--csv", text(&file)], &["cannot create"]);
+}
+
+#[test]
+fn numbers_that_are_none_are_told_in_words() {
+    for (args, says) in [
+        (&["train", "-n", "--kimg", "-1"][..], "`train.kimg`: -1 is not"),
+        (&["train", "-n", "--seed", "-1"], "`train.seed`: `-1` is not a whole number, 0 or more"),
+        (&["train", "-n", "--batch", "-1"], "'-1' for '--batch <BATCH>': not a whole number, 0 or more"),
+        (&["train", "-n", "--res", "64.5"], "not a whole number"),
+        (&["train", "-n", "--kimg", "many"], "'many' for '--kimg <KIMG>': not a number"),
+        (&["train", "-n", "--set", "train.batch=abc"], "`train.batch`: `abc` is not a whole number, 0 or more"),
+        (&["train", "-n", "--set", "data.mirror=yes"], "`data.mirror`: `yes` is not true or false"),
+        (&["train", "-n", "--set", "train.loss=foo"], "`foo` is none of hinge, non_saturating, relativistic"),
+        (&["sample", "-n", "-1"], "'-1' for '--n <N>'"),
+        (&["sample", "-n", "1", "--trunc", "-1"], "--trunc -1.0 keeps less"),
+        (&["sample", "--seeds", "-5"], "`-5` is not a list of seeds"),
+        (&["sample", "-n", "1", "--batch", "0"], "0 is not in 1.."),
+    ] {
+        let said = refusal(args);
+        assert!(said.contains(says), "{args:?}: {said}");
+    }
+    let said = refusal(&["train", "-n", "--set", "train.lr=1e-4"]);
+    assert_eq!(hint(&said), "did you mean `train.discriminator.lr` or `train.generator.lr`?");
+}
+
+#[test]
+fn files_of_another_kind_are_called_what_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let classifier = nestgen(&["classify", "train", "-n"]);
+    fs::write(file("classifier.toml"), classifier.stdout).unwrap();
+    refused(
+        &["train", "-n", "--config", text(&file("classifier.toml"))],
+        &["is the configuration of a classifier"],
+    );
+    let generator = nestgen(&["train", "-n"]);
+    fs::write(file("generator.toml"), generator.stdout).unwrap();
+    let generator = file("generator.toml");
+    let args = ["classify", "train", "-n", "--config", text(&generator)];
+    refused(&args, &["is the configuration of a generator"]);
+    refused(&["train", "-n", "--config", text(dir.path())], &["cannot read"]);
+    fs::write(file("binary.toml"), [0xff, 0xfe, 0, 1]).unwrap();
+    refused(&["train", "-n", "--config", text(&file("binary.toml"))], &["cannot read"]);
+
+    let run = Recorded::nest(0).write(dir.path(), 0);
+    Recorded::nest(0).draw(&run);
+    for verb in
+        [&["fid", text(&run), text(&run), "--features", "scenes-v1"][..], &["train", "--data", text(&run)]]
+    {
+        let said = refusal(verb);
+        assert!(said.contains("is a run folder") && hint(&said).contains("nestgen sample"), "{said}");
+    }
+    let images = file("images");
+    fs::create_dir(&images).unwrap();
+    (0..3).for_each(|i| fs::write(images.join(format!("{i}.png")), png(16 + i)).unwrap());
+    let said = refusal(&["fid", text(&images), text(&images), "--features", "scenes"]);
+    assert!(said.contains("no feature space `scenes`") && hint(&said).contains("scenes-v1"), "{said}");
+    let pack = file("nosuch").join("pack.h5");
+    refused(&["data", "pack", text(&images), text(&pack)], &["lies in no folder that is there"]);
+}
+
+#[test]
+fn figures_do_not_lie_among_the_images_that_they_explain() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, images) = (dir.path().join("run"), dir.path().join("images"));
+    untrained(&run, "nest-xs", &["cat", "dog"]);
+    fs::create_dir(&images).unwrap();
+    fs::write(images.join("a.png"), png(32)).unwrap();
+    for outdir in [images.clone(), images.join("explained")] {
+        let args = ["classify", "explain", text(&images), "--run", text(&run), "--outdir", text(&outdir)];
+        refused(&args, &["lies in the folder of the images"]);
+    }
+    assert_eq!(fs::read_dir(&images).unwrap().count(), 1);
+}

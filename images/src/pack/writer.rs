@@ -104,8 +104,7 @@ pub fn write_pack(
         }
     }
     if packed == 0 {
-        let first = skipped.into_iter().next();
-        return Err(first.unwrap_or(Error::NoImages { path: set.path().to_owned(), other_files: 0 }));
+        return Err(none_packed(set, &chosen, options));
     }
     let side = u64::from(res);
     file.dataset("images", Element::U8, &[packed as u64, 3, side, side], address).map_err(write_error)?;
@@ -118,6 +117,21 @@ pub fn write_pack(
     temporary.persist(target).map_err(|e| write_error(e.error))?;
     sync_folder(folder);
     Ok(PackSummary { images: packed, res, classes: set.class_names().len(), bytes, source_digest, skipped })
+}
+
+/// Why none of these images could be packed.
+fn none_packed(set: &ImageSet, chosen: &[usize], options: &PackOptions) -> Error {
+    let side = |&i: &usize| set.read_header(i).ok().map(|header| header.width.min(header.height));
+    let small = chosen.iter().filter_map(side).filter(|&side| side < options.min_side);
+    let small: Vec<u32> = small.collect();
+    Error::NonePacked {
+        path: set.path().to_owned(),
+        images: chosen.len(),
+        too_small: small.len(),
+        min_side: options.min_side,
+        largest: small.iter().copied().max().unwrap_or(0),
+        unreadable: chosen.len() - small.len(),
+    }
 }
 
 /// Brings images to the pack's one size: the one asked for, else that of the first image.
@@ -147,7 +161,7 @@ impl<'a> Sizing<'a> {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::NoImages { path: set.path().to_owned(), other_files: chosen.len() })
+        Err(none_packed(set, chosen, options))
     }
 
     fn large_enough(&self, i: usize, (width, height): (u32, u32)) -> Result<()> {

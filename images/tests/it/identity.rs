@@ -99,6 +99,19 @@ fn records_have_the_splits_that_are_there() {
 }
 
 #[test]
+fn a_set_without_splits_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, pack) = (dir.path().join("set"), dir.path().join("set.h5"));
+    make::write_folder(&root, &[("1.png", make::png(8, 8, 1))]);
+    write_pack(&open(&root, None).unwrap(), &pack, &PackOptions::default(), &|_, _| true).unwrap();
+    for path in [root, pack] {
+        let error = open(&path, Some("test")).err().unwrap();
+        assert!(error.to_string().ends_with("has no split `test` (it has none)"), "{error}");
+        assert!(error.hint().unwrap().starts_with("leave the split out"));
+    }
+}
+
+#[test]
 fn a_pack_knows_the_split_that_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let (root, pack) = (dir.path().join("set"), dir.path().join("test.h5"));

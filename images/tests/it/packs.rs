@@ -27,6 +27,23 @@ fn labelled(dir: &Path) -> ImageSet {
     open(&root)
 }
 
+#[test]
+fn a_set_of_which_nothing_can_be_packed_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = labelled(dir.path());
+    std::fs::write(dir.path().join("set/bee/4.png"), &make::png(64, 64, 4)[..60]).unwrap();
+    let set_with_cut = open(set.path());
+    for res in [None, Some(8)] {
+        let options = PackOptions { res, skip_bad: true, min_side: 50, ..Default::default() };
+        let error = pack(&set_with_cut, &dir.path().join("p.h5"), &options).unwrap_err();
+        let text = error.to_string();
+        let says = "none of 4 images can be packed: 3 have a shorter side below 50 px (the largest has 33 px), 1 cannot be read";
+        assert!(text.ends_with(says), "{text}");
+        assert!(error.hint().unwrap().contains("--min-side 33"), "{error}");
+        assert!(!dir.path().join("p.h5").exists());
+    }
+}
+
 /// A committed file written by h5py; see `tests/fixtures/h5py_pack.py`.
 fn h5py_fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

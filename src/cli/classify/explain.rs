@@ -18,7 +18,7 @@ use nestgen::train::files::write_atomic;
 use nestgen_images::{RgbImage8, to_square};
 
 use super::Network;
-use super::sources::{Boxes, Image, images};
+use super::sources::{Boxes, Image, images, refuse_among};
 use crate::cli::ui;
 use tally::Tally;
 
@@ -72,6 +72,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let wanted = wanted_classes(&args.classes, &trained.class_names)?;
     let boxes = args.boxes.as_deref().map(Boxes::read).transpose()?;
     let images = images(&args.images)?;
+    refuse_among(&args.outdir, &args.images)?;
     if let Some(boxes) = &boxes {
         count_boxes(boxes, &images)?;
     }

@@ -13,6 +13,7 @@ use nestgen::config::classify::{
 };
 use nestgen::error::{Error, Result};
 
+use super::network::{refuse_no_run, refuse_swapped};
 use super::ui;
 
 pub(super) use train::{describe, warn_of_copies};
@@ -52,17 +53,17 @@ pub(super) struct Network {
     /// Which model timm's weights are of: nest-t, nest-s, nest-b, vit-t, vit-s
     #[arg(long, value_name = "NAME", requires = "network")]
     model: Option<String>,
-    /// Side of that model's images in pixels
-    #[arg(long, value_name = "PX", requires = "model", default_value_t = 224)]
-    res: usize,
-    /// Number of that model's classes
-    #[arg(long, value_name = "N", requires = "model", default_value_t = 1000)]
-    num_classes: usize,
+    /// Side of that model's images in pixels [default: 224]
+    #[arg(long, value_name = "PX")]
+    res: Option<usize>,
+    /// Number of that model's classes [default: 1000]
+    #[arg(long, value_name = "N")]
+    num_classes: Option<usize>,
     /// What that model subtracts from each channel, in 0..1 [default: the file's own; of timm's files ImageNet's for NesT, 0.5 for ViT]
-    #[arg(long, value_name = "R,G,B", requires = "model", value_parser = channels)]
+    #[arg(long, value_name = "R,G,B", value_parser = channels)]
     mean: Option<[f32; 3]>,
     /// What it divides each channel by then
-    #[arg(long, value_name = "R,G,B", requires = "model", value_parser = channels)]
+    #[arg(long, value_name = "R,G,B", value_parser = channels)]
     std: Option<[f32; 3]>,
 }
 
@@ -76,12 +77,16 @@ fn channels(text: &str) -> Result<[f32; 3], String> {
 impl Network {
     /// Reads it.
     pub(super) fn load(&self) -> Result<(Trained, PathBuf)> {
+        refuse_swapped(&self.run, self.network.as_deref())?;
+        self.refuse_traits_of_ours()?;
         let path = match &self.network {
             Some(path) => path.clone(),
-            None => newest_model(&self.run, &self.runs)?,
+            None => newest_model(&self.run, &self.runs)
+                .or_else(|nothing| refuse_no_run(&self.run, true).and(Err(nothing)))?,
         };
+        let (res, classes) = (self.res.unwrap_or(224), self.num_classes.unwrap_or(1000));
         let mut trained = match &self.model {
-            Some(name) => read_timm(&path, &model_preset(name, self.res, self.num_classes)?)?,
+            Some(name) => read_timm(&path, &model_preset(name, res, classes)?)?,
             None => read_trained(&path)?,
         };
         let data = &mut trained.config.data;
@@ -93,6 +98,26 @@ impl Network {
             });
         }
         Ok((trained, path))
+    }
+
+    /// Refuses what is to be told of timm's weights where ours, which tell it themselves, are tested.
+    fn refuse_traits_of_ours(&self) -> Result<()> {
+        let given = [
+            ("--res", self.res.is_some()),
+            ("--num-classes", self.num_classes.is_some()),
+            ("--mean", self.mean.is_some()),
+            ("--std", self.std.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given && self.model.is_none()) {
+            None => Ok(()),
+            Some((flag, _)) => Err(Error::Usage {
+                message: format!("{flag}: a classifier of ours tells that itself"),
+                hint: Some(format!(
+                    "leave {flag} out, images of any size are brought to the classifier's own; it is for timm's weights: --network FILE \
+                     --model NAME"
+                )),
+            }),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nestgen::data::synthetic::BoundingBox;
 use nestgen::error::{Error, Result};
+use nestgen::train::files::lies_in;
 use nestgen_images::{EVERY_SPLIT, ImageSet, Limits, OpenOptions, RgbImage8, decode};
 
 /// Bytes of a file's name that a figure's name keeps: the longest names of files leave no room for more.
@@ -79,6 +80,21 @@ pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>> {
         images.extend((0..set.len()).map(|i| Image { class: class(i), ..Image::at(file(i)) }));
     }
     Ok(images)
+}
+
+/// Refuses to write figures among the images that they explain: the next reading would take them for some, and the folders for
+/// no classes.
+pub(super) fn refuse_among(outdir: &Path, sources: &[PathBuf]) -> Result<()> {
+    for source in sources {
+        if lies_in(outdir, source)? {
+            let (outdir, source) = (outdir.display(), source.display());
+            return Err(Error::Usage {
+                message: format!("`{outdir}` lies in the folder of the images, `{source}`"),
+                hint: Some("figures would be read as images later: name another --outdir".into()),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A table of boxes by file.

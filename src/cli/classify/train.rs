@@ -14,6 +14,7 @@ use nestgen::error::Error;
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
 use nestgen::ranks::Ranks;
+use nestgen::study::provenance::Provenance;
 use nestgen::train::classify::training::{Event, Outcome, Progress};
 use nestgen::train::folder::ResumePoint;
 
@@ -105,6 +106,12 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         }
     };
     let data = open_data(&config.data, config.model.resolution())?;
+    if let Some(point) = &resume
+        && let Some(before) = Provenance::read(&point.run)?
+    {
+        // Before what does not fit: other images are to blame for it.
+        before.refuse_other_images(&point.run, &[data.chosen(&config.data).0.data().digest()])?;
+    }
     if file.is_none() {
         config.model.set_classes(data.class_names().len());
     }

@@ -187,7 +187,12 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
             }
         };
         if arms.iter().any(|(other, _)| *other == name) {
-            return Err(usage(&format!("two arms are named {name}"), "name files differently").into());
+            let hint = if args.arms.iter().filter(|other| **other == arm || **other == name).count() > 1 {
+                "name each arm once"
+            } else {
+                "name files differently"
+            };
+            return Err(usage(&format!("two arms are named {name}"), hint).into());
         }
         let mut settings = overrides(args, source, fixed)?;
         settings.extend(value);
@@ -210,7 +215,9 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
     };
     // A run that ends because its score is bad has no score at the end: its arm would gain by losing it.
     overrides.push(Override::new("train.guard.on_divergence", "warn"));
-    if plain.eval.every_kimg == 0.0 {
+    // Of a length that is none the length is to blame, not what would follow from it.
+    let is_length = |kimg: f64| kimg > 0.0 && kimg.is_finite();
+    if plain.eval.every_kimg == 0.0 && args.kimg.is_none_or(is_length) {
         let usual = args.kimg.map_or(2.0 * plain.train.tick_kimg, |kimg| kimg / SCORES_PER_RUN);
         overrides.push(Override::new("eval.every_kimg", usual));
     }

@@ -28,12 +28,15 @@ impl Tune {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (key, values) = text.split_once('=').unwrap_or((text, ""));
         let values = values.split(',').map(str::trim).filter(|value| !value.is_empty());
-        let values = values.map(str::to_owned).collect();
+        let values: Vec<String> = values.map(str::to_owned).collect();
         // Other settings say which images or scores there are, or are free anyway.
         if !key.trim().starts_with("train.") || key.trim() == "train.seed" {
             return Err("it must be a setting of training, like train.generator.lr=1e-4,2e-4".into());
         }
-        Ok(Self { key: key.trim().to_owned(), values })
+        match values.iter().enumerate().find(|(at, value)| values[..*at].contains(value)) {
+            Some((_, twice)) => Err(format!("it names {twice} twice: name each value once")),
+            None => Ok(Self { key: key.trim().to_owned(), values }),
+        }
     }
 
     fn at(&self, name: String, arm: &str, value: &str) -> Result<At> {
@@ -85,6 +88,7 @@ mod tests {
         assert_eq!(names(&["a.toml@3"], "train.d_steps"), [pair("a.toml@3", "a.toml")]);
         let bare = Tune::parse("train.generator.lr").unwrap();
         assert!(arms_at(&["nest".into()], Some(&bare)).is_err());
+        assert!(Tune::parse("train.d_steps=1,2, 1").unwrap_err().starts_with("it names 1 twice"));
         assert!(Tune::parse("=1").is_err() && Tune::parse("eval.images=100,200").is_err());
         assert_eq!(arms_at(&["nest".into()], None).unwrap()[0].name, "nest");
     }

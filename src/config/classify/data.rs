@@ -8,7 +8,7 @@ use nestgen_images::{EVERY_SPLIT, OpenOptions, TEST_SPLITS, VALIDATION_SPLITS, i
 use serde::{Deserialize, Serialize};
 
 use super::model::TrainedOn;
-use crate::config::run::{MOST_WORKERS, name_of_images};
+use crate::config::run::{MOST_WORKERS, name_of_images, refuse_missing};
 use crate::data::{ImageData, LabelledImages, LoadOptions, labelled_split, synthetic};
 use crate::error::{Error, Result};
 use crate::train::classify::augment::Normalise;
@@ -129,6 +129,7 @@ impl ClassDataConfig {
             let train = scenes(synthetic::TRAINING_SEED, self.scenes)?;
             return Ok(ClassData { train, test: scenes(synthetic::TEST_SEED, self.test_scenes)? });
         }
+        refuse_missing(&self.path)?;
         let path = Path::new(&self.path);
         let all = self.read(res, None, progress)?;
         refuse_empty_classes(path, all.data().class_names())?;
@@ -184,6 +185,7 @@ impl ClassDataConfig {
             let scenes = ImageData::synthetic(synthetic::TEST_SEED, self.test_scenes, res, progress)?;
             return Ok((LabelledImages::all(Arc::new(scenes))?, Tested::Split));
         }
+        refuse_missing(&self.path)?;
         let chosen = Some(self.test_split.as_str()).filter(|name| !name.is_empty());
         let path = Path::new(&self.path);
         // What was tested on while training chose the epoch that is kept: not the last word where there is another.

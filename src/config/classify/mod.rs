@@ -14,8 +14,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::idle::in_classify_run;
-use super::load::{parse_as, resolve};
+use super::load::{of_other_kind, parse_as, resolve};
 use super::overrides::Override;
+use super::run::RunConfig;
 use crate::error::{Error, Result};
 use crate::models::ClassifierConfig;
 use crate::train::classify::settings::ClassifyConfig;
@@ -62,6 +63,9 @@ impl ClassifyRunConfig {
     /// As [`ClassifyRunConfig::with`].
     pub fn read(path: &Path, overrides: &[Override]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        if toml::from_str::<RunConfig>(&text).is_ok() {
+            return Err(of_other_kind(&path.display().to_string(), "a generator", "nestgen train"));
+        }
         with_own_hint(resolve(&path.display().to_string(), &text, overrides, Self::validate, in_classify_run))
     }
 
@@ -129,7 +133,7 @@ mod tests {
         let base = ClassifyRunConfig::of_model(model_preset("nest-t", 32, 10).unwrap());
         let set = |text: &str| base.with("--model nest-t", &[Override::parse(text).unwrap()]);
         assert_eq!(set("train.epochs=3").unwrap().train.epochs, 3);
-        assert_eq!(set("train.epohcs=3").unwrap_err().hint().as_deref(), Some("did you mean `epochs`?"));
+        assert_eq!(set("train.epohcs=3").unwrap_err().hint().as_deref(), Some("did you mean `train.epochs`?"));
         let error = set("data.fraction=2").unwrap_err();
         assert!(error.to_string().starts_with("--set: `data.fraction`"), "{error}");
     }
