@@ -64,6 +64,13 @@ impl Training<'_> {
         } else {
             self.rewind()?;
             self.say(format!("resumed at {:.3} kimg", self.position.kimg()))?;
+            let over = self.length.is_over(self.position.cur_nimg, self.position.elapsed_secs);
+            if over && !self.tick_is_due(over) {
+                self.say(
+                    "it is as long as it was to be: nothing is trained without a longer --kimg or --minutes"
+                        .into(),
+                )?;
+            }
             let beyond = folder.set_aside_beyond(&self.position)?;
             if beyond > 0 {
                 self.say(format!("{beyond} files of later kimg are now called abandoned-…"))?;

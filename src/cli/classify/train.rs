@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use candle_core::{DType, Device};
 use clap::Args;
 use nestgen::config::Override;
-use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset, refuse_misfits};
+use nestgen::config::classify::{
+    ClassData, ClassifyRunConfig, Launch, launch, model_preset, refuse_misfits, refuse_other_images,
+};
 use nestgen::error::Error;
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
@@ -43,7 +45,8 @@ pub(in crate::cli) struct TrainArgs {
     /// A configuration file, as `-n` prints it
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     config: Option<PathBuf>,
-    /// Length: passes over the training images; the warm-up takes a sixth of them, at most 5 [default: 30]
+    /// Length: passes over the training images; the warm-up takes a sixth of them, at most 5, but that of a resumed run is as it was
+    /// [default: 30]
     #[arg(long)]
     epochs: Option<u32>,
     /// Images a step
@@ -108,7 +111,9 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         config.model.set_classes(data.class_names().len());
     }
     warn_of_hold_out(&overrides, &config, &data);
-    refuse_misfits(&config, &data.chosen(&config.data).0)?;
+    let train = data.chosen(&config.data).0;
+    resume.as_ref().map_or(Ok(()), |point| refuse_other_images(point, &train))?;
+    refuse_misfits(&config, &train)?;
     if args.dry_run {
         return dry_run(&config);
     }
@@ -121,7 +126,9 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
 fn overrides(args: &TrainArgs) -> anyhow::Result<Vec<Override>> {
     let mut all = Vec::new();
     let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
-    add("train.warmup_epochs", args.epochs.map(|epochs| (f64::from(epochs) / 6.0).min(5.0).into()));
+    // A run that is made longer has its warm-up behind it, or has begun it.
+    let warmed_up = args.epochs.filter(|_| args.resume.is_none());
+    add("train.warmup_epochs", warmed_up.map(|epochs| (f64::from(epochs) / 6.0).min(5.0).into()));
     for text in &args.set {
         all.push(Override::parse(text)?);
     }
@@ -183,8 +190,9 @@ fn launch_and_show(
     ));
     let (epochs, warm_up) = (config.train.epochs, config.train.warmup_epochs);
     if warm_up >= epochs as f64 {
+        let advice = if resume.is_none() { format!(": --epochs {epochs} fits both") } else { String::new() };
         ui::warn(&format!(
-            "the warm-up of {warm_up} epochs is not over when the run ends after {epochs}: --epochs {epochs} fits both"
+            "the warm-up of {warm_up} epochs is not over when the run ends after {epochs}{advice}"
         ));
     }
     describe_ranks(ranks);

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{DType, Device};
 
 use super::{ClassData, ClassifyRunConfig};
-use crate::config::launch::{Begun, create_run, enter, name_passed_over, resume};
+use crate::config::launch::{Begun, FoundState, create_run, enter, resume, say_beginning};
 use crate::data::LabelledImages;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
@@ -52,6 +52,7 @@ pub struct Launch<'a> {
 pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let config = launch.config;
     let (train, test) = launch.data.chosen(&config.data);
+    launch.resume.as_ref().map_or(Ok(()), |point| refuse_other_images(point, &train))?;
     refuse_misfits(config, &train)?;
     let ranks = launch.ranks;
     let share = share_out_pairs(config.train.batch, ranks)?;
@@ -66,18 +67,21 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     check_work(ranks, &[train.data(), test.data()], &config_text)?;
     let record = provenance(config, &classifier, &train, launch.device);
     let create = || create_run(launch.outdir, &config.data.path, &config.data.name(), launch.name);
-    let Begun { folder, state, damaged, record } = match launch.resume {
+    let Begun { folder, state, told, record } = match launch.resume {
         None => Begun::anew(enter(ranks, create)?, record),
         Some(point) => {
-            let begun = resume(ranks, &point, load_state, record, &[train.data().digest()])?;
+            let mut begun = resume(ranks, &point, load_state, record, &[train.data().digest()])?;
             if let Some(state) = &begun.state {
                 refuse_other_settings(&state.path, &state.saved.config, &config_text)?;
+                if let Some(before) = other_length(config, state)? {
+                    begun.changes_length(before, &length(config));
+                }
             }
             begun
         }
     };
     (launch.on_start)(folder.path());
-    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
+    say_beginning(ranks, &folder, told, |line| (launch.on_event)(Event::Line(line)))?;
     let session = Session {
         config: &config.train,
         config_text: &config_text,
@@ -126,6 +130,47 @@ fn refuse_other_settings(path: &Path, before: &str, now: &str) -> Result<()> {
         }
         other => other,
     })
+}
+
+/// The length that a run had before, where that gave it other rates than it would have had with its length of now: not where
+/// rates do not fall.
+///
+/// # Errors
+/// When the new length lies behind the run.
+fn other_length(config: &ClassifyRunConfig, state: &FoundState<Position>) -> Result<Option<String>> {
+    let before = ClassifyRunConfig::parse(&state.path.display().to_string(), &state.saved.config)?;
+    let done = state.saved.position.epoch;
+    if before.train.epochs == config.train.epochs {
+        return Ok(None);
+    }
+    if config.train.epochs <= done {
+        return Err(Error::Usage {
+            message: format!(
+                "a length of {}, but `{}` is at {done} already",
+                length(config),
+                state.path.display()
+            ),
+            hint: Some("give more --epochs, or leave it out".into()),
+        });
+    }
+    Ok((config.train.base_lr != config.train.min_lr).then(|| length(&before)))
+}
+
+/// A length as people write it.
+fn length(config: &ClassifyRunConfig) -> String {
+    let epochs = config.train.epochs;
+    if epochs == 1 { "1 epoch".into() } else { format!("{epochs} epochs") }
+}
+
+/// Refuses to go on with a run on other images than it began with: what else does not fit comes of that.
+///
+/// # Errors
+/// When the run's record cannot be read, or names others.
+pub fn refuse_other_images(point: &ResumePoint, train: &LabelledImages) -> Result<()> {
+    match Provenance::read(&point.run)? {
+        Some(before) => before.refuse_other_images(&point.run, &[train.data().digest()]),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a network of other classes and a batch larger than an epoch.

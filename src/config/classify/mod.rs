@@ -6,7 +6,7 @@ mod launch;
 mod model;
 
 pub use data::{ClassData, ClassDataConfig, Tested};
-pub use launch::{Launch, launch, refuse_misfits};
+pub use launch::{Launch, launch, refuse_misfits, refuse_other_images};
 pub use model::{Trained, TrainedOn, model_names, model_preset, newest_model, read_timm, read_trained};
 
 use std::path::Path;

@@ -71,6 +71,9 @@ impl Training<'_> {
                 rewind_lines(&folder.file(name), position.cur_nimg as f64 / 1e3)?;
             }
             self.say(format!("resumed after {:.2} epochs", self.done_epochs()))?;
+            if self.position.epoch >= self.session.config.epochs {
+                self.say("it is as long as it was to be: nothing is trained without more --epochs".into())?;
+            }
         }
         Ok(())
     }
