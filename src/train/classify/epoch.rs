@@ -272,7 +272,8 @@ impl Training<'_> {
             ema.params().load(&tensors("classifier-ema").collect())?;
         }
         self.adam.load_state(&tensors("adam").collect())?;
-        self.position = state.position.clone();
+        let class_names = std::mem::take(&mut self.position.class_names);
+        self.position = Position { class_names, ..state.position.clone() };
         Ok(())
     }
 
