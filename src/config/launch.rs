@@ -87,15 +87,9 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
             point.refuse_abandoned()?;
             // Runs of before went by the whole source, whatever part of it they used.
             let trained_on = record.data_digest.clone();
-            let mut begun = resume(ranks, &point, state::load, record, &[&trained_on, &whole])?;
-            if let Some(state) = &begun.state {
-                refuse_changes(&state.path, &state.saved.config, &config_text)?;
-                refuse_the_past(config, &config_text, state)?;
-                if let Some(before) = other_length(config, &state.saved.config) {
-                    begun.changes_length(before, &length(&config.train));
-                }
-            }
-            begun
+            let begun = resume(ranks, &point, state::load, record, &[&trained_on, &whole])?;
+            let before = |state: &_| other_length(config, &config_text, state);
+            begun.under(&config_text, &length(&config.train), before)?
         }
         Start::Transfer(point) => transfer(ranks, &point, create, &networks, record)?,
     };
@@ -157,12 +151,23 @@ impl<P> Begun<P> {
         Self { folder, state: None, told: Vec::new(), record }
     }
 
-    /// Notes that a run whose rates are drawn out over its length is to have another one than `before`.
-    pub(super) fn changes_length(&mut self, before: String, now: &str) {
-        self.told.push(format!(
-            "its length was {before} and is {now} now: learning rates go on as in a run of {now}"
-        ));
-        self.record.lengths.push(before);
+    /// A run that goes on under the settings `text`: refuses those that may not change, and notes that it is to be as long as
+    /// `now` where its length `before` gave it other rates.
+    pub(super) fn under(
+        mut self,
+        text: &str,
+        now: &str,
+        before: impl FnOnce(&FoundState<P>) -> Result<Option<String>>,
+    ) -> Result<Self> {
+        let Some(state) = &self.state else { return Ok(self) };
+        refuse_changes(&state.path, &state.saved.config, text)?;
+        if let Some(before) = before(state)? {
+            self.told.push(format!(
+                "its length was {before} and is {now} now: learning rates go on as in a run of {now}"
+            ));
+            self.record.lengths.push(before);
+        }
+        Ok(self)
     }
 }
 
@@ -234,11 +239,15 @@ fn refuse_the_past(config: &RunConfig, config_text: &str, state: &FoundState<Pos
 }
 
 /// The length that a run had before, where that gave it other rates than it would have had with its length of now.
-fn other_length(config: &RunConfig, before: &str) -> Option<String> {
-    let before: RunConfig = toml::from_str(before).ok()?;
+///
+/// # Errors
+/// As [`refuse_the_past`].
+fn other_length(config: &RunConfig, config_text: &str, state: &FoundState<Position>) -> Result<Option<String>> {
+    refuse_the_past(config, config_text, state)?;
+    let Ok(before) = toml::from_str::<RunConfig>(&state.saved.config) else { return Ok(None) };
     let (before, now) = (&before.train, &config.train);
     let is_as_long = (before.kimg, before.minutes) == (now.kimg, now.minutes);
-    (!is_as_long && now.schedule.kind != ScheduleKind::Constant).then(|| length(before))
+    Ok((!is_as_long && now.schedule.kind != ScheduleKind::Constant).then(|| length(before)))
 }
 
 /// A length as people write it.

@@ -13,7 +13,6 @@ use crate::models::Classifier;
 use crate::ranks::Ranks;
 use crate::rng::Rng;
 use crate::study::provenance::{self, Network, Provenance};
-use crate::train::changes::refuse_changes;
 use crate::train::classify::training::{Event, Outcome, Position, Session, Training};
 use crate::train::classify::{TENSOR_FILES, TENSOR_FILES_EMA};
 use crate::train::folder::ResumePoint;
@@ -85,14 +84,8 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
             Begun { told: vec![said], ..Begun::anew(enter(ranks, create)?, record) }
         }
         Start::Resume(point) => {
-            let mut begun = resume(ranks, &point, load_state, record, &[train.data().digest()])?;
-            if let Some(state) = &begun.state {
-                refuse_changes(&state.path, &state.saved.config, &config_text)?;
-                if let Some(before) = other_length(config, state)? {
-                    begun.changes_length(before, &length(config));
-                }
-            }
-            begun
+            let begun = resume(ranks, &point, load_state, record, &[train.data().digest()])?;
+            begun.under(&config_text, &length(config), |state| other_length(config, state))?
         }
     };
     (launch.on_start)(folder.path());
