@@ -118,9 +118,10 @@ impl Error {
             }
             Self::Checkpoint { hint, .. } | Self::Usage { hint, .. } => hint.clone(),
             Self::NonFinite { last_good, .. } => Some(match last_good {
-                Some(path) => {
-                    format!("train anew with a lower learning rate; up to `{}` all was well", path.display())
-                }
+                Some(path) => format!(
+                    "begin anew from its last good state, with a lower rate: nestgen classify train --transfer {} --base-lr …",
+                    quoted(path)
+                ),
                 None => "lower the learning rate".into(),
             }),
             Self::RanksLost { .. } => Some(

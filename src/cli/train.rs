@@ -109,9 +109,13 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if let Start::Resume(point) | Start::Transfer(point) = &start
         && point.is_of_classifier()
     {
+        let hint = match start {
+            Start::Transfer(_) => "`nestgen classify train --transfer` begins with its weights",
+            _ => "`nestgen classify train --resume` goes on with it",
+        };
         anyhow::bail!(Error::Usage {
             message: format!("`{}` is the run of a classifier", point.run.display()),
-            hint: Some("`nestgen classify train --resume` goes on with it".into()),
+            hint: Some(hint.into()),
         });
     }
     let (config, name) = resolve(args, &start)?;

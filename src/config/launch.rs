@@ -82,24 +82,20 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let evaluate = if ranks.is_first() { evaluator(config, &data, launch.device)? } else { None };
     let create = || create_run(launch.outdir, &config.data.path, &config.data.name(), launch.name);
     let record = provenance(config, &networks, &data, launch.device);
-    let Begun { folder, state, damaged, record } = match launch.start {
+    let Begun { folder, state, told, record } = match launch.start {
         Start::New => Begun::anew(enter(ranks, create)?, record),
         Start::Resume(point) => {
             point.refuse_abandoned()?;
             // Runs of before went by the whole source, whatever part of it they used.
             let trained_on = record.data_digest.clone();
-            let mut begun = resume(ranks, &point, state::load, record, &[&trained_on, &whole])?;
-            if let Some(state) = &begun.state {
-                refuse_changes(&state.path, &state.saved.config, &config_text)?;
-                refuse_the_past(config, &config_text, state)?;
-                begun.record.lengths.extend(other_length(config, &state.saved.config));
-            }
-            begun
+            let begun = resume(ranks, &point, state::load, record, &[&trained_on, &whole])?;
+            let before = |state: &_| other_length(config, &config_text, state);
+            begun.under(&config_text, &length(&config.train), before)?
         }
         Start::Transfer(point) => transfer(ranks, &point, create, &networks, record)?,
     };
     (launch.on_start)(folder.path());
-    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
+    say_beginning(ranks, &folder, told, |line| (launch.on_event)(Event::Line(line)))?;
     let train = &config.train;
     let loader = LoaderConfig {
         mirror: config.data.mirror,
@@ -144,8 +140,8 @@ pub(super) struct Begun<P> {
     pub(super) folder: RunFolder,
     /// What it goes on from.
     pub(super) state: Option<FoundState<P>>,
-    /// What is wrong with newer states.
-    pub(super) damaged: Vec<Error>,
+    /// What is to be said of its beginning, a line each.
+    pub(super) told: Vec<String>,
     /// What it will be known by.
     pub(super) record: Provenance,
 }
@@ -153,7 +149,26 @@ pub(super) struct Begun<P> {
 impl<P> Begun<P> {
     /// A run in a new folder.
     pub(super) fn anew(folder: RunFolder, record: Provenance) -> Self {
-        Self { folder, state: None, damaged: Vec::new(), record }
+        Self { folder, state: None, told: Vec::new(), record }
+    }
+
+    /// A run that goes on under the settings `text`: refuses those that may not change, and notes that it is to be as long as
+    /// `now` where its length `before` gave it other rates.
+    pub(super) fn under(
+        mut self,
+        text: &str,
+        now: &str,
+        before: impl FnOnce(&FoundState<P>) -> Result<Option<String>>,
+    ) -> Result<Self> {
+        let Some(state) = &self.state else { return Ok(self) };
+        refuse_changes(&state.path, &state.saved.config, text)?;
+        if let Some(before) = before(state)? {
+            self.told.push(format!(
+                "its length was {before} and is {now} now: learning rates go on as in a run of {now}"
+            ));
+            self.record.lengths.push(before);
+        }
+        Ok(self)
     }
 }
 
@@ -180,7 +195,8 @@ pub(super) fn resume<P>(
         }
         None => record,
     };
-    Ok(Begun { folder, state: Some(FoundState { path, saved }), damaged, record })
+    let told = damaged.iter().map(passed_over).collect();
+    Ok(Begun { folder, state: Some(FoundState { path, saved }), told, record })
 }
 
 /// Makes a run that begins with the weights of another.
@@ -194,11 +210,9 @@ fn transfer<P>(
     let (path, saved, damaged) = read_state(ranks, &point.states, state::load)?;
     take_weights(networks, &path, &saved)?;
     let folder = enter(ranks, create)?;
-    if ranks.is_first() {
-        folder.log(&format!("weights of {}", path.display()))?;
-    }
     let record = Provenance { initial: path.display().to_string(), ..record };
-    Ok(Begun { damaged, ..Begun::anew(folder, record) })
+    let told = [format!("weights of {}", path.display())].into_iter().chain(damaged.iter().map(passed_over));
+    Ok(Begun { told: told.collect(), ..Begun::anew(folder, record) })
 }
 
 /// Refuses a new length that lies behind the run. Its own length never does, also where it went beyond it: by a part of a step,
@@ -226,14 +240,20 @@ fn refuse_the_past(config: &RunConfig, config_text: &str, state: &FoundState<Pos
 }
 
 /// The length that a run had before, where that gave it other rates than it would have had with its length of now.
-fn other_length(config: &RunConfig, before: &str) -> Option<String> {
-    let before: RunConfig = toml::from_str(before).ok()?;
-    let length = |train: &TrainConfig| (train.kimg, train.minutes);
-    if length(&before.train) == length(&config.train) || config.train.schedule.kind == ScheduleKind::Constant {
-        return None;
-    }
-    let (kimg, minutes) = length(&before.train);
-    Some(if minutes > 0.0 { format!("{minutes} minutes") } else { format!("{kimg} kimg") })
+///
+/// # Errors
+/// As [`refuse_the_past`].
+fn other_length(config: &RunConfig, config_text: &str, state: &FoundState<Position>) -> Result<Option<String>> {
+    refuse_the_past(config, config_text, state)?;
+    let Ok(before) = toml::from_str::<RunConfig>(&state.saved.config) else { return Ok(None) };
+    let (before, now) = (&before.train, &config.train);
+    let is_as_long = (before.kimg, before.minutes) == (now.kimg, now.minutes);
+    Ok((!is_as_long && now.schedule.kind != ScheduleKind::Constant).then(|| length(before)))
+}
+
+/// A length as people write it.
+fn length(train: &TrainConfig) -> String {
+    if train.minutes > 0.0 { format!("{} minutes", train.minutes) } else { format!("{} kimg", train.kimg) }
 }
 
 /// The folder of a new run, which must not lie among its images: the next reading would take its pictures for some of them.
@@ -273,15 +293,22 @@ fn read_state<P>(
     }
 }
 
-/// Says which states were passed over, and why, in the run's log as well.
-pub(super) fn name_passed_over(
+/// Says which state was passed over, and why.
+fn passed_over(damaged: &Error) -> String {
+    format!("warning: {damaged}; an older state is taken")
+}
+
+/// Says how a run begins, in its log as well.
+pub(super) fn say_beginning(
+    ranks: &Ranks,
     folder: &RunFolder,
-    damaged: &[Error],
+    told: Vec<String>,
     mut tell: impl FnMut(String),
 ) -> Result<()> {
-    for error in damaged {
-        let line = format!("warning: {error}; an older state is taken");
-        folder.log(&line)?;
+    for line in told {
+        if ranks.is_first() {
+            folder.log(&line)?;
+        }
         tell(line);
     }
     Ok(())

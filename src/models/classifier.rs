@@ -10,6 +10,9 @@ use super::{ConfigError, nest, vit};
 use crate::nn::{Builder, DropPath, LoadError, ParamSet};
 use crate::rng::Rng;
 
+/// The tensors of the last layer, with a row for every class: the only ones whose shape is a matter of the classes.
+pub const HEAD: [&str; 2] = ["head.weight", "head.bias"];
+
 /// Which classifier, and its shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

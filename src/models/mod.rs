@@ -11,7 +11,7 @@ pub mod transposed_nest;
 pub mod vit;
 
 use classifier::watch;
-pub use classifier::{Classifier, ClassifierConfig, FeatureMap, Features};
+pub use classifier::{Classifier, ClassifierConfig, FeatureMap, Features, HEAD};
 pub use discriminator::ResidualDiscriminator;
 pub use dispatch::{Discriminator, DiscriminatorConfig, Generator, GeneratorConfig};
 pub use sagan::{Budget, SaganDiscriminator, SaganGenerator};

@@ -101,14 +101,11 @@ impl Provenance {
                 short(&self.data_digest),
                 digests.first().map_or(String::new(), |digest| short(digest))
             ),
-            hint: Some(if self.classifier.parameters > 0 {
-                "name the images of then with --data, wherever they lie now; other images are another run"
-                    .into()
-            } else {
-                "name the images of then with --data, wherever they lie now; `nestgen train --transfer` begins a new run from \
-                 its weights on others"
-                    .into()
-            }),
+            hint: Some(format!(
+                "name the images of then with --data, wherever they lie now; `nestgen {} --transfer` begins a new run from its \
+                 weights on others",
+                if self.classifier.parameters > 0 { "classify train" } else { "train" }
+            )),
         })
     }
 

@@ -9,9 +9,10 @@ use crate::error::{Error, Result};
 
 /// Settings that a resumed run may change: how long it is, what it writes when, how it is watched, and where its images lie
 /// (which they are is held by their digest).
-const FREE: [&str; 11] = [
+const FREE: [&str; 12] = [
     "train.kimg",
     "train.minutes",
+    "train.epochs",
     "train.tick_kimg",
     "train.image_ticks",
     "train.snap_ticks",

@@ -275,9 +275,9 @@ pub struct ResumePoint {
 }
 
 impl ResumePoint {
-    /// Whether it is a classifier's, by the name of its state.
+    /// Whether it is a classifier's, by the name of its state or, of a copy under another name, by what it holds.
     pub fn is_of_classifier(&self) -> bool {
-        self.states.first().is_some_and(|state| state.ends_with(state::LAST))
+        self.states.iter().any(|s| s.ends_with(state::LAST) || s.join("classifier.safetensors").is_file())
     }
 
     /// Refuses to go on from a state that was left behind when its run was resumed from an earlier one: what the run has written

@@ -189,7 +189,7 @@ pub fn load_as<P: DeserializeOwned>(path: &Path, files: &[&'static str]) -> Resu
         path: path.to_path_buf(),
         reason,
         hint: Some(if path.ends_with(LAST) {
-            "a classifier keeps no older one: train again, or use the run's model_best.safetensors".into()
+            "a classifier keeps no older one: begin anew with its best weights, --transfer RUN/model_best.safetensors".into()
         } else {
             "resume from an older training state of the run".into()
         }),

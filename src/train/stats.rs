@@ -134,6 +134,16 @@ pub fn memory_gib() -> Option<(f64, f64)> {
     Some((gib("VmRSS")?, gib("VmHWM")?))
 }
 
+/// Seconds as people read them: `1h 02m 03s`.
+pub(super) fn clock_time(secs: f64) -> String {
+    let secs = secs as u64;
+    match (secs / 3600, secs / 60 % 60, secs % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m {s:02}s"),
+        (h, m, s) => format!("{h}h {m:02}m {s:02}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use super::held_out::Opinions;
 use super::schedule::Length;
 use super::score::{self, Score};
 use super::state::{self, Best, Position, SavedState, StateTensors};
-use super::stats::{PEAK_GPU_MEMORY, append_line, memory_gib, rewind_lines, unix_secs};
+use super::stats::{PEAK_GPU_MEMORY, append_line, clock_time, memory_gib, rewind_lines, unix_secs};
 use super::tensorboard::EventFile;
 use super::tensors::{self, Metadata};
 use crate::device::peak_gpu_gib;
@@ -65,6 +65,13 @@ impl Training<'_> {
         } else {
             self.rewind()?;
             self.say(format!("resumed at {:.3} kimg", self.position.kimg()))?;
+            let over = self.length.is_over(self.position.cur_nimg, self.position.elapsed_secs);
+            if over && !self.tick_is_due(over) {
+                self.say(
+                    "it is as long as it was to be: nothing is trained without a longer --kimg or --minutes"
+                        .into(),
+                )?;
+            }
             let beyond = folder.set_aside_beyond(&self.position)?;
             if beyond > 0 {
                 self.say(format!("{beyond} files of later kimg are now called abandoned-…"))?;
@@ -392,14 +399,4 @@ impl Training<'_> {
 /// What a timed run keeps for its end at least: ticks that save and score nothing do not tell what that takes.
 fn least_reserve_secs(total_secs: f64) -> f64 {
     (0.02 * total_secs).min(30.0)
-}
-
-/// Seconds as people read them: `1h 02m 03s`.
-fn clock_time(secs: f64) -> String {
-    let secs = secs as u64;
-    match (secs / 3600, secs / 60 % 60, secs % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m {s:02}s"),
-        (h, m, s) => format!("{h}h {m:02}m {s:02}s"),
-    }
 }

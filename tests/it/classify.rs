@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nestgen::config::Override;
-use nestgen::config::classify::{ClassifyRunConfig, Launch, launch, model_preset, read_trained};
+use nestgen::config::classify::{ClassifyRunConfig, Launch, Start, launch, model_preset, read_trained};
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::train::classify::training::{Event, Outcome};
@@ -53,7 +53,7 @@ pub(crate) fn train(
         outdir,
         name: "tiny",
         ranks: &Ranks::alone(),
-        resume: resume.map(|what| resume_point(outdir, what)).transpose()?,
+        start: resume.map_or(Ok(Start::New), |what| resume_point(outdir, what).map(Start::Resume))?,
         stop: &stop,
         on_start: &mut |_| {},
         on_event: &mut |event| {

@@ -13,7 +13,7 @@ use super::bad_input::{png, refused, text};
 use super::cli::nestgen;
 
 /// `count` images of each class from number `first` on, no two alike.
-fn class_folders(root: &Path, classes: &[&str], first: usize, count: usize) {
+pub(crate) fn class_folders(root: &Path, classes: &[&str], first: usize, count: usize) {
     for (label, class) in classes.iter().enumerate() {
         fs::create_dir_all(root.join(class)).unwrap();
         for i in first..first + count {

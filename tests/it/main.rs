@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod classify;
+mod classify_beginnings;
 mod classify_data;
 mod classify_steps;
 mod cli;

@@ -165,6 +165,20 @@ fn who_stops_leaves_the_scored_snapshot_as_it_is() {
 }
 
 #[test]
+fn a_run_that_is_over_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let over = |run: &Path| {
+        let log = std::fs::read_to_string(run.join("log.txt")).unwrap();
+        log.contains("nothing is trained without a longer --kimg or --minutes")
+    };
+    let (run, _) = train(&tiny(&[]), dir.path(), None, Some(15)).unwrap();
+    train(&tiny(&[]), dir.path(), run.to_str(), None).unwrap();
+    assert!(!over(&run));
+    let (_, outcome) = train(&tiny(&[]), dir.path(), run.to_str(), None).unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }) && over(&run), "{outcome:?}");
+}
+
+#[test]
 fn going_on_cuts_its_own_files_alone() {
     let dir = tempfile::tempdir().unwrap();
     let length = |kimg: &str| tiny(&["train.tick_kimg=1", "train.batch=100", "train.keep_states=4", kimg]);

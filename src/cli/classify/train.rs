@@ -8,13 +8,14 @@ use anyhow::Context as _;
 use candle_core::{DType, Device};
 use clap::Args;
 use nestgen::config::Override;
-use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset, refuse_misfits};
+use nestgen::config::classify::{
+    ClassData, ClassifyRunConfig, Launch, Start, Weights, launch, model_preset, refuse_misfits,
+};
 use nestgen::data::LabelledImages;
 use nestgen::error::Error;
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
 use nestgen::ranks::Ranks;
-use nestgen::study::provenance::Provenance;
 use nestgen::train::classify::training::{Event, Outcome, Progress};
 use nestgen::train::folder::ResumePoint;
 
@@ -23,6 +24,9 @@ use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, connect_gpus, describe_ranks, find_point};
 use crate::cli::train::{name_of, progress_line};
 use crate::cli::{interrupt, ui};
+
+/// The model of a CPU.
+const CPU_MODEL: &str = "nest-xs";
 
 /// Train a classifier
 #[cfg_attr(feature = "mpi", doc = "")]
@@ -33,19 +37,21 @@ use crate::cli::{interrupt, ui};
 #[cfg_attr(feature = "mpi", doc = "its share of every batch, and the result is that of one process.")]
 #[derive(Args)]
 pub(in crate::cli) struct TrainArgs {
-    /// nest-t, nest-s, nest-b, vit-t, vit-s, or nest-xs and vit-xs for a CPU; `nest-t:pool` for another aggregation
-    #[arg(long, value_name = "NAME", default_value = "nest-xs", conflicts_with_all = ["config", "resume"])]
-    model: String,
-    /// Side of the images in pixels: 32, 64 or 224
-    #[arg(long, value_name = "PX", default_value_t = 32, conflicts_with_all = ["config", "resume"])]
-    res: usize,
+    /// nest-t, nest-s, nest-b, vit-t, vit-s, or nest-xs and vit-xs for a CPU; `nest-t:pool` for another aggregation [default:
+    /// nest-xs]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "resume"])]
+    model: Option<String>,
+    /// Side of the images in pixels: 32, 64 or 224 [default: 32]
+    #[arg(long, value_name = "PX", conflicts_with_all = ["config", "resume"])]
+    res: Option<usize>,
     /// Class folders, a zip or tar(.gz) of them, an HDF5 pack, a CIFAR-10 archive or an .npz [default: the built-in scenes]
     #[arg(long, value_name = "PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     data: Option<String>,
     /// A configuration file, as `-n` prints it
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     config: Option<PathBuf>,
-    /// Length: passes over the training images; the warm-up takes a sixth of them, at most 5 [default: 30]
+    /// Length: passes over the training images; the warm-up takes a sixth of them, at most 5, but that of a resumed run is as it was
+    /// [default: 30]
     #[arg(long)]
     epochs: Option<u32>,
     /// Images a step
@@ -60,9 +66,13 @@ pub(in crate::cli) struct TrainArgs {
     /// Keep averaged weights too, of this half-life; they are then what is tested and kept
     #[arg(long, value_name = "KIMG")]
     ema: Option<f64>,
-    /// Go on with a run: `latest` or a run folder
+    /// Go on with a run: `latest`, a run folder, or a training state; with more --epochs it gets longer
     #[arg(long, value_name = "WHAT")]
     resume: Option<String>,
+    /// Begin a new run, under any settings, with the weights of another: `latest`, a run folder, a training state, or a file: a
+    /// model_best.safetensors, or timm's weights with --model
+    #[arg(long, value_name = "WHAT", conflicts_with = "resume")]
+    transfer: Option<String>,
     /// The root of every random stream
     #[arg(long)]
     seed: Option<i64>,
@@ -87,49 +97,91 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
-    let resume = args.resume.as_deref().map(|what| find_point(&args.outdir, what, ranks)).transpose()?;
-    if let Some(point) = resume.as_ref().filter(|point| !point.is_of_classifier()) {
-        anyhow::bail!(Error::Usage {
-            message: format!("`{}` is the run of a generator", point.run.display()),
-            hint: Some("`nestgen train --resume` goes on with it".into()),
-        });
-    }
-    let saved = resume.as_ref().map(|point| point.run.join("config.toml"));
-    let file = saved.as_deref().or(args.config.as_deref());
+    let start = start(args, ranks)?;
     let overrides = overrides(args)?;
-    let (mut config, name) = match file {
-        Some(path) => (ClassifyRunConfig::read(path, &overrides)?, name_of(path)),
-        None => {
-            let model = model_preset(&args.model, args.res, nestgen::data::synthetic::class_names().len())?;
-            let place = format!("--model {}", args.model);
-            (ClassifyRunConfig::of_model(model).with(&place, &overrides)?, args.model.clone())
-        }
-    };
+    let (mut config, name) = resolve(args, &start, &overrides)?;
     let data = open_data(&config.data, config.model.resolution())?;
-    if let Some(point) = &resume
-        && let Some(before) = Provenance::read(&point.run)?
-    {
-        // Before what does not fit: other images are to blame for it.
-        before.refuse_other_images(&point.run, &[data.chosen(&config.data).0.data().digest()])?;
-    }
-    if file.is_none() {
+    if args.resume.is_none() && args.config.is_none() {
         config.model.set_classes(data.class_names().len());
     }
     warn_of_hold_out(&overrides, &config, &data);
-    refuse_misfits(&config, &data.chosen(&config.data).0)?;
+    refuse_misfits(&config, &data.chosen(&config.data).0, &start)?;
     if args.dry_run {
         return dry_run(&config);
     }
     let device = args.device.open(ranks)?;
-    let started = launch_and_show(&config, &data, &device, &args.outdir, &name, resume, ranks)?;
+    let started = launch_and_show(&config, &data, &device, &args.outdir, &name, start, ranks)?;
     conclude(&started.0, &started.1, ranks)
+}
+
+/// Where the run begins. What is no folder is a file of weights.
+fn start(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<Start> {
+    let point = |what: &str, hint: &str| -> anyhow::Result<ResumePoint> {
+        let point = find_point(&args.outdir, what, ranks)?;
+        anyhow::ensure!(
+            point.is_of_classifier(),
+            Error::Usage {
+                message: format!("`{}` is the run of a generator", point.run.display()),
+                hint: Some(hint.into()),
+            }
+        );
+        Ok(point)
+    };
+    Ok(match (&args.resume, &args.transfer) {
+        (Some(what), _) => Start::Resume(point(what, "`nestgen train --resume` goes on with it")?),
+        (None, Some(what)) if what == "latest" || Path::new(what).is_dir() => {
+            let point = point(what, "`nestgen train --transfer` begins with its weights")?;
+            Start::Transfer(Weights::read(point.states.first().unwrap_or(&point.run))?)
+        }
+        (None, Some(file)) => Start::Transfer(Weights::read(Path::new(file))?),
+        (None, None) => Start::New,
+    })
+}
+
+/// The configuration that the flags ask for, and its name.
+fn resolve(
+    args: &TrainArgs,
+    start: &Start,
+    overrides: &[Override],
+) -> anyhow::Result<(ClassifyRunConfig, String)> {
+    let saved = match start {
+        Start::Resume(point) => Some(point.run.join("config.toml")),
+        _ => None,
+    };
+    if let Some(path) = saved.as_deref().or(args.config.as_deref()) {
+        return Ok((ClassifyRunConfig::read(path, overrides)?, name_of(path)));
+    }
+    if let (Start::Transfer(weights), None) = (start, &args.model) {
+        let config = weights.config()?.with(&weights.path().display().to_string(), overrides)?;
+        let own = config.model.resolution();
+        if let Some(res) = args.res.filter(|res| *res != own) {
+            return Err(Error::Usage {
+                message: format!(
+                    "--res {res}, but `{}` is of a classifier for {own} px",
+                    weights.path().display()
+                ),
+                hint: Some("leave --res out: images of any size are cropped and resized".into()),
+            }
+            .into());
+        }
+        return Ok((config, weights.name()));
+    }
+    let (name, res) = (args.model.as_deref().unwrap_or(CPU_MODEL), args.res.unwrap_or(32));
+    let model = model_preset(name, res, nestgen::data::synthetic::class_names().len())?;
+    let recipe = match start {
+        Start::Transfer(weights) => weights.recipe(model),
+        _ => ClassifyRunConfig::of_model(model),
+    };
+    Ok((recipe.with(&format!("--model {name}"), overrides)?, name.to_owned()))
 }
 
 /// The dedicated flags win over `--set`.
 fn overrides(args: &TrainArgs) -> anyhow::Result<Vec<Override>> {
     let mut all = Vec::new();
     let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
-    add("train.warmup_epochs", args.epochs.map(|epochs| (f64::from(epochs) / 6.0).min(5.0).into()));
+    // A run that is made longer has its warm-up behind it, or has begun it.
+    let warmed_up = args.epochs.filter(|_| args.resume.is_none());
+    add("train.warmup_epochs", warmed_up.map(|epochs| (f64::from(epochs) / 6.0).min(5.0).into()));
     for text in &args.set {
         all.push(Override::parse(text)?);
     }
@@ -183,7 +235,7 @@ fn launch_and_show(
     device: &Device,
     outdir: &Path,
     name: &str,
-    resume: Option<ResumePoint>,
+    start: Start,
     ranks: &Ranks,
 ) -> anyhow::Result<(PathBuf, Outcome)> {
     let (train, test) = data.chosen(&config.data);
@@ -203,8 +255,11 @@ fn launch_and_show(
     warn_of_copies(&train, &test)?;
     let (epochs, warm_up) = (config.train.epochs, config.train.warmup_epochs);
     if warm_up >= epochs as f64 {
+        // The warm-up of a run that goes on is not fitted.
+        let is_resumed = matches!(start, Start::Resume(_));
+        let advice = if is_resumed { String::new() } else { format!(": --epochs {epochs} fits both") };
         ui::warn(&format!(
-            "the warm-up of {warm_up} epochs is not over when the run ends after {epochs}: --epochs {epochs} fits both"
+            "the warm-up of {warm_up} epochs is not over when the run ends after {epochs}{advice}"
         ));
     }
     describe_ranks(ranks);
@@ -222,7 +277,7 @@ fn launch_and_show(
         device,
         outdir,
         name,
-        resume,
+        start,
         ranks,
         stop: &stop,
         on_start: &mut on_start,

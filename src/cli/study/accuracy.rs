@@ -8,7 +8,9 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context as _;
 use candle_core::{DType, Device};
 use nestgen::config::Override;
-use nestgen::config::classify::{ClassData, ClassifyRunConfig, Launch, launch, model_preset, refuse_misfits};
+use nestgen::config::classify::{
+    ClassData, ClassifyRunConfig, Launch, Start, launch, model_preset, refuse_misfits,
+};
 use nestgen::error::{Error, Result};
 use nestgen::models::Classifier;
 use nestgen::nn::Builder;
@@ -179,7 +181,7 @@ fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
     // Before the plan is written: an arm that cannot be trained would be met when others have been.
     for (name, config) in &arms {
         let (train, _) = data.chosen(&config.data);
-        refuse_misfits(config, &train).with_context(|| format!("arm {name}"))?;
+        refuse_misfits(config, &train, &Start::New).with_context(|| format!("arm {name}"))?;
     }
     Ok((data, arms))
 }
@@ -227,15 +229,14 @@ fn train_task(
     ranks: &Ranks,
     stop: &AtomicBool,
 ) -> anyhow::Result<bool> {
-    let resume = match task.status()? {
+    let (start, going_on) = match task.status()? {
         Status::Ended(_) => return Ok(true),
-        Status::Interrupted(point) => Some(point),
+        Status::Interrupted(point) => (Start::Resume(point), ", going on"),
         Status::New => {
             task.begin_anew()?;
-            None
+            (Start::New, "")
         }
     };
-    let going_on = if resume.is_some() { ", going on" } else { "" };
     ui::note(&format!("{name}, seed {}{going_on}", task.seed));
     let mut config = config.clone();
     config.train.seed = task.seed;
@@ -256,7 +257,7 @@ fn train_task(
         device,
         outdir: &task.outdir,
         name,
-        resume,
+        start,
         ranks: &Ranks::alone(),
         stop,
         on_start: &mut |path| folder = Some(path.to_path_buf()),

@@ -5,15 +5,14 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
 
-use super::{ClassData, ClassifyRunConfig};
-use crate::config::launch::{Begun, create_run, enter, name_passed_over, resume};
+use super::{ClassData, ClassifyRunConfig, Weights};
+use crate::config::launch::{Begun, FoundState, create_run, enter, resume, say_beginning};
 use crate::data::LabelledImages;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
 use crate::ranks::Ranks;
 use crate::rng::Rng;
 use crate::study::provenance::{self, Network, Provenance};
-use crate::train::changes::refuse_changes;
 use crate::train::classify::training::{Event, Outcome, Position, Session, Training};
 use crate::train::classify::{TENSOR_FILES, TENSOR_FILES_EMA};
 use crate::train::folder::ResumePoint;
@@ -32,8 +31,8 @@ pub struct Launch<'a> {
     pub outdir: &'a Path,
     /// The name of the model or file, for the name of the run folder.
     pub name: &'a str,
-    /// What to go on from, from [`crate::train::folder::resume_point`].
-    pub resume: Option<ResumePoint>,
+    /// Where the run begins.
+    pub start: Start,
     /// The processes that make this run together.
     pub ranks: &'a Ranks,
     /// Set to end the run at the next step.
@@ -44,6 +43,17 @@ pub struct Launch<'a> {
     pub on_event: &'a mut dyn FnMut(Event),
 }
 
+/// Where a run begins.
+pub enum Start {
+    /// With a new network, in a new folder.
+    New,
+    /// Where a run stopped, in its folder and under its settings, but for those that may change; from
+    /// [`crate::train::folder::resume_point`].
+    Resume(ResumePoint),
+    /// In a new folder and under any settings, with the weights of another classifier.
+    Transfer(Weights),
+}
+
 /// Trains; gives the run folder and how it ended.
 ///
 /// # Errors
@@ -52,7 +62,7 @@ pub struct Launch<'a> {
 pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     let config = launch.config;
     let (train, test) = launch.data.chosen(&config.data);
-    refuse_misfits(config, &train)?;
+    refuse_misfits(config, &train, &launch.start)?;
     let ranks = launch.ranks;
     let share = share_out_pairs(config.train.batch, ranks)?;
     let config_text = config.to_toml();
@@ -66,18 +76,20 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
     check_work(ranks, &[train.data(), test.data()], &config_text)?;
     let record = provenance(config, &classifier, &train, launch.device);
     let create = || create_run(launch.outdir, &config.data.path, &config.data.name(), launch.name);
-    let Begun { folder, state, damaged, record } = match launch.resume {
-        None => Begun::anew(enter(ranks, create)?, record),
-        Some(point) => {
+    let Begun { folder, state, told, record } = match launch.start {
+        Start::New => Begun::anew(enter(ranks, create)?, record),
+        Start::Transfer(weights) => {
+            let said = weights.give(&classifier, train.data().class_names())?;
+            let record = Provenance { initial: weights.path().display().to_string(), ..record };
+            Begun { told: vec![said], ..Begun::anew(enter(ranks, create)?, record) }
+        }
+        Start::Resume(point) => {
             let begun = resume(ranks, &point, load_state, record, &[train.data().digest()])?;
-            if let Some(state) = &begun.state {
-                refuse_other_settings(&state.path, &state.saved.config, &config_text)?;
-            }
-            begun
+            begun.under(&config_text, &length(config), |state| other_length(config, state))?
         }
     };
     (launch.on_start)(folder.path());
-    name_passed_over(&folder, &damaged, |line| (launch.on_event)(Event::Line(line)))?;
+    say_beginning(ranks, &folder, told, |line| (launch.on_event)(Event::Line(line)))?;
     let session = Session {
         config: &config.train,
         config_text: &config_text,
@@ -113,23 +125,49 @@ fn initial(config: &ClassifyRunConfig) -> Result<Classifier> {
 }
 
 /// The state at `path`, with averaged weights if it has them.
-fn load_state(path: &Path) -> Result<SavedState<Position>> {
+pub(super) fn load_state(path: &Path) -> Result<SavedState<Position>> {
     let averaged = path.join("classifier-ema.safetensors").is_file();
     load_as(path, if averaged { &TENSOR_FILES_EMA } else { &TENSOR_FILES })
 }
 
-/// Refuses to go on under settings that may not change; there is no other run that could begin with its weights.
-fn refuse_other_settings(path: &Path, before: &str, now: &str) -> Result<()> {
-    refuse_changes(path, before, now).map_err(|error| match error {
-        Error::Usage { message, .. } => {
-            Error::Usage { message, hint: Some("leave them as they were, or start a new run".into()) }
-        }
-        other => other,
-    })
+/// The length that a run had before, where that gave it other rates than it would have had with its length of now: not where
+/// rates do not fall.
+///
+/// # Errors
+/// When the new length lies behind the run.
+fn other_length(config: &ClassifyRunConfig, state: &FoundState<Position>) -> Result<Option<String>> {
+    let before = ClassifyRunConfig::parse(&state.path.display().to_string(), &state.saved.config)?;
+    let done = state.saved.position.epoch;
+    if before.train.epochs == config.train.epochs {
+        return Ok(None);
+    }
+    if config.train.epochs <= done {
+        return Err(Error::Usage {
+            message: format!(
+                "a length of {}, but `{}` is at {done} already",
+                length(config),
+                state.path.display()
+            ),
+            hint: Some("give more --epochs, or leave it out".into()),
+        });
+    }
+    Ok((config.train.base_lr != config.train.min_lr).then(|| length(&before)))
 }
 
-/// Refuses a network of other classes and a batch larger than an epoch.
-pub fn refuse_misfits(config: &ClassifyRunConfig, train: &LabelledImages) -> Result<()> {
+/// A length as people write it.
+fn length(config: &ClassifyRunConfig) -> String {
+    let epochs = config.train.epochs;
+    if epochs == 1 { "1 epoch".into() } else { format!("{epochs} epochs") }
+}
+
+/// Refuses to go on with a run on other images than it began with, of which what follows may come; a network of other classes;
+/// a batch larger than an epoch.
+pub fn refuse_misfits(config: &ClassifyRunConfig, train: &LabelledImages, start: &Start) -> Result<()> {
+    if let Start::Resume(point) = start
+        && let Some(before) = Provenance::read(&point.run)?
+    {
+        before.refuse_other_images(&point.run, &[train.data().digest()])?;
+    }
     let classes = train.data().class_names().len();
     let bad = |key: &str, reason: String, hint: &str| Error::Config {
         place: "configuration".into(),

@@ -4,10 +4,12 @@
 mod data;
 mod launch;
 mod model;
+mod weights;
 
 pub use data::{ClassData, ClassDataConfig, Tested};
-pub use launch::{Launch, launch, refuse_misfits};
+pub use launch::{Launch, Start, launch, refuse_misfits};
 pub use model::{Trained, TrainedOn, model_names, model_preset, newest_model, read_timm, read_trained};
+pub use weights::Weights;
 
 use std::path::Path;
 

@@ -135,8 +135,19 @@ impl TrainedOn {
     }
 }
 
-/// ImageNet's mean and standard deviation, by which timm's NesTs see images (`nest.py`, `_cfg`).
-const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// Mean and standard deviation of each channel.
+type Normalisation = ([f32; 3], [f32; 3]);
+
+/// ImageNet's, by which timm's NesTs see images (`nest.py`, `_cfg`).
+const IMAGENET: Normalisation = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+
+/// How images are normalised for timm's weights of a model; of a ViT by 0.5, as ours are.
+pub(super) fn timm_normalisation(model: &ClassifierConfig) -> Option<Normalisation> {
+    match model {
+        ClassifierConfig::Nest(_) => Some(IMAGENET),
+        ClassifierConfig::Vit(_) => None,
+    }
+}
 
 /// Reads a classifier that `nestgen classify train` wrote.
 ///
@@ -174,13 +185,11 @@ pub fn read_timm(path: &Path, config: &ClassifierConfig) -> Result<Trained> {
     let classifier = Classifier::build(config, &Builder::blank(DType::F32, &Device::Cpu))?;
     fill(path, &classifier, tensors)?;
     let (mut config, mut class_names) = (ClassifyRunConfig::of_model(config.clone()), Vec::new());
-    match (model_metadata(&metadata), &config.model) {
-        (Some((own, classes)), _) => {
-            config.data = ClassifyRunConfig::parse(&path.display().to_string(), own)?.data;
-            class_names = classes;
-        }
-        (None, ClassifierConfig::Nest(_)) => (config.data.mean, config.data.std) = IMAGENET,
-        (None, ClassifierConfig::Vit(_)) => {}
+    if let Some((own, classes)) = model_metadata(&metadata) {
+        config.data = ClassifyRunConfig::parse(&path.display().to_string(), own)?.data;
+        class_names = classes;
+    } else if let Some(normalisation) = timm_normalisation(&config.model) {
+        (config.data.mean, config.data.std) = normalisation;
     }
     Ok(Trained { classifier, config, class_names, trained_on: TrainedOn::of(&metadata) })
 }

@@ -75,6 +75,9 @@ impl Training<'_> {
             let into_the_next = position.cur_nimg - position.epoch_start_nimg;
             let more = if into_the_next > 0 { format!(" and {into_the_next} images") } else { String::new() };
             self.say(format!("resumed after {} epochs{more}", position.epoch))?;
+            if self.position.epoch >= self.session.config.epochs {
+                self.say("it is as long as it was to be: nothing is trained without more --epochs".into())?;
+            }
         }
         Ok(())
     }
@@ -276,7 +279,8 @@ impl Training<'_> {
             ema.params().load(&tensors("classifier-ema").collect())?;
         }
         self.adam.load_state(&tensors("adam").collect())?;
-        self.position = state.position.clone();
+        let class_names = std::mem::take(&mut self.position.class_names);
+        self.position = Position { class_names, ..state.position.clone() };
         Ok(())
     }
 

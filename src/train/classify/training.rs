@@ -97,6 +97,9 @@ pub enum Outcome {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
+    /// The names of its classes, in label order. Empty in older states.
+    #[serde(default)]
+    pub class_names: Vec<String>,
     /// Training images shown.
     pub cur_nimg: u64,
     /// Steps made.
@@ -161,7 +164,10 @@ impl<'a> Training<'a> {
         });
         let mut training = Self {
             adam: adam(classifier.params(), config)?,
-            position: Position::default(),
+            position: Position {
+                class_names: session.train.data().class_names().to_vec(),
+                ..Position::default()
+            },
             events: events.transpose()?,
             augment,
             loader: None,
