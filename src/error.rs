@@ -85,6 +85,11 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// An [`Error::Usage`] with a hint.
+    pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: Some(hint.into()) }
+    }
+
     /// What is at `path`, if anything is, is no run folder.
     pub fn no_run_folder(path: &Path) -> Self {
         let what = if path.exists() { "is not a run folder: it has no config.toml" } else { "is not there" };

@@ -11,9 +11,8 @@ use crate::models::Generator;
 use crate::rng::Rng;
 use crate::train::fakes::{generate, seed_latent};
 use crate::train::tensors::{self, Metadata, NamedTensors};
+use crate::train::tick::FORMAT;
 
-/// The format tag of snapshots.
-const FORMAT: &str = "nestgen generator 1";
 /// The least share of normal numbers that a truncation may keep: each latent value is drawn until one is kept.
 const LEAST_KEPT: f64 = 1e-4;
 

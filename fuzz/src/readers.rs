@@ -14,7 +14,7 @@ use nestgen::study::plan::Plan;
 use nestgen::study::run::Run;
 use nestgen::study::{protocol, report, table};
 use nestgen::train::tensors::file_sha256;
-use nestgen::train::{folder, state, stats};
+use nestgen::train::{resume_point, state, stats};
 use nestgen_fid::cache::{self, Key};
 use nestgen_images::{ImageSet, Limits, OpenOptions, decode};
 
@@ -163,7 +163,7 @@ pub fn training_state(bytes: &[u8]) {
     manifest.extend(lines);
     for manifest in [&manifest, lines] {
         std::fs::write(folder.join("manifest.toml"), manifest).expect("a temporary file");
-        if let Ok(point) = folder::resume_point(run.path(), "latest") {
+        if let Ok(point) = resume_point::resume_point(run.path(), "latest") {
             assert!(point.states.iter().all(|state| state.starts_with(run.path())));
         }
         for path in state::list(run.path()).expect("a folder that can be listed") {

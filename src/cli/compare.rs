@@ -31,16 +31,16 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "SCORE", value_parser = finite, allow_negative_numbers = true)]
     threshold: Option<f64>,
     /// Write a page with curves, sample grids and provenance that opens without a network
-    #[arg(long, value_name = "FILE.html", value_parser = ui::file_to_write())]
+    #[arg(long, value_name = "FILE.html", value_parser = ui::file_to_write(&["html", "htm"]))]
     report: Option<PathBuf>,
     /// Write every score as CSV
-    #[arg(long, value_name = "FILE.csv", value_parser = ui::file_to_write())]
+    #[arg(long, value_name = "FILE.csv", value_parser = ui::file_to_write(&["csv"]))]
     csv: Option<PathBuf>,
     /// Write the tables as Markdown
-    #[arg(long, value_name = "FILE.md", value_parser = ui::file_to_write())]
+    #[arg(long, value_name = "FILE.md", value_parser = ui::file_to_write(&["md", "markdown", "txt"]))]
     markdown: Option<PathBuf>,
     /// Write the curves as a picture
-    #[arg(long, value_name = "FILE.svg", value_parser = ui::file_to_write())]
+    #[arg(long, value_name = "FILE.svg", value_parser = ui::file_to_write(&["svg"]))]
     figure: Option<PathBuf>,
 }
 

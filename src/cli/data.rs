@@ -30,7 +30,7 @@ pub(super) struct PackArgs {
     /// The images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive or .npz
     source: PathBuf,
     /// The HDF5 file to write
-    #[arg(value_parser = ui::file_to_write())]
+    #[arg(value_parser = ui::file_to_write(&[]))]
     target: PathBuf,
     /// Crop each image to its centre square and resize it to this side; without it, all must have one square size
     #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -92,6 +92,13 @@ pub(super) fn run(verb: &DataVerb) -> anyhow::Result<ExitCode> {
 
 fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
     let target = place_for_pack(&args.target, args.force)?;
+    if std::fs::canonicalize(&args.source)
+        .is_ok_and(|source| std::fs::canonicalize(&target).is_ok_and(|it| it == source))
+    {
+        return Err(
+            Error::usage("the pack would replace the images that it is made of", "name another file").into()
+        );
+    }
     let start = Instant::now();
     let set = open(&args.source, args.split.as_deref())?;
     let options = PackOptions {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nestgen::ranks::Ranks;
-use nestgen::train::stats::kernel_field;
+use nestgen::train::resources::kernel_field;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 

@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use nestgen::config::{RunConfig, build_networks};
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
+use nestgen::train::resources::kernel_bytes;
 use nestgen::train::session::Networks;
-use nestgen::train::stats::kernel_bytes;
 use nestgen_kernels::{Var, alloc::live_bytes};
 
 pub(super) const GIB: f64 = 1073741824.0;

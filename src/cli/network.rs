@@ -10,6 +10,7 @@ use nestgen::ranks::Ranks;
 use nestgen::sample::read_snapshot;
 use nestgen::train::classify::{MODEL_BEST, SUMMARY};
 use nestgen::train::folder::{meant, numbered, snapshots};
+use nestgen::train::state::MANIFEST;
 
 use super::device::DeviceArgs;
 use super::ui::quoted;
@@ -50,11 +51,11 @@ impl Network {
 /// Refuses a folder as the file and a file as the run, and says which flag takes it.
 pub(super) fn refuse_swapped(run: &str, network: Option<&Path>) -> Result<(), Error> {
     match network {
-        Some(folder) if folder.is_dir() => Err(usage(
+        Some(folder) if folder.is_dir() => Err(Error::usage(
             format!("--network `{}` is a folder, not a file", folder.display()),
             format!("a run folder is given as --run {}", quoted(folder)),
         )),
-        None if run != LATEST && Path::new(run).is_file() => Err(usage(
+        None if run != LATEST && Path::new(run).is_file() => Err(Error::usage(
             format!("--run `{run}` is a file, not a run folder"),
             format!("a file is given as --network {}", quoted(Path::new(run))),
         )),
@@ -69,15 +70,15 @@ pub(super) fn refuse_no_run(run: &str, classifier: bool) -> Result<(), Error> {
         return Ok(());
     }
     if !folder.is_dir() {
-        return Err(usage(
+        return Err(Error::usage(
             format!("there is no folder `{run}`"),
-            "check the path; without --run the newest run in --runs is taken".into(),
+            "check the path; without --run the newest run in --runs is taken",
         ));
     }
-    if folder.join("manifest.toml").is_file() {
-        return Err(usage(
+    if folder.join(MANIFEST).is_file() {
+        return Err(Error::usage(
             format!("`{run}` is a training state, not a run"),
-            "name the run folder that it is in".into(),
+            "name the run folder that it is in",
         ));
     }
     let is_other = if classifier {
@@ -91,10 +92,10 @@ pub(super) fn refuse_no_run(run: &str, classifier: bool) -> Result<(), Error> {
         } else {
             ["classifier", "`nestgen classify eval` and `nestgen classify explain` take it"]
         };
-        return Err(usage(format!("`{run}` is the run of a {kind}"), verbs.into()));
+        return Err(Error::usage(format!("`{run}` is the run of a {kind}"), verbs));
     }
     if !numbered(folder)?.is_empty() {
-        return Err(usage(
+        return Err(Error::usage(
             format!("`{run}` holds runs, and is none"),
             format!("name one of them, or take the newest with --runs {}", quoted(folder)),
         ));
@@ -112,12 +113,8 @@ fn newest_snapshot(run: &str, runs: &Path) -> anyhow::Result<PathBuf> {
     }
     refuse_no_run(run, false)?;
     let place = if run == LATEST { runs.display().to_string() } else { run.to_owned() };
-    anyhow::bail!(usage(
+    anyhow::bail!(Error::usage(
         format!("there is no network-snapshot-*.safetensors in `{place}`"),
-        "train first (`nestgen train`), or name a run with --run or a file with --network".into()
+        "train first (`nestgen train`), or name a run with --run or a file with --network"
     ))
-}
-
-fn usage(message: String, hint: String) -> Error {
-    Error::Usage { message, hint: Some(hint) }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use candle_core::Device;
 use nestgen::error::{Error, Result};
 use nestgen::ranks::Ranks;
-use nestgen::train::folder::{ResumePoint, resume_point};
+use nestgen::train::resume_point::{ResumePoint, resume_point};
 
 use super::{report, ui};
 

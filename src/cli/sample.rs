@@ -73,7 +73,7 @@ pub(super) struct InterpolateArgs {
     #[arg(long, default_value_t = 9)]
     steps: usize,
     /// The picture to write: one row for each pair of neighbouring seeds
-    #[arg(long, value_name = "FILE", default_value = "interpolation.png", value_parser = ui::file_to_write())]
+    #[arg(long, value_name = "FILE", default_value = "interpolation.png", value_parser = ui::file_to_write(&["png"]))]
     out: PathBuf,
 }
 
@@ -115,13 +115,13 @@ fn wanted_seeds(args: &SampleArgs, in_grid: usize) -> Result<Vec<u64>, Error> {
         (Some(list), _, _) => parse_seeds(list)?,
         (None, Some(n), _) => (0..n).collect(),
         (None, None, 0) => {
-            return Err(usage("say how many images", "-n 64, --seeds 0-63 or --grid 8x8"));
+            return Err(Error::usage("say how many images", "-n 64, --seeds 0-63 or --grid 8x8"));
         }
         (None, None, in_grid) => (0..in_grid as u64).collect(),
     };
     if let Some(grid) = args.grid.as_deref().filter(|_| seeds.len() < in_grid) {
         let message = format!("--grid {grid} shows {in_grid} images, and {} are drawn", seeds.len());
-        return Err(usage(&message, "ask for more images, or for a smaller grid"));
+        return Err(Error::usage(&message, "ask for more images, or for a smaller grid"));
     }
     if args.grid_only {
         seeds.truncate(in_grid);
@@ -133,8 +133,8 @@ fn wanted_seeds(args: &SampleArgs, in_grid: usize) -> Result<Vec<u64>, Error> {
 fn distinct(seeds: &[u64]) -> Result<HashSet<u64>, Error> {
     let mut set = HashSet::with_capacity(seeds.len());
     match seeds.iter().find(|&&seed| !set.insert(seed)) {
-        Some(twice) => Err(usage(
-            &format!("--seeds names seed {twice} twice, and a seed is one image"),
+        Some(twice) => Err(Error::usage(
+            format!("--seeds names seed {twice} twice, and a seed is one image"),
             "name each seed once; in a picture of --grid with --grid-only they may repeat",
         )),
         None => Ok(set),
@@ -164,8 +164,8 @@ fn refuse_other_files(outdir: &Path, seeds: &HashSet<u64>) -> Result<(), Error> 
     }
     let Some(first) = others.iter().min() else { return Ok(()) };
     let (files, place) = (if others.len() == 1 { "file" } else { "files" }, outdir.display());
-    Err(usage(
-        &format!(
+    Err(Error::usage(
+        format!(
             "`{place}` holds {} other {files} (`{first}`), which would count as samples of this network",
             others.len()
         ),
@@ -265,18 +265,11 @@ fn write_batches(pending: &Pending, batches: mpsc::Receiver<Files>) -> nestgen::
 pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode> {
     let seeds = parse_seeds(&args.seeds)?;
     if !(2..=MOST_CELLS).contains(&args.steps) || !(2..=MOST_CELLS + 1).contains(&seeds.len()) {
-        anyhow::bail!(usage(
-            &format!(
+        anyhow::bail!(Error::usage(
+            format!(
                 "an interpolation takes two seeds and two steps at least, and {MOST_CELLS} rows and steps at most"
             ),
             "--seeds 0-7 --steps 9"
-        ));
-    }
-    // A pipe has no ending.
-    if args.out.extension().is_some_and(|ending| !ending.eq_ignore_ascii_case("png")) {
-        anyhow::bail!(usage(
-            &format!("--out `{}` is no name of a PNG file", args.out.display()),
-            "end it in .png"
         ));
     }
     truncation_limit(args.trunc)?;
@@ -291,22 +284,21 @@ pub(super) fn run_interpolate(args: &InterpolateArgs) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-fn usage(message: &str, hint: &str) -> Error {
-    Error::Usage { message: message.into(), hint: Some(hint.into()) }
-}
-
 /// `8x4`: columns and rows.
 fn parse_grid(text: &str) -> Result<(usize, usize), Error> {
     let parsed = text.split_once('x').and_then(|(c, r)| Some((c.parse().ok()?, r.parse().ok()?)));
     match parsed {
         Some((columns @ 1..=MOST_CELLS, rows @ 1..=MOST_CELLS)) => Ok((columns, rows)),
-        _ => Err(usage(&format!("`{text}` is not COLUMNSxROWS"), "for example --grid 8x8, at most 256x256")),
+        _ => Err(Error::usage(
+            format!("`{text}` is not COLUMNSxROWS"),
+            "for example --grid 8x8, at most 256x256",
+        )),
     }
 }
 
 /// `0,5-9`: numbers and ranges with both ends.
 fn parse_seeds(text: &str) -> Result<Vec<u64>, Error> {
-    let wrong = || usage(&format!("`{text}` is not a list of seeds"), "for example --seeds 0,5-9");
+    let wrong = || Error::usage(format!("`{text}` is not a list of seeds"), "for example --seeds 0,5-9");
     let mut seeds = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -316,7 +308,10 @@ fn parse_seeds(text: &str) -> Result<Vec<u64>, Error> {
             return Err(wrong());
         }
         if last - first >= MOST_SEEDS {
-            return Err(usage(&format!("`{text}` are more than {MOST_SEEDS} seeds"), "draw them part by part"));
+            return Err(Error::usage(
+                format!("`{text}` are more than {MOST_SEEDS} seeds"),
+                "draw them part by part",
+            ));
         }
         seeds.extend(first..=last);
     }

@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use nestgen::train::stats::kernel_field;
+use nestgen::train::resources::kernel_field;
 
 /// What launchers tell each process: how many of them are on its machine. Slurm's is a list, `4(x2),3`.
 const LOCAL_SIZE_VARIABLES: [&str; 3] =

@@ -13,6 +13,7 @@ use nestgen::models::{GeneratorConfig, discriminator, transposed_nest};
 use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
 use nestgen::train::folder::settings_name;
+use nestgen::train::state::CONFIG;
 
 use super::device::DeviceArgs;
 use super::ranks::{RankArgs, connect_gpus, describe_ranks, find_point};
@@ -132,8 +133,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
 
 /// What a run with the settings of a file is called: as the run whose settings they are, else as the file.
 pub(super) fn name_of(path: &Path) -> String {
-    let of_run =
-        path.ancestors().skip(1).take(2).find_map(settings_name).filter(|_| path.ends_with("config.toml"));
+    let of_run = path.ancestors().skip(1).take(2).find_map(settings_name).filter(|_| path.ends_with(CONFIG));
     of_run.unwrap_or_else(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
 }
 
@@ -141,9 +141,9 @@ pub(super) fn name_of(path: &Path) -> String {
 fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String)> {
     let chosen = args.preset.is_some() || args.config.is_some();
     let saved = match start {
-        Start::Resume(point) => Some(point.run.join("config.toml")),
+        Start::Resume(point) => Some(point.run.join(CONFIG)),
         // The networks' shapes come with the weights, unless a configuration is named; a state may have been copied from its run.
-        Start::Transfer(point) if !chosen => point.states.first().map(|state| state.join("config.toml")),
+        Start::Transfer(point) if !chosen => point.states.first().map(|state| state.join(CONFIG)),
         _ => None,
     };
     let file = saved.as_deref().or(args.config.as_deref());

@@ -1,5 +1,6 @@
 //! Output: results to stdout, everything else to stderr, progress only where somebody looks.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,11 +82,18 @@ pub(crate) fn reading_images<T>(read: impl FnOnce(&(dyn Fn(usize, usize) -> bool
     images
 }
 
-/// Reads the name of a file that is to be written; `-` is refused, for here it would be a file of that name.
-pub(crate) fn file_to_write() -> impl TypedValueParser<Value = PathBuf> {
-    let refuse = |path: PathBuf| match path.as_os_str() == "-" {
-        true => Err("name a file; results are not written to standard output in its place"),
-        false => Ok(path),
+/// Reads the name of a file that is to be written, of one of these kinds, or of any where none is named. Refused are `-`, for here it would be a file of that name,
+/// and the endings of other files: a slip of the hand would replace images or settings.
+pub(crate) fn file_to_write(endings: &'static [&'static str]) -> impl TypedValueParser<Value = PathBuf> {
+    let is_known = |ending: &OsStr| endings.iter().any(|known| ending.eq_ignore_ascii_case(known));
+    let refuse = move |path: PathBuf| match path.extension() {
+        _ if path.as_os_str() == "-" => {
+            Err("name a file; results are not written to standard output in its place".to_owned())
+        }
+        Some(ending) if !endings.is_empty() && !is_known(ending) => {
+            Err(format!("name a file ending in .{}", endings.join(" or .")))
+        }
+        _ => Ok(path),
     };
     PathBufValueParser::new().try_map(refuse)
 }

@@ -20,10 +20,11 @@ use crate::train::changes::{changes, refuse_changes};
 use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
 use crate::train::files::lies_in;
-use crate::train::folder::{ResumePoint, RunFolder};
+use crate::train::folder::RunFolder;
 use crate::train::held_out::HeldOut;
 use crate::train::parallel::{check_work, share_batches, share_out};
 use crate::train::reals::RealImages;
+use crate::train::resume_point::ResumePoint;
 use crate::train::schedule::ScheduleKind;
 use crate::train::session::{Networks, Session};
 use crate::train::settings::TrainConfig;
@@ -53,7 +54,7 @@ pub struct Launch<'a> {
     pub on_event: &'a mut dyn FnMut(Event),
 }
 
-/// Where a run begins; points come from [`crate::train::folder::resume_point`].
+/// Where a run begins; points come from [`crate::train::resume_point::resume_point`].
 pub enum Start {
     /// With new networks, in a new folder.
     New,

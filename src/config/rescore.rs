@@ -18,6 +18,7 @@ use crate::train::classify::SUMMARY;
 use crate::train::evaluate::Evaluator;
 use crate::train::folder::{RunFolder, snapshots};
 use crate::train::score::{file_name, insert, put_aside_others, scored_kimg};
+use crate::train::state::CONFIG;
 use crate::train::stats::unix_secs;
 
 /// Told how many images have been read, of how many.
@@ -174,7 +175,7 @@ impl<'a> Rescorer<'a> {
 
 /// The configuration of a run of a generator.
 fn config_of(run: &Path, overrides: &[Override]) -> Result<RunConfig> {
-    let path = run.join("config.toml");
+    let path = run.join(CONFIG);
     if !path.is_file() {
         return Err(Error::no_run_folder(run));
     }

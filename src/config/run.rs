@@ -9,6 +9,7 @@ use crate::data::{ImageData, LoadOptions, synthetic};
 use crate::error::{Error, Result, quoted};
 use crate::models::{DiscriminatorConfig, GeneratorConfig};
 use crate::train::settings::TrainConfig;
+use crate::train::state::CONFIG;
 
 /// Threads that prepare images, beyond which they would only be in each other's way.
 pub(super) const MOST_WORKERS: usize = 256;
@@ -114,7 +115,7 @@ pub(super) fn refuse_missing(path: &str) -> Result<()> {
 /// # Errors
 /// When it is one.
 pub fn refuse_run_folder(path: &Path) -> Result<()> {
-    if !path.join("config.toml").is_file() || !path.join("fakes_init.png").is_file() {
+    if !path.join(CONFIG).is_file() || !path.join("fakes_init.png").is_file() {
         return Ok(());
     }
     let run = quoted(path);

@@ -103,6 +103,20 @@ impl Plan {
     }
 
     /// How far apart arms are in parameters and in operations, the largest over the smallest.
+    /// The plan, with what is `unfair` about it, if anything may be.
+    ///
+    /// # Errors
+    /// When it is unfair and may not be.
+    pub fn allowing(self, unfair: Vec<String>, allowed: bool) -> Result<Self> {
+        if !unfair.is_empty() && !allowed {
+            return Err(Error::usage(
+                format!("the arms cannot be compared fairly: {}", unfair.join("; ")),
+                "make them equal, or say --allow-unfair: the page will tell",
+            ));
+        }
+        Ok(Self { allowed_unfair: unfair, ..self })
+    }
+
     fn capacity_ratios(&self) -> (f64, f64) {
         let ratio = |value: fn(&PlannedArm) -> u64| {
             let values = || self.arms.iter().map(|arm| value(arm).max(1) as f64);

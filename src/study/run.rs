@@ -14,6 +14,8 @@ use super::statistics::interpolate;
 use crate::error::{Error, Result};
 use crate::train::folder::DIVERGED;
 use crate::train::score::is_metric_file;
+use crate::train::state::CONFIG;
+use crate::train::stats::STATS;
 
 /// A run, as far as comparing needs it.
 #[derive(Clone, Debug)]
@@ -69,7 +71,7 @@ impl Run {
     /// # Errors
     /// When it is not one, or a line in it is damaged; a torn last line of a run that was killed is passed over.
     pub fn read(path: &Path) -> Result<Self> {
-        let config_path = path.join("config.toml");
+        let config_path = path.join(CONFIG);
         if !config_path.is_file() {
             return Err(Error::no_run_folder(path));
         }
@@ -101,7 +103,7 @@ impl Run {
         let seed = settings.get(SEED_KEY).and_then(|seed| seed.parse().ok()).unwrap_or(0);
         let absolute = std::fs::canonicalize(path).map_err(Error::io("read", path))?;
         let name = absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let History { ticks, rollbacks, spans } = History::read(&path.join("stats.jsonl"))?;
+        let History { ticks, rollbacks, spans } = History::read(&path.join(STATS))?;
         let mut scores = read_scores(path)?;
         if let Some(last) = ticks.last().filter(|_| rollbacks > 0) {
             // Of what was given up, until others come in their place.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::train::files::write_atomic;
-use crate::train::folder::{self, ResumePoint, resume_point};
+use crate::train::folder;
+use crate::train::resume_point::{ResumePoint, resume_point};
 
 /// One run of a study.
 #[derive(Clone, Debug, PartialEq, Eq)]

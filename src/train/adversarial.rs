@@ -21,11 +21,11 @@ use super::guard::Trouble;
 use super::parallel::backward_averaged;
 use super::penalties::gradient_penalty;
 use super::readings::{Readings, mean};
+use super::resources::memory_gib;
 use super::schedule::Length;
 use super::session::{Clock, Networks, Session};
 use super::settings::AdamSettings;
 use super::state::{Position, SavedState};
-use super::stats::memory_gib;
 use super::tensorboard::EventFile;
 use crate::error::Result;
 use crate::nn::ParamSet;
@@ -87,6 +87,7 @@ impl<'a> Training<'a> {
             None => training.networks.generator_ema.params().copy_from(training.networks.generator.params())?,
         }
         training.clock.before_secs = training.position.elapsed_secs;
+        training.clock.longest_maintenance_secs = training.position.longest_maintenance_secs;
         training.clock.tick_start_secs = training.position.elapsed_secs - training.position.tick_secs;
         Ok(training)
     }

@@ -6,13 +6,11 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::files::{sweep, write_atomic};
 use super::grid::Picture;
-use super::state::Position;
+use super::state::{CONFIG, Position};
 use super::{state, stats, tensors};
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result};
 
 /// Holds the reason in the folder of a run that diverged: `compare` must not take it for a short one.
 pub const DIVERGED: &str = "diverged.txt";
@@ -21,7 +19,7 @@ pub const DIVERGED: &str = "diverged.txt";
 pub(super) const BEST: &str = "network-snapshot-best.safetensors";
 
 /// Begins the names of what a run left behind when it was resumed from an earlier state.
-const ABANDONED: &str = "abandoned";
+pub(super) const ABANDONED: &str = "abandoned";
 
 /// An open run folder; nobody else can train in it while it is open.
 pub struct RunFolder {
@@ -55,7 +53,7 @@ impl RunFolder {
     /// When it is none, or another process trains in it.
     pub fn open(path: &Path) -> Result<Self> {
         // Somebody's other folder may hold files of these names.
-        if !path.join("config.toml").is_file() {
+        if !path.join(CONFIG).is_file() {
             return Err(Error::no_run_folder(path));
         }
         Self::lock(path)
@@ -265,88 +263,10 @@ pub fn settings_name(run: &Path) -> Option<String> {
     parts.nth(1).map(str::to_owned)
 }
 
-/// What `--resume` names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResumePoint {
-    /// The run folder.
-    pub run: PathBuf,
-    /// The training states to try, best first: the one that was named, or all of the run, newest first.
-    pub states: Vec<PathBuf>,
-}
-
-impl ResumePoint {
-    /// Whether it is a classifier's, by the name of its state or, of a copy under another name, by what it holds.
-    pub fn is_of_classifier(&self) -> bool {
-        self.states.iter().any(|s| s.ends_with(state::LAST) || s.join("classifier.safetensors").is_file())
-    }
-
-    /// Refuses to go on from a state that was left behind when its run was resumed from an earlier one: what the run has written
-    /// since is not its past.
-    ///
-    /// # Errors
-    /// When it names such a state.
-    pub fn refuse_abandoned(&self) -> Result<()> {
-        let is_abandoned =
-            |state: &Path| state.file_name().is_some_and(|name| name.to_string_lossy().starts_with(ABANDONED));
-        match self.states.first() {
-            Some(state) if is_abandoned(state) => Err(Error::Usage {
-                message: format!("`{}` is of another future than its run has now", state.display()),
-                hint: Some(format!(
-                    "begin a new run from its weights: nestgen train --transfer {}",
-                    quoted(state)
-                )),
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Finds the run and states that `--resume latest`, `--resume RUN` or `--resume RUN/training-state-KIMG` means.
-///
-/// # Errors
-/// When there is nothing to resume from.
-pub fn resume_point(outdir: &Path, what: &str) -> Result<ResumePoint> {
-    let nothing = |message: String| Error::Usage {
-        message,
-        hint: Some("name a run folder or a training state in it, or leave the option out".into()),
-    };
-    if what == "latest" {
-        for run in meant(what, outdir)? {
-            let states = newest_first(&run)?;
-            if !states.is_empty() {
-                return Ok(ResumePoint { run, states });
-            }
-        }
-        return Err(nothing(format!("no run in `{}` has a training state", outdir.display())));
-    }
-    let path = PathBuf::from(what);
-    if !path.is_dir() {
-        return Err(nothing(format!("`{what}` is not a folder")));
-    }
-    if path.join("manifest.toml").is_file() {
-        let absolute = fs::canonicalize(&path).map_err(Error::io("read", &path))?;
-        let run = absolute.parent().map(Path::to_path_buf).unwrap_or_default();
-        return Ok(ResumePoint { run, states: vec![absolute] });
-    }
-    let states = newest_first(&path)?;
-    if states.is_empty() {
-        return Err(nothing(format!("there is no training state in `{what}`")));
-    }
-    Ok(ResumePoint { run: path, states })
-}
-
-fn newest_first(run: &Path) -> Result<Vec<PathBuf>> {
-    // A crash while a state was replaced left it under another name: opening brings it back. Where the folder
-    // cannot be opened, the one who resumes is told when he opens it.
-    drop(RunFolder::open(run));
-    let mut states = state::list(run)?;
-    states.reverse();
-    Ok(states)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::resume_point::resume_point;
 
     #[test]
     fn numbers_go_up_and_names_are_tame() {
@@ -380,19 +300,5 @@ mod tests {
         assert!(RunFolder::open(dir.path()).err().unwrap().to_string().contains("not a run folder"));
         assert_eq!(fs::read_to_string(dir.path().join("lock")).unwrap(), "keep");
         assert!(dir.path().join(".unfinished-thesis").is_dir());
-    }
-
-    #[test]
-    fn resume_finds_the_newest_run_that_has_a_state() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["00001-a-b/training-state-000009", "00001-a-b/training-state-000012", "00002-a-b"] {
-            fs::create_dir_all(dir.path().join(name)).unwrap();
-        }
-        let point = resume_point(dir.path(), "latest").unwrap();
-        assert_eq!(point.run, dir.path().join("00001-a-b"));
-        assert!(point.states[0].ends_with("training-state-000012") && point.states.len() == 2);
-        let empty = dir.path().join("00002-a-b");
-        assert!(resume_point(dir.path(), empty.to_str().unwrap()).is_err());
-        assert!(resume_point(&dir.path().join("none"), "latest").is_err());
     }
 }

@@ -72,7 +72,7 @@ pub(super) struct Clock {
     pub(super) tick_start_secs: f64,
     /// What scores, pictures and saving took at the end of the last tick; 0 in the first one of a session.
     pub(super) maintenance_secs: f64,
-    /// The longest that they have taken in this session.
+    /// The longest that they have taken so far.
     pub(super) longest_maintenance_secs: f64,
 }
 

@@ -45,6 +45,9 @@ pub struct Position {
     /// Seconds of the unfinished tick.
     #[serde(default)]
     pub tick_secs: f64,
+    /// The longest that scores, pictures and saving have taken at the end of a tick: what a timed run keeps for its end.
+    #[serde(default)]
+    pub longest_maintenance_secs: f64,
     /// Times that the guard has rolled the run back; later random numbers and learning rates depend on it.
     pub rollbacks: u32,
     /// Augmentation.
@@ -113,8 +116,10 @@ pub const TENSOR_FILES: [&str; 5] =
     ["generator", "discriminator", "generator-ema", "generator-adam", "discriminator-adam"];
 
 const POSITION: &str = "position.toml";
-const CONFIG: &str = "config.toml";
-const MANIFEST: &str = "manifest.toml";
+/// The settings of a run or a state.
+pub const CONFIG: &str = "config.toml";
+/// The checksums of a state.
+pub const MANIFEST: &str = "manifest.toml";
 
 /// A state as read back.
 pub struct SavedState<P = Position> {

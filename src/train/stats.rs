@@ -112,27 +112,8 @@ pub fn rewind_lines(path: &Path, kimg: f64) -> Result<()> {
     Ok(())
 }
 
-/// The value of a line `key: value` of one of the kernel's files, such as `/proc/self/status`; `None` where there is none.
-pub fn kernel_field(file: &str, key: &str) -> Option<String> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    Some(value.trim().to_owned())
-}
-
-/// The bytes of a line `key: N kB` of such a file.
-pub fn kernel_bytes(file: &str, key: &str) -> Option<usize> {
-    kernel_field(file, key)?.split(' ').next()?.parse::<usize>().ok().map(|kib| kib << 10)
-}
-
-/// The key of [`crate::device::peak_gpu_gib`], where there is a GPU.
-pub const PEAK_GPU_MEMORY: &str = "Resources/peak_gpu_mem_gb";
-
-/// Memory of this process in GiB: now and at its highest. `None` where the system does not say.
-pub fn memory_gib() -> Option<(f64, f64)> {
-    const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
-    let gib = |key| Some(kernel_bytes("/proc/self/status", key)? as f64 / GIB);
-    Some((gib("VmRSS")?, gib("VmHWM")?))
-}
+/// The file of a run's ticks.
+pub const STATS: &str = "stats.jsonl";
 
 /// Seconds as people read them: `1h 02m 03s`.
 pub(super) fn clock_time(secs: f64) -> String {
@@ -169,12 +150,5 @@ mod tests {
         rewind_lines(&path, 2.0).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n{}\n", line(1.0), line(2.0)));
         rewind_lines(&dir.path().join("none.jsonl"), 1.0).unwrap();
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn memory_is_known_on_linux() {
-        let (now, peak) = memory_gib().unwrap();
-        assert!(now > 0.0 && peak >= now * 0.5);
     }
 }

@@ -11,15 +11,17 @@ use super::folder::{BEST, snapshot_name};
 use super::grid::{Picture, diversity};
 use super::guard::{Judged, Signs, Trouble};
 use super::held_out::Opinions;
+use super::resources;
 use super::schedule::Length;
 use super::score::{self, Score};
-use super::state::{self, Best, Position, SavedState, StateTensors};
-use super::stats::{PEAK_GPU_MEMORY, append_line, clock_time, memory_gib, rewind_lines, unix_secs};
+use super::state::{self, Best, CONFIG, Position, SavedState, StateTensors};
+use super::stats::{STATS, append_line, clock_time, rewind_lines, unix_secs};
 use super::tensorboard::EventFile;
 use super::tensors::{self, Metadata};
-use crate::device::peak_gpu_gib;
 use crate::error::{Error, Result};
 
+/// The format tag of snapshots.
+pub const FORMAT: &str = "nestgen generator 1";
 /// Images that are drawn at once for pictures.
 const PICTURE_BATCH: usize = 16;
 
@@ -29,7 +31,7 @@ impl Training<'_> {
         let (config, folder) = (self.session.config, self.session.folder);
         let events = EventFile::create(folder.path(), unix_secs());
         self.events = Some(events.map_err(Error::io("write", folder.path()))?);
-        folder.write("config.toml", self.session.config_text.as_bytes())?;
+        folder.write(CONFIG, self.session.config_text.as_bytes())?;
         if self.session.evaluate.as_ref().is_some_and(|(evaluate, _)| !evaluate.ranks_generators()) {
             self.say("scores in random features choose no best snapshot and end no run".into())?;
         }
@@ -45,8 +47,7 @@ impl Training<'_> {
             self.say(format!("scores are taken where a tick ends, every {} kimg", config.tick_kimg))?;
         }
         if config.minutes > 0.0 {
-            let total_secs = config.minutes * 60.0;
-            self.length = Length::Seconds { total_secs, reserve_secs: least_reserve_secs(total_secs) };
+            self.length = self.timed(config.minutes * 60.0);
         }
         let guess = (config.kimg * 1e3) as u64;
         self.position.total_nimg =
@@ -84,7 +85,7 @@ impl Training<'_> {
         let dir = self.session.folder.path();
         for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
             let path = entry.map_err(Error::io("read", dir))?.path();
-            if path.ends_with("stats.jsonl") || score::is_metric_file(&path) {
+            if path.ends_with(STATS) || score::is_metric_file(&path) {
                 rewind_lines(&path, self.position.kimg())?;
             }
             let Some((evaluate, _)) = &self.session.evaluate else { continue };
@@ -161,12 +162,16 @@ impl Training<'_> {
     /// Fits a timed run to its speed, leaving time for the last score and save.
     fn stretch(&mut self, now_secs: f64) {
         if let Length::Seconds { total_secs, .. } = self.length {
-            let reserve_secs =
-                self.clock.longest_maintenance_secs.max(least_reserve_secs(total_secs)).min(total_secs / 2.0);
-            self.length = Length::Seconds { total_secs, reserve_secs };
+            self.length = self.timed(total_secs);
             self.position.total_nimg =
                 self.length.total_nimg(self.position.cur_nimg, now_secs, self.position.total_nimg);
         }
+    }
+
+    /// A length in time, of which as much is kept for the end as the end of a tick has taken at most.
+    fn timed(&self, total_secs: f64) -> Length {
+        let reserve_secs = self.clock.longest_maintenance_secs.max(least_reserve_secs(total_secs));
+        Length::Seconds { total_secs, reserve_secs: reserve_secs.min(total_secs / 2.0) }
     }
 
     /// The averaged generator's images of seeds 0, 1, ...
@@ -212,8 +217,6 @@ impl Training<'_> {
     fn write_statistics(&mut self, train_secs: f64) -> Result<()> {
         let tick_nimg = self.position.cur_nimg - self.position.tick_start_nimg;
         let elapsed_secs = self.clock.elapsed_secs();
-        let (memory, peak) = memory_gib().unwrap_or_default();
-        let gpu_peak = peak_gpu_gib(&self.networks.generator.params().device());
         let sec_per_kimg = train_secs / (tick_nimg.max(1) as f64 / 1e3);
         let lr_factor = self.lr_factor();
         let position = &mut self.position;
@@ -227,21 +230,14 @@ impl Training<'_> {
             ("Timing/sec_per_kimg", sec_per_kimg),
             // Of the tick before, as in StyleGAN's files: this one's is not over.
             ("Timing/maintenance_sec", self.clock.maintenance_secs),
-            ("Resources/cpu_mem_gb", memory),
-            ("Resources/peak_cpu_mem_gb", peak),
         ] {
             position.collected.report(key, value);
         }
-        if let Some(gib) = gpu_peak {
-            position.collected.report(PEAK_GPU_MEMORY, gib);
-        }
-        if self.session.ranks.size() > 1 {
-            let spent = self.session.ranks.take_spent();
-            position.collected.report("Timing/ranks_sec", spent.secs);
-            position.collected.report("Resources/ranks_mb", spent.bytes as f64 / 1e6);
-        }
+        let device = self.networks.generator.params().device();
+        let used = resources::report(&mut position.collected, &device, self.session.ranks);
         let mean = |key| position.collected.mean(key);
-        let gpu_memory = gpu_peak.map_or_else(String::new, |gib| format!("gpumem {gib:<6.2} "));
+        let memory = used.memory_gib;
+        let gpu_memory = used.gpu_peak_gib.map_or_else(String::new, |gib| format!("gpumem {gib:<6.2} "));
         let text = format!(
             "tick {:<5} kimg {:<9.1} time {:<9} sec/tick {:<8.1} sec/kimg {:<8.2} cpumem {memory:<6.2} {gpu_memory}augment {:<6.3} \
              D {:.3} G {:.3} real {:+.2} fake {:+.2}",
@@ -262,7 +258,7 @@ impl Training<'_> {
             written.map_err(Error::io("write", self.session.folder.path()))?;
         }
         let line = position.collected.line(unix_secs());
-        append_line(&self.session.folder.file("stats.jsonl"), &line)?;
+        append_line(&self.session.folder.file(STATS), &line)?;
         self.say(text)
     }
 
@@ -335,6 +331,7 @@ impl Training<'_> {
             return Ok(state::state_path(self.session.folder.path(), self.position.cur_nimg));
         }
         self.position.elapsed_secs = self.clock.elapsed_secs();
+        self.position.longest_maintenance_secs = self.clock.longest_maintenance_secs;
         let in_a_tick = self.position.cur_nimg > self.position.tick_start_nimg;
         self.position.tick_secs =
             if in_a_tick { self.position.elapsed_secs - self.clock.tick_start_secs } else { 0.0 };
@@ -355,7 +352,7 @@ impl Training<'_> {
 
     pub(super) fn write_snapshot(&self, name: &str) -> Result<PathBuf> {
         let mut metadata = Metadata::from([
-            ("format".into(), "nestgen generator 1".into()),
+            ("format".into(), FORMAT.into()),
             ("weights".into(), "ema".into()),
             ("kimg".into(), format!("{:.3}", self.position.kimg())),
             ("config".into(), self.session.config_text.to_owned()),

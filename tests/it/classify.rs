@@ -10,7 +10,7 @@ use nestgen::config::classify::{ClassifyRunConfig, Launch, Start, launch, model_
 use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::train::classify::training::{Event, Outcome};
-use nestgen::train::folder::resume_point;
+use nestgen::train::resume_point::resume_point;
 use nestgen::train::stats::repeatable;
 
 use super::bad_input::{png, refused, text};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Tensor};
 use nestgen::rng::Rng;
-use nestgen::train::folder::resume_point;
+use nestgen::train::resume_point::resume_point;
 use nestgen::train::state;
 
 /// Times the run is killed; more often where the machine is too slow to have trained on anything by then.

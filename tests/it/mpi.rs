@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
-use nestgen::train::folder::resume_point;
+use nestgen::train::resume_point::resume_point;
 use nestgen::train::state;
 
 /// Relative distance of two runs' weights after 20 steps: rounding, as sums are made in another order.

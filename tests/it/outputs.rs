@@ -131,7 +131,10 @@ fn what_cannot_be_drawn_is_refused_before_anything_is_made() {
     refused(&sample(&["-n", "1", "--trunc", "0"]), &["--trunc 0.0"]);
     let out = dir.path().join("way.jpg");
     let way = ["interpolate", "--run", text(&run), "--out", text(&out)];
-    refused(&way, &["way.jpg", "no name of a PNG file"]);
+    let other = nestgen(&way);
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(other.status.code() == Some(1) && said.contains("name a file ending in .png"), "{said}");
+    let way = ["interpolate", "--run", text(&run)];
     refused(&[&way[..], &["--steps", "1000000000000"]].concat(), &["256 rows and steps at most"]);
     assert_eq!(nestgen(&sample(&["-n", "18446744073709551615"])).status.code(), Some(1));
     // `timeout`: what went wrong here once was that it never ended.
@@ -282,6 +285,8 @@ fn a_pack_goes_through_links_and_spares_devices() {
     assert!(link.is_symlink() && at("real.h5").is_file());
     refused(&["data", "pack", text(&set), text(&link)], &["link.h5", "exists"]);
     succeeded(&nestgen(&["data", "pack", "--force", text(&set), text(&link)]));
+    let itself = ["data", "pack", "--force", "--res", "8", text(&link), text(&link)];
+    refused(&itself, &["would replace the images that it is made of"]);
     assert!(link.is_symlink());
     refused(&["data", "pack", "--force", text(&set), text(&null)], &["null.h5", "not a regular file"]);
     assert!(null.is_symlink());

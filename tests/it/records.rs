@@ -9,7 +9,7 @@ use nestgen::nn::Builder;
 use nestgen::sample::read_snapshot;
 use nestgen::study::run::Run;
 use nestgen::train::event::Outcome;
-use nestgen::train::folder::resume_point;
+use nestgen::train::resume_point::resume_point;
 use nestgen::train::state;
 use nestgen_kernels::{Var, no_grad};
 
@@ -114,6 +114,18 @@ fn a_timed_run_is_fitted_to_its_time() {
     assert!(lines.len() < 4 || last < 0.9, "{last}");
     // From the first step on it is told how long it takes, not how long a thousand kimg would.
     assert!(told.iter().all(|(eta_secs, total)| *eta_secs <= 1.2 && *total < 900.0), "{:?}", told.first());
+}
+
+/// As one that is scored at its end keeps time for it.
+#[test]
+fn a_timed_run_that_is_over_stays_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let scored = ["train.minutes=0.05", "eval.every_kimg=0.032", "eval.images=200", "eval.features=scenes-v1"];
+    let (run, _) = train(&tiny(&scored), dir.path(), None, None).unwrap();
+    let shown = || state::load(&state::list(&run).unwrap().pop().unwrap()).unwrap().position.cur_nimg;
+    let before = shown();
+    train(&tiny(&scored), dir.path(), run.to_str(), None).unwrap();
+    assert_eq!(shown(), before);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! it must be the right one: each part is turned off or up by itself, and shows in losses or weights.
 
 use candle_core::Device;
-use nestgen::train::folder::resume_point;
+use nestgen::train::resume_point::resume_point;
 
 use super::train::{statistics, tiny, train, watched};
 

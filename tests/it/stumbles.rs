@@ -245,6 +245,15 @@ fn a_dash_is_no_file() {
         assert!(refusal(verb).contains("name a file"), "{verb:?}");
     }
     assert!(!std::path::Path::new("-").exists());
+    // Nor are images or settings replaced by a slip of the hand.
+    let before = fs::read(run.join("config.toml")).unwrap();
+    for (flag, ending) in
+        [("--csv", ".csv"), ("--markdown", ".md"), ("--figure", ".svg"), ("--report", ".html")]
+    {
+        let said = refusal(&["compare", text(&run), flag, text(&run.join("config.toml"))]);
+        assert!(said.contains(&format!("name a file ending in {ending}")), "{said}");
+    }
+    assert_eq!(fs::read(run.join("config.toml")).unwrap(), before);
     // A file where a folder is needed has a hint here as well.
     let file = run.join("stats.jsonl").join("scores.csv");
     refused(&["compare", text(&run), "--csv", text(&file)], &["cannot create"]);

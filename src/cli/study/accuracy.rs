@@ -23,7 +23,7 @@ use nestgen::train::classify::training::{Event, Outcome};
 use nestgen::train::parallel::check_work;
 
 use super::over_ranks::{conclude_together, open_and_deal};
-use super::{describe, refuse_seed, usage};
+use super::{describe, refuse_seed};
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, describe_ranks};
 use crate::cli::{classify, interrupt, train, ui};
@@ -141,13 +141,13 @@ fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
 
     for (number, share) in args.fraction.iter().enumerate() {
         if args.fraction[..number].contains(share) {
-            return Err(usage(&format!("--fraction names {share} twice"), "name each share once").into());
+            return Err(Error::usage(format!("--fraction names {share} twice"), "name each share once").into());
         }
     }
     let scenes = nestgen::data::synthetic::class_names().len();
     let is_file = |arm: &String| Path::new(arm).extension().is_some_and(|extension| extension == "toml");
     if args.res.is_some() && args.arms.iter().all(is_file) {
-        return Err(usage("--res: every arm is a file", "set model.resolution in the files").into());
+        return Err(Error::usage("--res: every arm is a file", "set model.resolution in the files").into());
     }
     let mut named: Vec<Arm> = Vec::new();
     for arm in &args.arms {
@@ -160,11 +160,12 @@ fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
         };
         let name = path.file_stem().unwrap_or_default().to_string_lossy().replace(':', "-");
         if named.iter().any(|(other, _)| *other == name) {
-            return Err(usage(&format!("two arms are named {name}"), "name each arm once").into());
+            return Err(Error::usage(format!("two arms are named {name}"), "name each arm once").into());
         }
         named.push((name, config));
     }
-    let (_, first) = named.first().ok_or_else(|| usage("a study needs an arm", "--arms nest-xs,vit-xs"))?;
+    let (_, first) =
+        named.first().ok_or_else(|| Error::usage("a study needs an arm", "--arms nest-xs,vit-xs"))?;
     let data = classify::open_data(&first.data, first.model.resolution())?;
     let mut arms = Vec::new();
     for (name, mut config) in named {
@@ -212,11 +213,7 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         let mut reasons: Vec<String> = of_share.into_iter().filter(|reason| !unfair.contains(reason)).collect();
         unfair.append(&mut reasons);
     }
-    if !unfair.is_empty() && !args.allow_unfair {
-        let message = format!("the arms cannot be compared fairly: {}", unfair.join("; "));
-        return Err(usage(&message, "make them equal, or say --allow-unfair: the page will tell").into());
-    }
-    Ok(Plan { allowed_unfair: unfair, ..plan })
+    Ok(plan.allowing(unfair, args.allow_unfair)?)
 }
 
 /// Trains one run of the study, or goes on with it; `false` if it was interrupted.

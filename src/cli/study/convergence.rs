@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use nestgen::config::{Override, RunConfig, Source, as_sagan, build_generator, load};
-use nestgen::data::ImageData;
-use nestgen::error::Result;
+use nestgen::error::{Error, Result};
 use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
 use nestgen::study::plan::{Plan, PlannedArm};
@@ -16,7 +14,7 @@ use nestgen::train::parallel::check_work;
 
 use super::runs::{CONFIRMED, Study, fresh_seeds, listed};
 use super::tune::{At, Tune, arms_at};
-use super::{describe, refuse_seed, usage};
+use super::{describe, refuse_seed};
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, describe_ranks};
 use crate::cli::{interrupt, train, ui};
@@ -103,7 +101,7 @@ pub(super) fn run(args: &Convergence) -> anyhow::Result<ExitCode> {
 
 fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if ranks.size() > 1 && args.parallel > 1 {
-        return Err(usage(
+        return Err(Error::usage(
             "--parallel on several ranks",
             "each rank trains one run at a time; start more ranks",
         )
@@ -112,7 +110,7 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let configs = arm_configs(args)?;
     let plan = plan(args, &configs)?;
     if args.confirm.is_some() && one_value_each(&plan) {
-        return Err(usage(
+        return Err(Error::usage(
             "--confirm: every generator has one value, nothing is chosen",
             "give several, like --tune train.generator.lr=1e-4,2e-4",
         )
@@ -139,9 +137,10 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     }
     let device = args.device.open(ranks)?;
     describe_ranks(ranks);
-    let (_, first) = configs.first().ok_or_else(|| usage("a study needs an arm", "--arms nest,sagan"))?;
+    let (_, first) =
+        configs.first().ok_or_else(|| Error::usage("a study needs an arm", "--arms nest,sagan"))?;
     // Before the plan is written: images that cannot be read are no study yet, and the next command may name others.
-    let data = open_data(first)?;
+    let data = ui::reading_images(|told| first.data.open(first.model.resolution(), told))?;
     check_work(ranks, &[&data], &plan.settings_of_all())?;
     let stop = interrupt::flag()?;
     let parallel = args.parallel as usize;
@@ -179,8 +178,8 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
                 (format!("{stem}{}", &name[arm.len()..]), Source::File(path))
             }
             _ => {
-                return Err(usage(
-                    &format!("`{arm}` is no arm"),
+                return Err(Error::usage(
+                    format!("`{arm}` is no arm"),
                     "arms are `nest`, `sagan` and configuration files ending in .toml; with --tune KEY also `nest@VALUE`",
                 )
                 .into());
@@ -192,14 +191,14 @@ fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
             } else {
                 "name files differently"
             };
-            return Err(usage(&format!("two arms are named {name}"), hint).into());
+            return Err(Error::usage(format!("two arms are named {name}"), hint).into());
         }
         let mut settings = overrides(args, source, fixed)?;
         settings.extend(value);
         let config = load(source, &settings)?;
         if config.eval.every_kimg == 0.0 {
             let hint = "leave --eval out for ten scores a run, or give thousands of images between scores";
-            return Err(usage("--eval 0: without scores there is nothing to compare", hint).into());
+            return Err(Error::usage("--eval 0: without scores there is nothing to compare", hint).into());
         }
         arms.push((name, if arm == "sagan" { as_sagan(config, &args.budget)? } else { config }));
     }
@@ -246,25 +245,9 @@ fn plan(args: &Convergence, configs: &[(String, RunConfig)]) -> anyhow::Result<P
     let arms = configs.iter().map(arm).collect::<Result<_>>()?;
     let seeds = (args.first_seed..args.first_seed + args.seeds).collect();
     let tuned = args.tune.as_ref().map(|tune| tune.key.clone());
-    let mut plan = Plan { seeds, allowed_unfair: Vec::new(), tuned, arms };
+    let plan = Plan { seeds, allowed_unfair: Vec::new(), tuned, arms };
     plan.refuse_other_images()?;
     plan.refuse_twins()?;
     let unfair = plan.unfair()?;
-    if !unfair.is_empty() && !args.allow_unfair {
-        let message = format!("the arms cannot be compared fairly: {}", unfair.join("; "));
-        return Err(usage(&message, "make them equal, or say --allow-unfair: the page will tell").into());
-    }
-    plan.allowed_unfair = unfair;
-    Ok(plan)
-}
-
-fn open_data(config: &RunConfig) -> Result<Arc<ImageData>> {
-    let bar = ui::progress_bar("reading images", 0);
-    let data = config.data.open(config.model.resolution(), &|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-        true
-    });
-    bar.finish_and_clear();
-    data
+    Ok(plan.allowing(unfair, args.allow_unfair)?)
 }

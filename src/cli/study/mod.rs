@@ -14,6 +14,7 @@ use nestgen::study::arms::{self, Kept};
 use nestgen::study::axis::Axis;
 use nestgen::study::comparison::{ArmResult, Question, compare};
 use nestgen::study::plan::Plan;
+use nestgen::study::settings::SEED_KEY;
 use nestgen::study::task::{Ended, Status};
 use nestgen::study::{data_efficiency, protocol, report, table, tuned};
 
@@ -35,15 +36,11 @@ pub(crate) fn run(verb: &StudyVerb) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn usage(message: &str, hint: &str) -> Error {
-    Error::Usage { message: message.to_owned(), hint: Some(hint.to_owned()) }
-}
-
 /// Each run of a study has a seed of its own.
 fn refuse_seed(settings: &[String]) -> Result<(), Error> {
-    match settings.iter().find(|text| text.split('=').next().is_some_and(|key| key.trim() == "train.seed")) {
+    match settings.iter().find(|text| text.split('=').next().is_some_and(|key| key.trim() == SEED_KEY)) {
         Some(text) => {
-            Err(usage(&format!("--set {text}: a study has its own seeds"), "choose them with --seeds"))
+            Err(Error::usage(format!("--set {text}: a study has its own seeds"), "choose them with --seeds"))
         }
         None => Ok(()),
     }

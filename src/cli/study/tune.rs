@@ -1,10 +1,9 @@
 //! A setting that suits every generator differently: each arm is trained at several values of it, or at its own.
 
 use nestgen::config::Override;
-use nestgen::error::Result;
+use nestgen::error::{Error, Result};
+use nestgen::study::settings::SEED_KEY;
 use nestgen::study::tuned::AT;
-
-use super::usage;
 
 /// `KEY=V1,V2,...`, or `KEY` where every arm names its value.
 #[derive(Clone, Debug)]
@@ -30,7 +29,7 @@ impl Tune {
         let values = values.split(',').map(str::trim).filter(|value| !value.is_empty());
         let values: Vec<String> = values.map(str::to_owned).collect();
         // Other settings say which images or scores there are, or are free anyway.
-        if !key.trim().starts_with("train.") || key.trim() == "train.seed" {
+        if !key.trim().starts_with("train.") || key.trim() == SEED_KEY {
             return Err("it must be a setting of training, like train.generator.lr=1e-4,2e-4".into());
         }
         match values.iter().enumerate().find(|(at, value)| values[..*at].contains(value)) {
@@ -57,8 +56,8 @@ pub(super) fn arms_at(arms: &[String], tune: Option<&Tune>) -> Result<Vec<At>> {
             continue;
         }
         if tune.values.is_empty() {
-            return Err(usage(
-                &format!("arm {arm} has no value of {}", tune.key),
+            return Err(Error::usage(
+                format!("arm {arm} has no value of {}", tune.key),
                 "name it like nest@1e-4, or several for all like --tune train.generator.lr=1e-4,2e-4",
             ));
         }

@@ -15,8 +15,8 @@ use crate::rng::Rng;
 use crate::study::provenance::{self, Network, Provenance};
 use crate::train::classify::training::{Event, Outcome, Position, Session, Training};
 use crate::train::classify::{TENSOR_FILES, TENSOR_FILES_EMA};
-use crate::train::folder::ResumePoint;
 use crate::train::parallel::{check_work, share_out_pairs};
+use crate::train::resume_point::ResumePoint;
 use crate::train::state::{SavedState, load_as};
 
 /// What a run needs beside its configuration.
@@ -48,7 +48,7 @@ pub enum Start {
     /// With a new network, in a new folder.
     New,
     /// Where a run stopped, in its folder and under its settings, but for those that may change; from
-    /// [`crate::train::folder::resume_point`].
+    /// [`crate::train::resume_point::resume_point`].
     Resume(ResumePoint),
     /// In a new folder and under any settings, with the weights of another classifier.
     Transfer(Weights),

@@ -6,13 +6,14 @@ use candle_core::Tensor;
 
 use super::evaluate::{Evaluation, evaluate};
 use super::training::{Event, Position, Training};
-use crate::device::peak_gpu_gib;
 use crate::error::{Error, Result};
 use crate::models::Classifier;
 use crate::train::grid::Picture;
 use crate::train::parallel::check_same;
-use crate::train::state::{self, Best, LAST, SavedState, StateTensors};
-use crate::train::stats::{PEAK_GPU_MEMORY, append_line, memory_gib, rewind_lines, unix_secs};
+use crate::train::resources;
+use crate::train::score;
+use crate::train::state::{self, Best, CONFIG, LAST, SavedState, StateTensors};
+use crate::train::stats::{STATS, append_line, rewind_lines, unix_secs};
 use crate::train::tensors::{self, Metadata};
 
 /// The weights of the best epoch, under timm's names.
@@ -63,13 +64,13 @@ impl Training<'_> {
     /// Fills the folder of a new run, or rewinds the files of a resumed one to where it goes on.
     fn open(&mut self) -> Result<()> {
         let (folder, position) = (self.session.folder, &self.position);
-        folder.write("config.toml", self.session.config_text.as_bytes())?;
+        folder.write(CONFIG, self.session.config_text.as_bytes())?;
         if position.cur_nimg == 0 {
             folder.write(SUMMARY, SUMMARY_HEADER.as_bytes())?;
         } else {
             self.rewind_summary()?;
-            for name in ["stats.jsonl", "metric-top1.jsonl", "metric-top5.jsonl"] {
-                rewind_lines(&folder.file(name), position.cur_nimg as f64 / 1e3)?;
+            for name in [STATS.to_owned(), score::file_name("top1"), score::file_name("top5")] {
+                rewind_lines(&folder.file(&name), position.cur_nimg as f64 / 1e3)?;
             }
             let position = &self.position;
             let into_the_next = position.cur_nimg - position.epoch_start_nimg;
@@ -129,8 +130,6 @@ impl Training<'_> {
 
     /// A line of `stats.jsonl`, of `summary.csv`, and for people.
     fn write_epoch(&mut self, tested: Option<&Evaluation>, lr: f64) -> Result<()> {
-        let (memory, peak) = memory_gib().unwrap_or_default();
-        let gpu_peak = peak_gpu_gib(&self.classifier.params().device());
         let position = &mut self.position;
         let shown = position.cur_nimg - position.epoch_start_nimg;
         let images_per_sec = shown as f64 / position.epoch_secs.max(1e-9);
@@ -144,10 +143,7 @@ impl Training<'_> {
             ("Timing/sec_per_kimg", 1e3 / images_per_sec),
             ("Timing/total_sec", position.wall_secs),
             ("Timing/images_per_sec", images_per_sec),
-            ("Resources/cpu_mem_gb", memory),
-            ("Resources/peak_cpu_mem_gb", peak),
         ];
-        report.extend(gpu_peak.map(|gib| (PEAK_GPU_MEMORY, gib)));
         if let Some(tested) = tested {
             report.extend([
                 ("Loss/test", tested.loss),
@@ -156,11 +152,8 @@ impl Training<'_> {
             ]);
         }
         report.iter().for_each(|&(key, value)| position.collected.report(key, value));
-        if self.session.ranks.size() > 1 {
-            let spent = self.session.ranks.take_spent();
-            position.collected.report("Timing/ranks_sec", spent.secs);
-            position.collected.report("Resources/ranks_mb", spent.bytes as f64 / 1e6);
-        }
+        let device = self.classifier.params().device();
+        let used = resources::report(&mut position.collected, &device, self.session.ranks);
         let train_loss = position.collected.mean("Loss/train");
         let step = position.epoch;
         if let Some(events) = &mut self.events {
@@ -168,7 +161,7 @@ impl Training<'_> {
             written.map_err(Error::io("write", self.session.folder.path()))?;
         }
         let line = position.collected.line(unix_secs());
-        append_line(&self.session.folder.file("stats.jsonl"), &line)?;
+        append_line(&self.session.folder.file(STATS), &line)?;
 
         let (wall_secs, epoch) = (self.position.wall_secs, self.position.epoch);
         let columns = match tested {
@@ -190,9 +183,10 @@ impl Training<'_> {
                 t.top5
             )
         });
-        let gpu_memory = gpu_peak.map_or_else(String::new, |gib| format!("  {gib:.2} GiB of the GPU"));
+        let gpu_memory = used.gpu_peak_gib.map_or_else(String::new, |gib| format!("  {gib:.2} GiB of the GPU"));
         self.say(format!(
-            "epoch {epoch:<4} loss {train_loss:.4}{scores}  lr {lr:.2e}  {images_per_sec:.1} img/s  {memory:.2} GiB{gpu_memory}"
+            "epoch {epoch:<4} loss {train_loss:.4}{scores}  lr {lr:.2e}  {images_per_sec:.1} img/s  {:.2} GiB{gpu_memory}",
+            used.memory_gib
         ))
     }
 
@@ -213,7 +207,7 @@ impl Training<'_> {
                 "weights": if self.ema.is_some() { "ema" } else { "raw" },
                 "timestamp": unix_secs(),
             });
-            let file = self.session.folder.file(&format!("metric-{metric}.jsonl"));
+            let file = self.session.folder.file(&score::file_name(metric));
             append_line(&file, &line.to_string())?;
         }
         Ok(())
