@@ -1,64 +1,18 @@
 //! Outputs and gradients against PyTorch's, from `fixtures/image_ops.py`, at every instruction set.
 
 mod again;
-
-use std::collections::HashMap;
+mod pytorch;
 
 use candle_core::{DType, Result, Tensor};
 use nestgen_kernels as k;
 use nestgen_kernels::simd::Level;
 use nestgen_kernels::{Activation, Conv2d, PoolPadding, Var};
+use pytorch::{Fixture, close};
 
-/// f32 against f32, relative to the largest value: sums of up to a thousand terms of size 1 in another order, and the
-/// Winograd transforms (1.7 times the rounding of a direct sum).
-const TOLERANCE: f64 = 2e-5;
 /// The gradient of the R1 penalty in f32 against PyTorch's in f64: two more passes, each with the rounding above.
 const PENALTY_SINGLE: f64 = 1e-4;
 /// The same in f64.
 const PENALTY_DOUBLE: f64 = 1e-11;
-
-struct Fixture(HashMap<String, Tensor>);
-
-impl Fixture {
-    fn load() -> Result<Self> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/image_ops.safetensors");
-        Ok(Self(candle_core::safetensors::load(path, &nestgen_kernels::gradcheck::device())?))
-    }
-
-    fn get(&self, name: &str) -> Result<&Tensor> {
-        self.0.get(name).ok_or_else(|| candle_core::Error::Msg(format!("no {name} in the fixture")))
-    }
-
-    fn leaf(&self, name: &str, dtype: DType) -> Result<Var> {
-        Ok(Var::leaf(self.get(name)?.to_dtype(dtype)?))
-    }
-
-    /// Compares output and gradients of `f` with those recorded under `name` for `inputs`.
-    fn check(&self, name: &str, inputs: &[&str], f: impl Fn(&[Var]) -> Result<Var>) -> Result<()> {
-        let leaves: Vec<Var> = inputs
-            .iter()
-            .map(|input| self.leaf(&format!("{name}.{input}"), DType::F32))
-            .collect::<Result<_>>()?;
-        let y = f(&leaves)?;
-        close(&format!("{name}.y"), y.value(), self.get(&format!("{name}.y"))?, TOLERANCE)?;
-        let weight = Var::constant(self.get(&format!("{name}.weight"))?.clone());
-        let gradients = k::backward(k::sum_all(&k::mul(&y, &weight)?)?)?;
-        for (leaf, input) in leaves.iter().zip(inputs) {
-            let Some(found) = gradients.leaf(leaf) else { panic!("{name}: no gradient for {input}") };
-            close(&format!("{name}.d{input}"), found, self.get(&format!("{name}.d{input}"))?, TOLERANCE)?;
-        }
-        Ok(())
-    }
-}
-
-fn close(name: &str, found: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
-    assert_eq!(found.dims(), want.dims(), "{name}");
-    let (found, want) = (found.to_dtype(DType::F64)?, want.to_dtype(DType::F64)?);
-    let size = want.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
-    let worst = (found - want)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
-    assert!(worst <= tolerance * size, "{name}: off by {worst}, largest value {size}");
-    Ok(())
-}
 
 fn convolutions() -> [(&'static str, Conv2d); 8] {
     let conv = |stride, padding| Conv2d { stride: (stride, stride), padding };
@@ -125,7 +79,7 @@ fn check_penalty(fixture: &Fixture, dtype: DType, tolerance: f64) -> Result<()> 
 
 #[test]
 fn every_operation_agrees_with_pytorch_at_every_instruction_set() -> Result<()> {
-    let fixture = Fixture::load()?;
+    let fixture = Fixture::load("image_ops")?;
     for level in [Level::Plain, Level::Avx2, Level::Avx512, Level::Amx] {
         k::simd::force(level);
         check_all(&fixture)?;

@@ -1,60 +1,17 @@
 //! Outputs and gradients against PyTorch's, from `fixtures/token_ops.py`, at every instruction set.
 
 mod again;
+mod pytorch;
 
-use std::collections::HashMap;
-
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use nestgen_kernels as k;
+use nestgen_kernels::Activation;
 use nestgen_kernels::simd::Level;
-use nestgen_kernels::{Activation, Var};
-
-/// f32 against f32: sums of up to 196 terms of size 1 in another order.
-const TOLERANCE: f32 = 2e-5;
-
-struct Fixture(HashMap<String, Tensor>);
-
-impl Fixture {
-    fn load() -> Result<Self> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/token_ops.safetensors");
-        Ok(Self(candle_core::safetensors::load(path, &nestgen_kernels::gradcheck::device())?))
-    }
-
-    fn get(&self, name: &str) -> Result<&Tensor> {
-        self.0.get(name).ok_or_else(|| candle_core::Error::Msg(format!("no {name} in the fixture")))
-    }
-
-    /// Compares output and gradients of `f` with those recorded under `name` for `inputs`.
-    fn check(&self, name: &str, inputs: &[&str], f: impl Fn(&[Var]) -> Result<Var>) -> Result<()> {
-        let mut leaves = Vec::new();
-        for input in inputs {
-            leaves.push(Var::leaf(self.get(&format!("{name}.{input}"))?.clone()));
-        }
-        let y = f(&leaves)?;
-        close(&format!("{name}.y"), y.value(), self.get(&format!("{name}.y"))?)?;
-        let weight = Var::constant(self.get(&format!("{name}.weight"))?.clone());
-        let gradients = k::backward(k::sum_all(&k::mul(&y, &weight)?)?)?;
-        for (leaf, input) in leaves.iter().zip(inputs) {
-            let Some(found) = gradients.leaf(leaf) else { panic!("{name}: no gradient for {input}") };
-            close(&format!("{name}.d{input}"), found, self.get(&format!("{name}.d{input}"))?)?;
-        }
-        Ok(())
-    }
-}
-
-fn close(name: &str, found: &Tensor, want: &Tensor) -> Result<()> {
-    assert_eq!(found.dims(), want.dims(), "{name}");
-    if want.elem_count() > 0 {
-        let size = want.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?.max(1.0);
-        let worst = (found - want)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-        assert!(worst <= TOLERANCE * size, "{name}: off by {worst}, largest value {size}");
-    }
-    Ok(())
-}
+use pytorch::Fixture;
 
 #[test]
 fn every_operation_agrees_with_pytorch_at_every_instruction_set() -> Result<()> {
-    let fixture = Fixture::load()?;
+    let fixture = Fixture::load("token_ops")?;
     for level in [Level::Plain, Level::Avx2, Level::Avx512, Level::Amx] {
         k::simd::force(level);
         for (tokens, heads) in [(16, 1), (49, 2), (64, 2), (196, 1)] {
