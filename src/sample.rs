@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::models::Generator;
 use crate::rng::Rng;
 use crate::train::fakes::{generate, seed_latent};
+use crate::train::state::FORMAT;
 use crate::train::tensors::{self, Metadata, NamedTensors};
-use crate::train::tick::FORMAT;
 
 /// The least share of normal numbers that a truncation may keep: each latent value is drawn until one is kept.
 const LEAST_KEPT: f64 = 1e-4;

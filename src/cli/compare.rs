@@ -28,7 +28,7 @@ pub(crate) struct Compare {
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
     /// The score that "time to" waits for [default: the best one that every run reached]
-    #[arg(long, value_name = "SCORE", value_parser = finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SCORE", value_parser = finite)]
     threshold: Option<f64>,
     /// Write a page with curves, sample grids and provenance that opens without a network
     #[arg(long, value_name = "FILE.html", value_parser = ui::file_to_write(&["html", "htm"]))]

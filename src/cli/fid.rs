@@ -111,8 +111,7 @@ fn run_on(args: &FidArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         });
     }
     refuse_idle(args)?;
-    refuse_overwriting(args)?;
-    [&args.real, &args.fake].into_iter().chain(&args.held_out).try_for_each(|path| refuse_run_folder(path))?;
+    refuse_sides(args)?;
     let real_options = OpenOptions { split: args.split.clone(), ..OpenOptions::default() };
     // Cheap mistakes first: sources before weights, weights before an hour of features.
     let real = Input::open(&args.real, &real_options)?;
@@ -183,8 +182,9 @@ fn refuse_idle(args: &FidArgs) -> Result<(), Error> {
     }
 }
 
-/// Refuses to write statistics of one side over another side's.
-fn refuse_overwriting(args: &FidArgs) -> Result<(), Error> {
+/// Refuses run folders as sides, and to write the statistics of one side over another side.
+fn refuse_sides(args: &FidArgs) -> Result<(), Error> {
+    [&args.real, &args.fake].into_iter().chain(&args.held_out).try_for_each(|path| refuse_run_folder(path))?;
     let target = args.save_stats.as_deref().and_then(|path| std::fs::canonicalize(path).ok());
     let sides = [Some(&args.real), Some(&args.fake), args.held_out.as_ref()];
     let is_target = |side: &&PathBuf| target.is_some() && std::fs::canonicalize(side).ok() == target;

@@ -9,14 +9,11 @@ use nestgen::models::Generator;
 use nestgen::ranks::Ranks;
 use nestgen::sample::read_snapshot;
 use nestgen::train::classify::{MODEL_BEST, SUMMARY};
-use nestgen::train::folder::{meant, numbered, snapshots};
+use nestgen::train::folder::{LATEST, meant, numbered, snapshots};
 use nestgen::train::state::MANIFEST;
 
 use super::device::DeviceArgs;
 use super::ui::quoted;
-
-/// The run that is nobody's name: the newest one.
-const LATEST: &str = "latest";
 
 /// Which trained generator to use.
 #[derive(Args)]

@@ -1,7 +1,6 @@
 //! How an error reaches the user: one line that says what and where, one that says what to do.
 
 use std::error::Error as _;
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,9 +23,7 @@ const NO_NUMBERS: [(&str, &str); 5] = [
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
     match error.source().map(ToString::to_string).and_then(|cause| in_words(&cause)) {
         Some((told, words)) => {
-            let said = error.render();
-            let said = if std::io::stderr().is_terminal() { said.ansi().to_string() } else { said.to_string() };
-            ui::tell(&said.replace(told, words));
+            ui::tell(&error.render().to_string().replace(told, words));
         }
         // Nothing sensible is left to do when the terminal is gone.
         None => drop(error.print()),

@@ -167,7 +167,10 @@ impl<P> Begun<P> {
             self.told.push(format!(
                 "its length was {before} and is {now} now: learning rates go on as in a run of {now}"
             ));
-            self.record.lengths.push(before);
+            // One attempt may have died before it saved anything.
+            if self.record.lengths.last() != Some(&before) {
+                self.record.lengths.push(before);
+            }
         }
         Ok(self)
     }

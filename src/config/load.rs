@@ -64,6 +64,7 @@ pub(super) fn resolve<T: DeserializeOwned + Serialize>(
     let mut config = parse_as(place, text)?;
     let mut table: Table = text.parse().map_err(|error| bad_toml(place, text, &error))?;
     for item in overrides {
+        item.refuse_group(&Table::try_from(&config).unwrap_or_default())?;
         item.apply(&mut table)?;
         // After each one, so that the blame falls on the right one.
         config = table

@@ -48,10 +48,29 @@ impl Override {
         self.keys.join(".")
     }
 
+    /// Refuses a value for a group of `settings`: the reader would take a list for the first ones of the group.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub fn refuse_group(&self, settings: &Table) -> Result<()> {
+        let mut keys = self.keys.iter();
+        let first = keys.next().and_then(|key| settings.get(key));
+        let meant = keys.fold(first, |here, key| here?.as_table()?.get(key));
+        if !meant.is_some_and(Value::is_table) || self.value.is_table() {
+            return Ok(());
+        }
+        Err(Error::Config {
+            place: self.place.into(),
+            key: self.key(),
+            reason: "it is a group of settings, which are given one by one".into(),
+            hint: None,
+        })
+    }
+
     /// Writes the value into `table`, making the tables on the way.
     ///
     /// # Errors
-    /// When something on the way is a value, not a table, or a table is to become a value.
+    /// When something on the way is a value, not a table.
     pub fn apply(&self, table: &mut Table) -> Result<()> {
         let Some((last, way)) = self.keys.split_last() else { return Ok(()) };
         let mut here = table;
@@ -63,15 +82,6 @@ impl Override {
                 reason: format!("`{key}` is a setting, not a group of settings"),
                 hint: None,
             })?;
-        }
-        // The reader would take a list for the first settings of the group.
-        if here.get(last).is_some_and(Value::is_table) && !self.value.is_table() {
-            return Err(Error::Config {
-                place: self.place.into(),
-                key: self.key(),
-                reason: "it is a group of settings, which are given one by one".into(),
-                hint: None,
-            });
         }
         here.insert(last.clone(), self.value.clone());
         Ok(())
@@ -113,7 +123,7 @@ mod tests {
         assert_eq!(table["eval"]["images"].as_integer(), Some(10));
         let error = Override::parse("train.batch.x=1").unwrap().apply(&mut table).unwrap_err();
         assert!(error.to_string().contains("`batch` is a setting"), "{error}");
-        let error = Override::parse("train.ema=[0.5]").unwrap().apply(&mut table).unwrap_err();
+        let error = Override::parse("train.ema=[0.5]").unwrap().refuse_group(&table).unwrap_err();
         assert!(error.to_string().contains("it is a group of settings"), "{error}");
     }
 

@@ -62,7 +62,7 @@ pub fn figure(shown: &Shown) -> Picture {
     canvas.into_picture()
 }
 
-/// A class's name, or its number where the name has letters that cannot be drawn: two such names would look the same.
+/// A class's name, or its number where the name has letters that cannot be drawn.
 fn name_of<'a>(shown: &'a Shown, class: usize) -> Cow<'a, str> {
     match shown.class_names.get(class) {
         Some(name) if is_drawable(name) => name.into(),

@@ -102,7 +102,6 @@ impl Plan {
         Ok(reasons)
     }
 
-    /// How far apart arms are in parameters and in operations, the largest over the smallest.
     /// The plan, with what is `unfair` about it, if anything may be.
     ///
     /// # Errors
@@ -117,6 +116,7 @@ impl Plan {
         Ok(Self { allowed_unfair: unfair, ..self })
     }
 
+    /// How far apart arms are in parameters and in operations, the largest over the smallest.
     fn capacity_ratios(&self) -> (f64, f64) {
         let ratio = |value: fn(&PlannedArm) -> u64| {
             let values = || self.arms.iter().map(|arm| value(arm).max(1) as f64);

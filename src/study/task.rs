@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::train::files::write_atomic;
 use crate::train::folder;
-use crate::train::resume_point::{ResumePoint, resume_point};
+use crate::train::resume_point::{ResumePoint, newest_saved};
 
 /// One run of a study.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Task {
             }),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("read", &path)(error)),
             // No state to resume from is how a new run looks, whether or not a folder was begun.
-            Err(_) => Ok(resume_point(&self.outdir, "latest").map_or(Status::New, Status::Interrupted)),
+            Err(_) => Ok(newest_saved(&self.outdir)?.map_or(Status::New, Status::Interrupted)),
         }
     }
 
@@ -92,6 +92,10 @@ mod tests {
         std::fs::create_dir_all(task.outdir.join("00000-x-y/training-state-000001")).unwrap();
         assert!(matches!(task.status().unwrap(), Status::Interrupted(_)));
         let ended = Ended { run: "00000-x-y".into(), diverged: None };
+        // A newer folder that has saved nothing does not make it a new one.
+        std::fs::create_dir(task.outdir.join("00001-x-y")).unwrap();
+        std::fs::write(task.outdir.join("00001-x-y/config.toml"), "").unwrap();
+        assert!(matches!(task.status().unwrap(), Status::Interrupted(_)));
         task.end(&ended).unwrap();
         assert_eq!(task.status().unwrap(), Status::Ended(ended));
     }

@@ -21,6 +21,9 @@ pub(super) const BEST: &str = "network-snapshot-best.safetensors";
 /// Begins the names of what a run left behind when it was resumed from an earlier state.
 pub(super) const ABANDONED: &str = "abandoned";
 
+/// In the place of a run's name: the newest one.
+pub const LATEST: &str = "latest";
+
 /// An open run folder; nobody else can train in it while it is open.
 pub struct RunFolder {
     path: PathBuf,
@@ -220,8 +223,8 @@ pub fn numbered(outdir: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// When `outdir` cannot be read.
 pub fn meant(run: &str, outdir: &Path) -> Result<Vec<PathBuf>> {
     match run {
-        "latest" if !outdir.is_dir() => Ok(Vec::new()),
-        "latest" => Ok(numbered(outdir)?.into_iter().rev().map(|(_, run)| run).collect()),
+        LATEST if !outdir.is_dir() => Ok(Vec::new()),
+        LATEST => Ok(numbered(outdir)?.into_iter().rev().map(|(_, run)| run).collect()),
         run => Ok(vec![PathBuf::from(run)]),
     }
 }

@@ -28,5 +28,5 @@ pub mod state;
 pub mod stats;
 pub mod tensorboard;
 pub mod tensors;
-pub mod tick;
+mod tick;
 mod trouble;

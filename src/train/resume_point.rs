@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::folder::{ABANDONED, RunFolder, meant};
+use super::folder::{ABANDONED, LATEST, RunFolder, meant};
 use super::state::{self, CONFIG, MANIFEST};
 use crate::error::{Error, Result, quoted};
 
@@ -48,28 +48,38 @@ impl ResumePoint {
     }
 }
 
+/// The newest run in `outdir` that has saved a state; `None` where none has.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn newest_saved(outdir: &Path) -> Result<Option<ResumePoint>> {
+    for run in meant(LATEST, outdir)? {
+        let states = newest_first(&run)?;
+        if !states.is_empty() {
+            return Ok(Some(ResumePoint { run, states }));
+        }
+    }
+    Ok(None)
+}
+
 /// Finds the run and states that `--resume latest`, `--resume RUN` or `--resume RUN/training-state-KIMG` means.
 ///
 /// # Errors
-/// When there is nothing to resume from.
+/// When there is nothing to resume from, or not in the latest run: to go on with an older one would change what nobody meant.
 pub fn resume_point(outdir: &Path, what: &str) -> Result<ResumePoint> {
-    let nothing = |message: String| Error::Usage {
-        message,
-        hint: Some("name a run folder or a training state in it, or leave the option out".into()),
+    let nothing = |message: String| {
+        Error::usage(message, "name a run folder or a training state in it, or leave the option out")
     };
-    if what == "latest" {
-        let mut begun: Option<PathBuf> = None;
-        for run in meant(what, outdir)? {
-            let states = newest_first(&run)?;
-            match &begun {
-                None if !states.is_empty() => return Ok(ResumePoint { run, states }),
-                // Going on with an older run would change what nobody meant.
-                Some(begun) if !states.is_empty() => return Err(not_the_latest(begun, &run)),
-                None if run.join(CONFIG).is_file() => begun = Some(run),
-                _ => {}
-            }
-        }
-        return Err(nothing(format!("no run in `{}` has a training state", outdir.display())));
+    if what == LATEST {
+        let saved = newest_saved(outdir)?;
+        let saved =
+            saved.ok_or_else(|| nothing(format!("no run in `{}` has a training state", outdir.display())))?;
+        let runs = meant(LATEST, outdir)?;
+        let mut newer = runs.iter().take_while(|run| **run != saved.run);
+        return match newer.find(|run| run.join(CONFIG).is_file()) {
+            Some(newest) => Err(not_the_latest(newest, &saved.run)),
+            None => Ok(saved),
+        };
     }
     let path = PathBuf::from(what);
     if !path.is_dir() {
@@ -91,7 +101,10 @@ pub fn resume_point(outdir: &Path, what: &str) -> Result<ResumePoint> {
 fn not_the_latest(newest: &Path, older: &Path) -> Error {
     Error::Usage {
         message: format!("`{}`, the newest run, has no training state yet", newest.display()),
-        hint: Some(format!("begin it again, or name the run that is meant: {}", quoted(older))),
+        hint: Some(format!(
+            "wait until it has saved one, begin it again, or name the run that is meant: {}",
+            quoted(older)
+        )),
     }
 }
 

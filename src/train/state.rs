@@ -116,6 +116,8 @@ pub const TENSOR_FILES: [&str; 5] =
     ["generator", "discriminator", "generator-ema", "generator-adam", "discriminator-adam"];
 
 const POSITION: &str = "position.toml";
+/// The format tag of a generator's snapshots.
+pub const FORMAT: &str = "nestgen generator 1";
 /// The settings of a run or a state.
 pub const CONFIG: &str = "config.toml";
 /// The checksums of a state.

@@ -14,14 +14,12 @@ use super::held_out::Opinions;
 use super::resources;
 use super::schedule::Length;
 use super::score::{self, Score};
-use super::state::{self, Best, CONFIG, Position, SavedState, StateTensors};
+use super::state::{self, Best, CONFIG, FORMAT, Position, SavedState, StateTensors};
 use super::stats::{STATS, append_line, clock_time, rewind_lines, unix_secs};
 use super::tensorboard::EventFile;
 use super::tensors::{self, Metadata};
 use crate::error::{Error, Result};
 
-/// The format tag of snapshots.
-pub const FORMAT: &str = "nestgen generator 1";
 /// Images that are drawn at once for pictures.
 const PICTURE_BATCH: usize = 16;
 

@@ -47,8 +47,19 @@ fn a_run_is_made_longer_with_the_rates_of_its_new_length() {
     );
     assert!(error.hint().unwrap().contains("--epochs"));
     let said = log(&run).len();
+    let (last, kept) = (run.join("last"), dir.path().join("kept"));
+    fs::create_dir(&kept).unwrap();
+    let copy = |from: &Path, to: &Path| {
+        for file in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+            fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+        }
+    };
+    copy(&last, &kept);
     train(&three, dir.path(), Some("latest"), None).unwrap();
     let said = log(&run).split_off(said);
+    // As after an attempt that died before it had saved anything: it is made longer once.
+    copy(&kept, &last);
+    train(&three, dir.path(), Some("latest"), None).unwrap();
     assert!(said.contains("its length was 2 epochs and is 3 epochs now") && !said.contains(OVER), "{said}");
     // Steps of 20 of 72 images: the last ones of the epochs begin after 60, 140 and 200.
     let expected = [two.train.lr(60.0 / 72.0), two.train.lr(140.0 / 72.0), three.train.lr(200.0 / 72.0)];
@@ -182,8 +193,13 @@ fn a_new_run_begins_with_the_averaged_weights_of_another() {
             assert_eq!(apart(&ours, &theirs), Vec::<String>::new(), "{file}");
         }
         // No seed of runs that began with random weights, or with those of another one.
-        assert!(setting(&child, "initial weights").ends_with("00000-set-nest_xs/last"));
+        let begun_with = setting(&child, "initial weights");
+        assert!(begun_with.contains("00000-set-nest_xs/last ("), "{begun_with}");
         assert!(!Run::read(&parent).unwrap().settings.contains_key("initial weights"));
+        // Nor of runs that began with what lay there before.
+        classify(&[&place[..], &["--resume", text(&parent), "--epochs", "3"]].concat());
+        classify(&[&place[..], &["--transfer", text(&parent), "--base-lr", STILL]].concat());
+        assert_ne!(setting(&run_of(&runs, "00002"), "initial weights"), begun_with);
     }
 }
 
@@ -303,6 +319,13 @@ fn weights_that_do_not_fit_are_refused_and_leave_nothing() {
     let both = nestgen(&["classify", "train", "--transfer", text(&run), "--resume", text(&run)]);
     assert_eq!(both.status.code(), Some(1));
     // Of the other kind, each says which verb takes it.
+    let snapshot = dir.path().join("network-snapshot-000001.safetensors");
+    let metadata = Metadata::from([("format".into(), "nestgen generator 1".into())]);
+    let mut bytes = Vec::new();
+    tensors::write(&mut bytes, &metadata, &[("a".to_owned(), Tensor::new(&[1f32], &Device::Cpu).unwrap())])
+        .unwrap();
+    fs::write(&snapshot, bytes).unwrap();
+    transfer(&snapshot, &["--model", "nest-xs"], &["is a generator's snapshot"]);
     fs::create_dir_all(generator.join("training-state-000001")).unwrap();
     transfer(&generator, &[], &["is the run of a generator"]);
     let kept = dir.path().join("kept");

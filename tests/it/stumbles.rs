@@ -269,6 +269,7 @@ fn numbers_that_are_none_are_told_in_words() {
         (&["train", "-n", "--kimg", "many"], "'many' for '--kimg <KIMG>': not a number"),
         (&["train", "-n", "--set", "train.batch=abc"], "`train.batch`: `abc` is not a whole number, 0 or more"),
         (&["train", "-n", "--set", "data.mirror=yes"], "`data.mirror`: `yes` is not true or false"),
+        (&["train", "-n", "--set", "eval=[3.0]"], "`eval`: it is a group of settings"),
         (&["train", "-n", "--set", "train.loss=foo"], "`foo` is none of hinge, non_saturating, relativistic"),
         (&["sample", "-n", "-1"], "'-1' for '--n <N>'"),
         (&["sample", "-n", "1", "--trunc", "-1"], "--trunc -1.0 keeps less"),
@@ -329,5 +330,10 @@ fn figures_do_not_lie_among_the_images_that_they_explain() {
         let args = ["classify", "explain", text(&images), "--run", text(&run), "--outdir", text(&outdir)];
         refused(&args, &["lies in the folder of the images"]);
     }
+    let one = images.join("a.png");
+    refused(
+        &["classify", "explain", text(&one), "--run", text(&run), "--outdir", text(&images)],
+        &["lies in the folder of the images"],
+    );
     assert_eq!(fs::read_dir(&images).unwrap().count(), 1);
 }

@@ -154,6 +154,9 @@ fn what_needs_images_is_refused_before_features_are_made() {
     std::fs::write(&other, "images").expect("written");
     refused(&images, &images, None, &saved(&other), ["images.npz", "holds no statistics"]);
     assert_eq!(std::fs::read(&other).expect("there"), b"images");
+    let placeholder = folder.join("placeholder.npz");
+    std::fs::write(&placeholder, "").expect("written");
+    nestgen_fid::npz::writable(&placeholder).expect("nothing is lost");
     refused(&statistics, &images, None, &saved(&stats), ["saving statistics needs the images", of_real]);
 }
 

@@ -47,7 +47,7 @@ pub(in crate::cli) struct ExplainArgs {
     #[arg(long, value_name = "FILE.csv")]
     boxes: Option<PathBuf>,
     /// The share of a map's range above which its box is
-    #[arg(long, value_name = "SHARE", default_value_t = 0.4, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.4)]
     threshold: f64,
     /// Figures for the first images only, this many
     #[arg(long, value_name = "N", default_value_t = 32)]

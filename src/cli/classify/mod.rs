@@ -12,6 +12,7 @@ use nestgen::config::classify::{
     ClassData, ClassDataConfig, Trained, model_preset, newest_model, read_timm, read_trained,
 };
 use nestgen::error::{Error, Result};
+use nestgen::train::folder::LATEST;
 
 use super::network::{refuse_no_run, refuse_swapped};
 use super::ui;
@@ -42,7 +43,7 @@ pub(super) const RUNS: &str = "runs/classify";
 #[derive(clap::Args)]
 pub(super) struct Network {
     /// A run folder, or `latest` for the newest one with a model in --runs
-    #[arg(long, default_value = "latest", conflicts_with = "network")]
+    #[arg(long, default_value = LATEST, conflicts_with = "network")]
     run: String,
     /// Where `latest` looks
     #[arg(long, value_name = "DIR", default_value = RUNS)]

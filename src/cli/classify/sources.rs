@@ -86,7 +86,8 @@ pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>> {
 /// no classes.
 pub(super) fn refuse_among(outdir: &Path, sources: &[PathBuf]) -> Result<()> {
     for source in sources {
-        if lies_in(outdir, source)? {
+        let beside = source.is_file() && is_same(outdir, source.parent().unwrap_or(Path::new("")));
+        if beside || lies_in(outdir, source)? {
             let (outdir, source) = (outdir.display(), source.display());
             return Err(Error::Usage {
                 message: format!("`{outdir}` lies in the folder of the images, `{source}`"),
@@ -95,6 +96,13 @@ pub(super) fn refuse_among(outdir: &Path, sources: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether two paths lead to one folder; that of a bare name is the current one.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| path.canonicalize().ok();
+    let b = if b.as_os_str().is_empty() { Path::new(".") } else { b };
+    place(a).is_some() && place(a) == place(b)
 }
 
 /// A table of boxes by file.

@@ -17,6 +17,7 @@ use nestgen::models::Classifier;
 use nestgen::nn::Builder;
 use nestgen::ranks::Ranks;
 use nestgen::train::classify::training::{Event, Outcome, Progress};
+use nestgen::train::folder::LATEST;
 use nestgen::train::resume_point::ResumePoint;
 use nestgen::train::state::CONFIG;
 
@@ -130,7 +131,7 @@ fn start(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<Start> {
     };
     Ok(match (&args.resume, &args.transfer) {
         (Some(what), _) => Start::Resume(point(what, "`nestgen train --resume` goes on with it")?),
-        (None, Some(what)) if what == "latest" || Path::new(what).is_dir() => {
+        (None, Some(what)) if what == LATEST || Path::new(what).is_dir() => {
             let point = point(what, "`nestgen train --transfer` begins with its weights")?;
             Start::Transfer(Weights::read(point.states.first().unwrap_or(&point.run))?)
         }

@@ -80,7 +80,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         Start::New => Begun::anew(enter(ranks, create)?, record),
         Start::Transfer(weights) => {
             let said = weights.give(&classifier, train.data().class_names())?;
-            let record = Provenance { initial: weights.path().display().to_string(), ..record };
+            let record = Provenance { initial: weights.identity()?, ..record };
             Begun { told: vec![said], ..Begun::anew(enter(ranks, create)?, record) }
         }
         Start::Resume(point) => {

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::models::{Classifier, ClassifierConfig, nest, vit};
 use crate::nn::{Aggregation, AttentionKind, Builder, LoadError};
 use crate::train::classify::{DATA_DIGEST, MODEL_BEST, PACKED_FROM, TEST_DIGEST, model_metadata};
-use crate::train::folder::meant;
+use crate::train::folder::{LATEST, meant};
 use crate::train::tensors::{self, Metadata};
 
 const NAMES: [&str; 7] = ["nest-xs", "nest-t", "nest-s", "nest-b", "vit-xs", "vit-t", "vit-s"];
@@ -214,7 +214,7 @@ fn fill(path: &Path, classifier: &Classifier, tensors: tensors::NamedTensors) ->
 /// When there is none.
 pub fn newest_model(run: &str, runs: &Path) -> Result<PathBuf> {
     let models = meant(run, runs)?.into_iter().map(|folder| folder.join(MODEL_BEST));
-    let place = if run == "latest" { runs.display().to_string() } else { run.to_owned() };
+    let place = if run == LATEST { runs.display().to_string() } else { run.to_owned() };
     models.into_iter().find(|path| path.is_file()).ok_or_else(|| Error::Usage {
         message: format!("there is no {MODEL_BEST} in `{place}`"),
         hint: Some(

@@ -13,7 +13,7 @@ use crate::models::{Classifier, ClassifierConfig, HEAD};
 use crate::nn::LoadError;
 use crate::train::classify::model_metadata;
 use crate::train::folder::settings_name;
-use crate::train::state::SavedState;
+use crate::train::state::{FORMAT, SavedState};
 use crate::train::tensors;
 
 /// Weights of a classifier, and what is known of them.
@@ -37,6 +37,12 @@ impl Weights {
     pub fn read(path: &Path) -> Result<Self> {
         if !path.is_dir() {
             let (metadata, tensors) = tensors::read(path)?;
+            if metadata.get("format").map(String::as_str) == Some(FORMAT) {
+                return Err(Error::usage(
+                    format!("`{}` is a generator's snapshot", path.display()),
+                    "name a run, state or file of a classifier; a generator begins with a state: nestgen train --transfer",
+                ));
+            }
             let (config, class_names) =
                 model_metadata(&metadata).map(|(config, names)| (config.to_owned(), names)).unzip();
             return Ok(Self {
@@ -61,6 +67,15 @@ impl Weights {
     /// Where they lie.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Their place with the beginning of their SHA-256: a run goes on, and others lie there then.
+    ///
+    /// # Errors
+    /// When the file cannot be read again.
+    pub fn identity(&self) -> Result<String> {
+        let sha256 = tensors::file_sha256(&self.file).map_err(Error::io("read", &self.file))?;
+        Ok(format!("{} ({})", self.path.display(), sha256.get(..8).unwrap_or(&sha256)))
     }
 
     /// What the settings that they were trained under are called.
