@@ -5,7 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nestgen::config::RunConfig;
+use nestgen::config::{RunConfig, generator_of};
+use nestgen::data::ImageData;
+use nestgen::rng::Rng;
+use nestgen::sample::read_snapshot;
+use nestgen::score_space::extractor;
+use nestgen::train::fakes::{generate, latents};
+use nestgen::train::grid::to_byte;
+use nestgen_fid::frechet::{Spectrum, frechet_distance};
+use nestgen_fid::kid::kid;
+use nestgen_fid::{Resize, Tap};
 use serde_json::Value;
 
 use super::bad_input::{refused, text};
@@ -241,4 +250,66 @@ fn the_best_of_another_future_steps_aside() {
     train(&two_snapshots(&space, 0, &[]), dir.path(), Some(text(&earlier)), None).unwrap();
     assert!(bytes("abandoned-network-snapshot-best.safetensors") == of_3);
     assert!(bytes("network-snapshot-best.safetensors") == bytes("network-snapshot-000001.safetensors"));
+}
+
+/// The score of an untrained network, by the protocol of training: `nestgen-fid` must be reachable from the loop, the
+/// files written, the best snapshot kept.
+#[test]
+fn scores_are_written_and_the_best_snapshot_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let scored = ["data.scenes=100", "eval.every_kimg=0.04", "eval.images=100", "eval.features=scenes-v1"];
+    let (run, _) = train(&tiny(&scored), dir.path(), None, None).unwrap();
+    let names: Vec<String> =
+        std::fs::read_dir(&run).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let metrics: Vec<&String> = names.iter().filter(|name| name.starts_with("metric-")).collect();
+    assert_eq!(metrics.len(), 2, "{names:?}");
+    for name in metrics {
+        let text = std::fs::read_to_string(run.join(name)).unwrap();
+        // One after 40 images, one at the end.
+        assert_eq!(text.lines().count(), 2, "{name}");
+        let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert!(line["features"].as_str().unwrap().contains("sha256") && line["num_fake"] == 100, "{line}");
+    }
+    let best = nestgen::sample::read_snapshot(&run.join("network-snapshot-best.safetensors")).unwrap();
+    assert!(best.metadata["best"].contains("best of"), "{:?}", best.metadata);
+}
+
+/// KID and the Frechet distance of a run's end beside those of features that are made here: a hundred scenes drawn at random against the images of a hundred
+/// latents.
+#[test]
+fn a_score_is_that_of_the_averaged_generators_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let scored = ["data.scenes=150", "eval.images=100", "eval.every_kimg=1", "eval.features=scenes-v1"];
+    let (run, _) = train(&tiny(&scored), dir.path(), None, None).unwrap();
+    let path = run.join("network-snapshot-000000.safetensors");
+    let generator = generator_of(&path, read_snapshot(&path).unwrap()).unwrap();
+    let numbers: Vec<u64> = (0..100).collect();
+    let z = latents(&Rng::new(0).split("z-score"), &numbers, generator.z_dim()).unwrap();
+    let images = generate(&generator, z.value(), 7).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let fake: Vec<u8> = images.into_iter().map(to_byte).collect();
+    let data = ImageData::synthetic(0, 150, 32, &|_, _| true).unwrap();
+    let mut chosen: Vec<usize> = (0..150).collect();
+    Rng::new(0).split("score-reals").shuffle(&mut chosen);
+    chosen.truncate(100);
+    let mut real = vec![0; 100 * 32 * 32 * 3];
+    for (&index, image) in chosen.iter().zip(real.chunks_exact_mut(32 * 32 * 3)) {
+        data.read(index, image).unwrap();
+    }
+    let space = extractor("scenes-v1", None, &candle_core::Device::Cpu).unwrap();
+    let features = |pixels: &[u8]| {
+        space.extract_pixels(Tap::D2048, Resize::default(), pixels, 32, 32, &|_, _| {}).unwrap()
+    };
+    let (real, fake) = (features(&real), features(&fake));
+    let spectrum = |side| Spectrum::new(side, "side").unwrap();
+    let frechet = frechet_distance(&spectrum(&real), &spectrum(&fake)).unwrap();
+    for (name, expected) in
+        [("kid100-scenes-v1", kid(&real, &fake).unwrap()), ("fd100-scenes-v1", frechet.into())]
+    {
+        let text = std::fs::read_to_string(run.join(format!("metric-{name}.jsonl"))).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let value = line["results"][name].as_f64().unwrap();
+        assert!((value / expected.value - 1.0).abs() < 1e-6, "{name}: {value} {expected:?}");
+        let error = line["standard_error"].as_f64().unwrap();
+        assert!((error / expected.standard_error.unwrap() - 1.0).abs() < 1e-6, "{name}: {error} {expected:?}");
+    }
 }
