@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use faer::Mat;
-use nestgen_images::NpyHeader;
+use nestgen_images::{NpyHeader, is_array_of_images};
 
 use crate::error::{Error, Result};
 use crate::files::{beside, write_atomic};
@@ -167,18 +167,19 @@ pub fn writable(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Err(Error::io(path)(std::io::ErrorKind::IsADirectory.into()));
     }
-    if path.exists() && !holds_statistics(path) {
+    if path.exists() && !may_be_replaced(path) {
         return Err(Error::NotReplaced { path: path.to_owned() });
     }
     beside(path).map(drop)
 }
 
-fn holds_statistics(path: &Path) -> bool {
+/// Whether there are statistics, and no images beside them, as in the reference files of diffusion models; or nothing yet.
+fn may_be_replaced(path: &Path) -> bool {
     // Somebody has kept the name for them.
     if std::fs::metadata(path).is_ok_and(|there| there.is_file() && there.len() == 0) {
         return true;
     }
-    let file = path.is_file().then(|| std::fs::File::open(path).ok()).flatten();
+    let file = (path.is_file() && !is_array_of_images(path)).then(|| std::fs::File::open(path).ok()).flatten();
     let archive = file.and_then(|file| zip::ZipArchive::new(file).ok());
     archive.is_some_and(|archive| {
         ["mu.npy", "sigma.npy"].iter().all(|&name| archive.file_names().any(|n| n == name))

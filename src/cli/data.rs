@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use nestgen::data::synthetic;
 use nestgen::error::Error;
-use nestgen::train::files::behind_links;
+use nestgen::train::files::{behind_links, same_place};
 use nestgen_images::{CheckReport, ImageSet, OpenOptions, PackOptions, check, is_hdf5, write_pack};
 
 use super::{interrupt, ui};
@@ -92,9 +92,7 @@ pub(super) fn run(verb: &DataVerb) -> anyhow::Result<ExitCode> {
 
 fn run_pack(args: &PackArgs) -> anyhow::Result<ExitCode> {
     let target = place_for_pack(&args.target, args.force)?;
-    if std::fs::canonicalize(&args.source)
-        .is_ok_and(|source| std::fs::canonicalize(&target).is_ok_and(|it| it == source))
-    {
+    if same_place(&args.source, &target) {
         return Err(
             Error::usage("the pack would replace the images that it is made of", "name another file").into()
         );

@@ -10,6 +10,7 @@ use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::score_space;
 use nestgen::score_space::over_ranks::Together;
+use nestgen::train::files::same_place;
 use nestgen_fid::{Ball, Input, Metric, Resize, ScoreConfig, Tap, score};
 use nestgen_images::{OpenOptions, TEST_SPLITS, VALIDATION_SPLITS, is_array_of_images};
 
@@ -185,9 +186,8 @@ fn refuse_idle(args: &FidArgs) -> Result<(), Error> {
 /// Refuses run folders as sides, and to write the statistics of one side over another side.
 fn refuse_sides(args: &FidArgs) -> Result<(), Error> {
     [&args.real, &args.fake].into_iter().chain(&args.held_out).try_for_each(|path| refuse_run_folder(path))?;
-    let target = args.save_stats.as_deref().and_then(|path| std::fs::canonicalize(path).ok());
     let sides = [Some(&args.real), Some(&args.fake), args.held_out.as_ref()];
-    let is_target = |side: &&PathBuf| target.is_some() && std::fs::canonicalize(side).ok() == target;
+    let is_target = |side: &&PathBuf| args.save_stats.as_ref().is_some_and(|target| same_place(target, side));
     match sides.into_iter().flatten().find(is_target) {
         None => Ok(()),
         Some(side) => Err(Error::Usage {

@@ -82,8 +82,8 @@ pub(crate) fn reading_images<T>(read: impl FnOnce(&(dyn Fn(usize, usize) -> bool
     images
 }
 
-/// Reads the name of a file that is to be written, of one of these kinds, or of any where none is named. Refused are `-`, for here it would be a file of that name,
-/// and the endings of other files: a slip of the hand would replace images or settings.
+/// Reads the name of a file that is to be written, of one of these kinds, or of any where none is named. Refused are `-`, for
+/// here it would be a file of that name, and the endings of other files: a slip of the hand would replace images or settings.
 pub(crate) fn file_to_write(endings: &'static [&'static str]) -> impl TypedValueParser<Value = PathBuf> {
     let is_known = |ending: &OsStr| endings.iter().any(|known| ending.eq_ignore_ascii_case(known));
     let refuse = move |path: PathBuf| match path.extension() {

@@ -83,6 +83,13 @@ pub fn behind_links(path: &Path) -> Result<PathBuf> {
     })
 }
 
+/// Whether both paths lead to one file or folder that is there; a path without names is the current folder.
+pub fn same_place(a: &Path, b: &Path) -> bool {
+    let place =
+        |path: &Path| if path.as_os_str().is_empty() { Path::new(".") } else { path }.canonicalize().ok();
+    place(a).is_some_and(|a| Some(a) == place(b))
+}
+
 /// Whether `folder`, which may not be there yet, lies in the folder `outer` or is it.
 ///
 /// # Errors

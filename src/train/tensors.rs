@@ -93,19 +93,13 @@ fn damaged(path: &Path, reason: String) -> Error {
 /// As [`read`], but for those of reading.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Metadata, NamedTensors)> {
     let bad = |reason: String| damaged(path, reason);
-    let not_ours = |error| {
-        match saved_by_python(bytes) {
+    let not_ours = |error| match saved_by_python(bytes) {
         Some(kind) => Error::Checkpoint {
             path: path.to_path_buf(),
             reason: format!("it is {kind}"),
-            hint: Some(
-                "only .safetensors are read: a network-snapshot-* or model_best of our runs, timm's weights of classifiers, and \
-                 DINOv2's"
-                    .into(),
-            ),
+            hint: Some(READ.into()),
         },
         None => bad(format!("not a whole safetensors file ({error})")),
-    }
     };
     let (header_len, header) = SafeTensors::read_metadata(bytes).map_err(not_ours)?;
     let metadata: Metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
@@ -129,6 +123,10 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Metadata, NamedTensors)> {
     }
     Ok((metadata, tensors))
 }
+
+/// What is read in the place of Python's files.
+const READ: &str = "only .safetensors are read: a network-snapshot-* or model_best of our runs, timm's weights of \
+    classifiers, and DINOv2's";
 
 /// What PyTorch and StyleGAN save, by its first bytes; nothing else of it is looked at.
 fn saved_by_python(bytes: &[u8]) -> Option<&'static str> {

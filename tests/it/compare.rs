@@ -179,6 +179,20 @@ fn numbers_agree_with_hand_made_ones() {
     assert!(row.contains(&format!("{wanted:.1}")), "{wanted} {row}");
 }
 
+#[test]
+fn the_memory_of_a_gpu_comes_before_that_of_the_processor() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = write_all(dir.path(), &three_seeds_each());
+    for run in &runs {
+        let stats = fs::read_to_string(run.join("stats.jsonl")).unwrap();
+        let gpu = r#"{"Resources/peak_gpu_mem_gb":{"mean":3.5,"num":1,"std":0.0},"#;
+        let lines: String = stats.lines().map(|line| format!("{gpu}{}\n", &line[1..])).collect();
+        fs::write(run.join("stats.jsonl"), lines).unwrap();
+    }
+    let text = stdout(&compare(&runs, &[]));
+    assert!(text.contains("3.50 GiB") && !text.contains("1.25 GiB"), "{text}");
+}
+
 /// `nestgen score` with more images gives the snapshots that were kept one score each: no curve.
 #[test]
 fn a_curve_comes_before_a_single_score_of_more_images() {

@@ -154,6 +154,14 @@ fn what_needs_images_is_refused_before_features_are_made() {
     std::fs::write(&other, "images").expect("written");
     refused(&images, &images, None, &saved(&other), ["images.npz", "holds no statistics"]);
     assert_eq!(std::fs::read(&other).expect("there"), b"images");
+    // Statistics beside the images that they are of.
+    let both = folder.join("both.npz");
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(&both).expect("a file"));
+    for name in ["arr_0.npy", "mu.npy", "sigma.npy"] {
+        archive.start_file(name, zip::write::SimpleFileOptions::default()).expect("an entry");
+    }
+    archive.finish().expect("written");
+    nestgen_fid::npz::writable(&both).expect_err("images are in it");
     let placeholder = folder.join("placeholder.npz");
     std::fs::write(&placeholder, "").expect("written");
     nestgen_fid::npz::writable(&placeholder).expect("nothing is lost");

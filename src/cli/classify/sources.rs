@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nestgen::data::synthetic::BoundingBox;
 use nestgen::error::{Error, Result};
-use nestgen::train::files::lies_in;
+use nestgen::train::files::{lies_in, same_place};
 use nestgen_images::{EVERY_SPLIT, ImageSet, Limits, OpenOptions, RgbImage8, decode};
 
 /// Bytes of a file's name that a figure's name keeps: the longest names of files leave no room for more.
@@ -86,7 +86,7 @@ pub(super) fn images(paths: &[PathBuf]) -> Result<Vec<Image>> {
 /// no classes.
 pub(super) fn refuse_among(outdir: &Path, sources: &[PathBuf]) -> Result<()> {
     for source in sources {
-        let beside = source.is_file() && is_same(outdir, source.parent().unwrap_or(Path::new("")));
+        let beside = source.is_file() && source.parent().is_some_and(|folder| same_place(outdir, folder));
         if beside || lies_in(outdir, source)? {
             let (outdir, source) = (outdir.display(), source.display());
             return Err(Error::Usage {
@@ -96,13 +96,6 @@ pub(super) fn refuse_among(outdir: &Path, sources: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether two paths lead to one folder; that of a bare name is the current one.
-fn is_same(a: &Path, b: &Path) -> bool {
-    let place = |path: &Path| path.canonicalize().ok();
-    let b = if b.as_os_str().is_empty() { Path::new(".") } else { b };
-    place(a).is_some() && place(a) == place(b)
 }
 
 /// A table of boxes by file.
