@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use faer::Mat;
-use nestgen_images::{NpyHeader, is_array_of_images};
+use nestgen_images::{NpyHeader, is_array_of_images, npy_header};
 
 use crate::error::{Error, Result};
 use crate::files::{beside, write_atomic};
@@ -206,16 +206,7 @@ fn archive(statistics: &Statistics) -> std::io::Result<Vec<u8>> {
 }
 
 fn npy(dims: &[usize], data: impl Iterator<Item = f64>) -> Vec<u8> {
-    let shape: String = dims.iter().map(|d| format!("{d},")).collect();
-    let mut header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({shape}), }}");
-    // numpy pads the header so that the data start at a multiple of 64.
-    while (header.len() + 11) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
+    let mut bytes = npy_header("<f8", dims, 64);
     data.for_each(|x| bytes.extend(x.to_le_bytes()));
     bytes
 }

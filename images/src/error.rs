@@ -168,7 +168,7 @@ impl Error {
             Error::NoSuchSplit { found, .. } if found.is_empty() => {
                 "leave the split out: all images are read then"
             }
-            Error::NoSuchSplit { .. } => "name one of the folders listed, or `all` for every image",
+            Error::NoSuchSplit { .. } => "name one of those listed, or `all` for every image",
             Error::Archive { .. } => "copy or download the archive again and compare its checksum",
             Error::ArchiveTooLarge { .. } => "unpack it yourself and give the folder, if it is trusted",
             Error::BadImage { .. } => {

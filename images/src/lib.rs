@@ -20,13 +20,14 @@ mod pack;
 pub mod resample;
 mod set;
 mod source;
+mod whole_file;
 
-pub use arrays::is_array_of_images;
+pub use arrays::{ArrayWriter, is_array_of_images};
 pub use check::{CheckReport, check};
 pub use decode::{Header, Limits, RgbImage8};
 pub use error::{Error, Result};
 pub use layout::{EVERY_SPLIT, TEST_SPLITS, VALIDATION_SPLITS, is_split_called, is_training_split};
-pub use npy::NpyHeader;
+pub use npy::{NpyHeader, npy_header};
 pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions, hex};

@@ -13,6 +13,20 @@ pub struct NpyHeader {
     pub len: usize,
 }
 
+/// The header of an array that is not in Fortran's order, padded to a multiple of `multiple` bytes: numpy's is one of 64.
+pub fn npy_header(descr: &str, shape: &[usize], multiple: usize) -> Vec<u8> {
+    let shape: String = shape.iter().map(|size| format!("{size},")).collect();
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
+    while !(text.len() + 11).is_multiple_of(multiple) {
+        text.push(' ');
+    }
+    text.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((text.len() as u16).to_le_bytes());
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
 /// The most bytes that a header of the array files that are read here has; numpy pads them to a multiple of 64.
 pub(crate) const NPY_HEADER_BYTES: usize = 4096;
 

@@ -134,13 +134,10 @@ impl ImageSet {
     }
 
     fn from_arrays(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
-        let arrays = Arrays::open(path, &options.limits)?;
-        if options.split.as_deref().is_some_and(|split| split != EVERY_SPLIT) {
-            return Err(no_such_split(path, options, Vec::new()));
-        }
-        let (labels, class_names) = (arrays.labels.clone(), arrays.class_names());
+        let mut arrays = Arrays::open(path, &options.limits, options.spool_bytes, options.split.as_deref())?;
+        let (class_names, labels, split) = (arrays.class_names(), arrays.labels.take(), arrays.split.take());
         let (kind, other_files) = (Kind::Arrays(arrays), OtherFiles::default());
-        Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split: None, other_files, loose: None })
+        Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split, other_files, loose: None })
     }
 
     /// Number of images; never 0.
@@ -245,15 +242,15 @@ impl ImageSet {
     /// # Errors
     /// `Error::BadImage` with the image's name and the reason.
     pub fn read_header(&self, i: usize) -> Result<Header> {
-        let rgb = |(width, height)| Ok(Header { width, height, channels: 3, bits: 8 });
+        let of_bytes = |(width, height), channels| Ok(Header { width, height, channels, bits: 8 });
         match &self.kind {
             Kind::Files { source, .. } => {
                 let bytes = source.read(self.entry(i)?)?;
                 decode::read_header(&bytes, source.limits()).map_err(|reason| self.bad(i, reason))
             }
-            Kind::Cifar(_) => rgb((32, 32)),
-            Kind::Pack(pack) => rgb(pack.size()),
-            Kind::Arrays(arrays) => rgb(arrays.size()),
+            Kind::Cifar(_) => of_bytes((32, 32), 3),
+            Kind::Pack(pack) => of_bytes(pack.size(), 3),
+            Kind::Arrays(arrays) => of_bytes(arrays.size(), arrays.channels()),
         }
     }
 

@@ -26,7 +26,7 @@ use super::ui;
 )]
 #[derive(Args)]
 pub(super) struct FidArgs {
-    /// Real images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive, .npz of images (arr_0, uint8 NHWC), or .npz
+    /// Real images: a folder, zip, tar(.gz), HDF5 pack, CIFAR-10 archive, uint8 .npz of images, or .npz
     /// statistics (mu, sigma), whose own error is then not in the ±
     real: PathBuf,
     /// Generated images, in any of the same forms

@@ -39,7 +39,7 @@ struct Cli {
 enum Verb {
     Train(Box<train::TrainArgs>),
     Sample(sample::SampleArgs),
-    Interpolate(sample::InterpolateArgs),
+    Interpolate(sample::interpolate::InterpolateArgs),
     Fid(Box<fid::FidArgs>),
     Score(score::ScoreArgs),
     /// Pack, check and make image sets
@@ -95,7 +95,7 @@ fn run(verb: &Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Train(args) => train::run(args),
         Verb::Sample(args) => sample::run(args),
-        Verb::Interpolate(args) => sample::run_interpolate(args),
+        Verb::Interpolate(args) => sample::interpolate::run(args),
         Verb::Fid(args) => fid::run(args),
         Verb::Score(args) => score::run(args),
         Verb::Data(verb) => data::run(verb),

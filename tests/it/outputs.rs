@@ -79,6 +79,43 @@ fn samples_are_those_of_their_seeds_and_their_truncation() {
 }
 
 #[test]
+fn samples_in_one_file_are_those_of_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = tiny_run(dir.path(), "1");
+    let (folder, file) = (dir.path().join("folder"), dir.path().join("new/samples.npz"));
+    let sample =
+        |args: &[&str]| nestgen(&[&["sample", "-n", "5", "--run", text(&run), "--batch", "2"], args].concat());
+    succeeded(&sample(&["--outdir", text(&folder)]));
+    let said = succeeded(&sample(&["--npz", text(&file), "--grid", "2x1"]));
+    assert!(said.contains("wrote 5 images") && said.contains("samples.npz"), "{said}");
+    assert_eq!(names(&dir.path().join("new")), ["samples-grid.png", "samples.npz"]);
+    let (files, array) = (open_set(&folder), open_set(&file));
+    assert_eq!((files.len(), array.len()), (5, 5));
+    for i in 0..5 {
+        assert!(files.read_rgb(i).unwrap().data == array.read_rgb(i).unwrap().data, "image {i}");
+    }
+    // It may hold the real images: nothing is written over, and nothing drawn in vain.
+    let before = fs::read(&file).unwrap();
+    refused(
+        &["sample", "-n", "5", "--run", text(&run), "--npz", text(&file)],
+        &["samples.npz", "there already"],
+    );
+    assert_eq!(fs::read(&file).unwrap(), before);
+    for (args, says) in [
+        (&["--npz", "x.npz", "--outdir", "y"][..], "cannot be used with"),
+        (&["--npz", "x.zip"], "name a file ending in .npz"),
+    ] {
+        let output = sample(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains(says), "{said}");
+    }
+}
+
+fn open_set(path: &Path) -> nestgen_images::ImageSet {
+    nestgen_images::ImageSet::open(path, &nestgen_images::OpenOptions::default()).unwrap()
+}
+
+#[test]
 fn samples_of_two_networks_do_not_mix() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (tiny_run(dir.path(), "1"), tiny_run(dir.path(), "2"));
@@ -246,6 +283,20 @@ fn a_signal_is_answered_in_words_of_the_verb() {
     let said = interrupted(&["sample", "-n", "1000000", "--run", text(&run)], &drawn);
     assert!(said.contains("what was drawn is kept") && !said.contains("saving"), "{said}");
     assert!(said.contains("images of an earlier call") && said.contains("drawn`: 1\n"), "{said}");
+    // What was drawn is a whole file.
+    let file = dir.path().join("drawn.npz");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nestgen"));
+    command.args(["sample", "-n", "1000000", "--run", text(&run), "--npz"]).arg(&file);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let unfinished = || names(dir.path()).iter().any(|name| name.starts_with(".whole-"));
+    while !unfinished() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    succeeded(&Command::new("kill").args(["-INT", &child.id().to_string()]).output().unwrap());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(said.contains(&format!("wrote {} of 1000000 images", open_set(&file).len())), "{said}");
 }
 
 /// Writes a PNG of this size.

@@ -2,7 +2,7 @@
 //! target folder, synced, then renamed, so that a pack is whole or absent.
 
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 
@@ -10,6 +10,7 @@ use super::hdf5_file::{Element, Hdf5File};
 use crate::error::{Error, Result};
 use crate::resample::{RESAMPLING, to_square};
 use crate::set::ImageSet;
+use crate::whole_file::WholeFile;
 
 /// What goes into a pack.
 #[derive(Clone, Debug)]
@@ -71,12 +72,10 @@ pub fn write_pack(
         });
     }
     let chosen = set.choose(options.max_images.unwrap_or(usize::MAX));
-    let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let source_digest = set.digest()?;
-    let temporary = temporary_file(folder)?;
+    let whole = WholeFile::beside(target)?;
     let write_error = |e| Error::io(target, e);
-    let mut file =
-        Hdf5File::create(BufWriter::with_capacity(1 << 20, temporary.as_file())).map_err(write_error)?;
+    let mut file = Hdf5File::create(BufWriter::with_capacity(1 << 20, whole.file())).map_err(write_error)?;
     let address = file.position();
     let sizing = Sizing::new(set, &chosen, options)?;
     let res = sizing.res;
@@ -112,10 +111,7 @@ pub fn write_pack(
     let attributes = attributes(set, &source_digest);
     let attributes: Vec<(&str, &str)> = attributes.iter().map(|(name, text)| (*name, text.as_str())).collect();
     drop(file.finish(&attributes).map_err(write_error)?);
-    temporary.as_file().sync_all().map_err(write_error)?;
-    let bytes = temporary.as_file().metadata().map_err(write_error)?.len();
-    temporary.persist(target).map_err(|e| write_error(e.error))?;
-    sync_folder(folder);
+    let bytes = whole.keep(target)?;
     Ok(PackSummary { images: packed, res, classes: set.class_names().len(), bytes, source_digest, skipped })
 }
 
@@ -225,42 +221,4 @@ fn attributes(set: &ImageSet, source_digest: &str) -> Vec<(&'static str, String)
         ("split", set.split().unwrap_or_default().to_owned()),
         ("resampling", RESAMPLING.to_owned()),
     ]
-}
-
-/// Begin and end of the names of unfinished packs.
-const UNFINISHED: [&str; 2] = [".pack-", ".tmp"];
-
-fn temporary_file(folder: &Path) -> Result<tempfile::NamedTempFile> {
-    sweep(folder);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(UNFINISHED[0]).suffix(UNFINISHED[1]);
-    // The default mode keeps others out; a pack is an ordinary file, left to the umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // The kind alone: the message would name a temporary file that the user never asked for.
-    let file = builder.tempfile_in(folder).map_err(|e| Error::io(folder, e.kind().into()))?;
-    // Where files cannot be locked, nobody sweeps either.
-    let _ = file.as_file().try_lock();
-    Ok(file)
-}
-
-/// Removes what packing left here that was killed: such a file is hidden, may be as large as the set, and nobody holds it.
-fn sweep(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(UNFINISHED[0]) && name.ends_with(UNFINISHED[1]) {
-            let abandoned = std::fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-            if abandoned {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-    }
-}
-
-/// Makes the rename last through a power cut, where the system can.
-fn sync_folder(folder: &Path) {
-    let folder: PathBuf = folder.to_owned();
-    if let Ok(handle) = std::fs::File::open(folder) {
-        let _ = handle.sync_all();
-    }
 }

@@ -3,24 +3,20 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::bufread::GzDecoder;
 
+use super::spool::{Spool, no_room};
 use super::tar_archive::{BLOCK, CUT_OFF, walk_entries};
 use super::{OtherFiles, Source, Storage};
 use crate::decode::Limits;
 use crate::error::{Error, Result};
 
-enum Spool {
-    Memory(Vec<u8>),
-    File(io::BufWriter<File>),
-}
-
 pub(super) fn unpack(path: &Path, limits: Limits, spool_bytes: usize) -> Result<Source> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut spool = Spool::Memory(Vec::new());
+    let mut spool = Spool::new(spool_bytes);
     let mut spooled: u64 = 0;
     let mut spool_error: Option<Error> = None;
     let mut other_files = OtherFiles::default();
@@ -34,7 +30,7 @@ pub(super) fn unpack(path: &Path, limits: Limits, spool_bytes: usize) -> Result<
         &mut other_files,
         |entry| {
             let offset = spooled;
-            let size = copy_into(entry, &mut spool, spool_bytes, path, &mut spool_error)?;
+            let size = copy_into(entry, &mut spool, path, &mut spool_error)?;
             spooled += size;
             if size != entry.size() {
                 return Err("it ends in the middle of a file".to_owned());
@@ -53,13 +49,7 @@ pub(super) fn unpack(path: &Path, limits: Limits, spool_bytes: usize) -> Result<
         return Err(Error::ArchiveTooLarge { path: path.to_owned(), limit_bytes: limits.max_unpacked_bytes });
     }
     let entries = entries.map_err(|reason| Error::archive(path, reason))?;
-    let storage = match spool {
-        Spool::Memory(bytes) => Storage::Memory(bytes),
-        Spool::File(writer) => {
-            let file = writer.into_inner().map_err(|e| Error::io(&std::env::temp_dir(), e.into_error()))?;
-            Storage::File(file)
-        }
-    };
+    let storage = Storage::Spans(spool.finish().map_err(|e| no_room(path, &e))?);
     Ok(Source { path: path.to_owned(), storage, limits, entries, other_files })
 }
 
@@ -145,7 +135,6 @@ impl<R: Read> Read for Allowed<'_, R> {
 fn copy_into(
     reader: &mut impl Read,
     spool: &mut Spool,
-    spool_bytes: usize,
     path: &Path,
     spool_error: &mut Option<Error>,
 ) -> std::result::Result<u64, String> {
@@ -159,27 +148,9 @@ fn copy_into(
             Err(error) => return Err(error.to_string()),
         };
         total += count as u64;
-        if let Err(error) = spool.push(buffer.get(..count).unwrap_or_default(), spool_bytes) {
-            let reason = format!("no room to unpack `{}`: {error}", path.display());
-            *spool_error = Some(Error::io(&std::env::temp_dir(), io::Error::new(error.kind(), reason)));
+        if let Err(error) = spool.push(buffer.get(..count).unwrap_or_default()) {
+            *spool_error = Some(no_room(path, &error));
             return Err(String::new());
         }
-    }
-}
-
-impl Spool {
-    fn push(&mut self, bytes: &[u8], spool_bytes: usize) -> io::Result<()> {
-        if let Spool::Memory(memory) = self
-            && memory.len() + bytes.len() > spool_bytes
-        {
-            let mut file = io::BufWriter::with_capacity(1 << 20, tempfile::tempfile()?);
-            file.write_all(memory)?;
-            *self = Spool::File(file);
-        }
-        match self {
-            Spool::Memory(memory) => memory.extend_from_slice(bytes),
-            Spool::File(file) => file.write_all(bytes)?,
-        }
-        Ok(())
     }
 }

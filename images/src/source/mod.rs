@@ -5,6 +5,7 @@
 mod folder;
 mod gzip;
 mod positioned;
+mod spool;
 mod tar_archive;
 mod zip_archive;
 
@@ -16,8 +17,9 @@ use std::path::{Path, PathBuf};
 use crate::dataset_json::is_dataset_json;
 use crate::decode::Limits;
 use crate::error::{Error, Result};
-use positioned::PositionedFile;
-pub(crate) use positioned::read_exact_at;
+pub(crate) use positioned::PositionedFile;
+pub(crate) use positioned::{RandomAccess, read_exact_at};
+pub(crate) use spool::{Spool, no_room};
 
 /// One file of a source.
 pub(crate) struct Entry {
@@ -44,8 +46,8 @@ enum Location {
 enum Storage {
     Folder,
     Zip(zip::ZipArchive<PositionedFile>),
-    File(File),
-    Memory(Vec<u8>),
+    /// Of a tar, and of a tar.gz unpacked.
+    Spans(RandomAccess),
 }
 
 /// A listed source.
@@ -223,15 +225,10 @@ impl Source {
                 Err(self.bad(i, format!("a link to `{}`, which is no image of the archive", shown(target))))
             }
             (Location::Span { size, .. }, _) if *size > limit => Err(too_large(*size)),
-            (Location::Span { offset, size }, Storage::File(file)) => {
+            (Location::Span { offset, size }, Storage::Spans(archive)) => {
                 let mut bytes = vec![0; *size as usize];
-                read_exact_at(file, &mut bytes, *offset).map_err(|e| self.bad(i, e))?;
+                archive.read_exact_at(&mut bytes, *offset).map_err(|e| self.bad(i, e))?;
                 Ok(bytes)
-            }
-            (Location::Span { offset, size }, Storage::Memory(spool)) => {
-                let start = *offset as usize;
-                let bytes = spool.get(start..start + *size as usize);
-                bytes.map(<[u8]>::to_vec).ok_or_else(|| self.bad(i, "outside the unpacked archive"))
             }
             _ => Err(self.bad(i, "listed in another kind of source")),
         }

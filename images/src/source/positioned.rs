@@ -39,6 +39,27 @@ impl Seek for PositionedFile {
     }
 }
 
+/// Bytes that many threads may read at any offset.
+pub(crate) enum RandomAccess {
+    Memory(Vec<u8>),
+    File(File),
+}
+
+impl RandomAccess {
+    /// Fills `buffer` from `offset` on.
+    pub(crate) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self {
+            RandomAccess::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let read = bytes.get(start..).and_then(|rest| rest.get(..buffer.len()));
+                buffer.copy_from_slice(read.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+            RandomAccess::File(file) => read_exact_at(file, buffer, offset),
+        }
+    }
+}
+
 /// Fills `buffer` from `offset` on.
 pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use super::{Entry, Location, OtherFiles, Source, Storage, is_wanted, read_exact_at};
+use super::{Entry, Location, OtherFiles, RandomAccess, Source, Storage, is_wanted, read_exact_at};
 use crate::decode::Limits;
 use crate::error::{Error, Result};
 
@@ -31,7 +31,13 @@ pub(super) fn list(path: &Path, limits: Limits) -> Result<Source> {
     if !ends_as_archives_do(&file, length).map_err(|e| Error::io(path, e))? {
         return Err(Error::archive(path, CUT_OFF));
     }
-    Ok(Source { path: path.to_owned(), storage: Storage::File(file), limits, entries, other_files })
+    Ok(Source {
+        path: path.to_owned(),
+        storage: Storage::Spans(RandomAccess::File(file)),
+        limits,
+        entries,
+        other_files,
+    })
 }
 
 /// Whether a block of zeros ends the file. What was cut off between two files, or within one that is not wanted, shows in nothing else.

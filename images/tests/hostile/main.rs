@@ -120,6 +120,7 @@ fn arrays(effort: Effort) {
     let valid = vec![
         make::npz(stored, &[("arr_0.npy", &images)]),
         make::npz(stored, &[("arr_0.npy", &images), ("arr_1.npy", &labels)]),
+        make::npz(zip::CompressionMethod::Deflated, &[("x_train.npy", &images), ("y_train.npy", &labels)]),
     ];
     Target { name: "arrays", file: "a.npz", valid, repair: NO_CHECKSUMS }.survives(effort, read_set);
 }

@@ -145,7 +145,7 @@ fn what_a_killed_packing_left_is_removed_and_what_another_writes_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("set");
     make::write_folder(&root, &[("1.png", make::png(8, 8, 1))]);
-    let (held, left) = (dir.path().join(".pack-a.tmp"), dir.path().join(".pack-b.tmp"));
+    let (held, left) = (dir.path().join(".whole-a.tmp"), dir.path().join(".whole-b.tmp"));
     let lock = std::fs::File::create(&held).unwrap();
     lock.try_lock().unwrap();
     std::fs::write(&left, "left").unwrap();
