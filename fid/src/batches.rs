@@ -1,10 +1,11 @@
-//! Features by a network on a device: the threads read and resize one batch while the device works on the one before.
+//! Features by a network on a device: the threads read and resize one batch while the device works on the one before, which is
+//! queued before that before it is waited for.
 
 use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::features::{Extracted, Outcome, Progress, Read, collect};
-use crate::inception::{BATCH, OnDevice, SIDE, Tap};
+use crate::inception::{BATCH, OnDevice, SIDE, Started, Tap};
 use crate::preprocess::{Preprocessor, Resize};
 
 /// As [`crate::features::extract`].
@@ -30,41 +31,68 @@ pub(crate) fn extract(
     };
     let mut outcomes = Vec::with_capacity(count);
     let mut prepared = prepare(0);
+    let mut before: Option<Batch> = None;
     for first in (0..count).step_by(BATCH) {
         let batch = std::mem::take(&mut prepared);
         let failed = batch.iter().any(Result::is_err) && !skip_bad;
-        let found = rayon::in_place_scope(|scope| {
+        let started = rayon::in_place_scope(|scope| {
             if !failed && first + BATCH < count {
                 scope.spawn(|_| prepared = prepare(first + BATCH));
             }
-            run(network, taps, batch, failed)
+            // This one is queued before that before is waited for.
+            let started = Batch::start(network, taps, batch, failed);
+            if let Some(before) = before.take() {
+                outcomes.extend(before.finish(taps)?.into_iter().map(Some));
+                progress(first, count);
+            }
+            started
         })?;
-        outcomes.extend(found.into_iter().map(Some));
+        before = Some(started);
         if failed {
             break;
         }
-        progress(count.min(first + BATCH), count);
+    }
+    if let Some(last) = before {
+        outcomes.extend(last.finish(taps)?.into_iter().map(Some));
+        progress(count, count);
     }
     collect(outcomes, taps, skip_bad)
 }
 
-/// The features of a prepared batch, all taps of an image in a row; nothing but the failures if `only_failures`.
-fn run(
-    network: &OnDevice,
-    taps: &[Tap],
-    batch: Vec<Result<Vec<f32>>>,
-    only_failures: bool,
-) -> Result<Vec<Outcome>> {
-    if only_failures {
-        return Ok(batch.into_iter().filter(Result::is_err).collect());
+/// A prepared batch whose features are on their way.
+struct Batch {
+    /// Of each image, whether it could be prepared.
+    images: Vec<Result<()>>,
+    features: Option<Started>,
+}
+
+impl Batch {
+    /// Queues the features; nothing but the failures if `only_failures`.
+    fn start(
+        network: &OnDevice,
+        taps: &[Tap],
+        prepared: Vec<Result<Vec<f32>>>,
+        only_failures: bool,
+    ) -> Result<Self> {
+        if only_failures {
+            let failures = prepared.into_iter().filter_map(Result::err).map(Err).collect();
+            return Ok(Self { images: failures, features: None });
+        }
+        let count = prepared.iter().filter(|image| image.is_ok()).count();
+        let pixels = prepared.iter().flatten().map(Vec::as_slice).collect::<Vec<_>>().concat();
+        let features = if count == 0 { None } else { Some(network.start(count, taps, pixels)?) };
+        Ok(Self { images: prepared.into_iter().map(|image| image.map(drop)).collect(), features })
     }
-    let images = batch.iter().filter(|image| image.is_ok()).count();
-    let pixels = batch.iter().flatten().map(Vec::as_slice).collect::<Vec<_>>().concat();
-    let found = if images == 0 { Vec::new() } else { network.features(images, taps, pixels)? };
-    let row = |image: usize| {
-        let parts = taps.iter().zip(&found).map(|(tap, rows)| &rows[image * tap.dims()..][..tap.dims()]);
-        parts.collect::<Vec<_>>().concat()
-    };
-    let mut image = 0..;
-    Ok(batch.into_iter().map(|one| one.map(|_| image.next().map(row).unwrap_or_default())).collect())
+
+    /// Waits for the features, all taps of an image in a row.
+    fn finish(self, taps: &[Tap]) -> Result<Vec<Outcome>> {
+        let found = self.features.map_or(Ok(Vec::new()), Started::finish)?;
+        let row = |image: usize| {
+            let parts = taps.iter().zip(&found).map(|(tap, rows)| &rows[image * tap.dims()..][..tap.dims()]);
+            parts.collect::<Vec<_>>().concat()
+        };
+        let mut image = 0..;
+        let rows = self.images.into_iter().map(|one| one.map(|()| image.next().map(row).unwrap_or_default()));
+        Ok(rows.collect())
+    }
 }

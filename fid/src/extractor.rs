@@ -4,6 +4,7 @@ use std::path::Path;
 
 use candle_core::Device;
 use nestgen_images::RgbImage8;
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::features::{Extracted, Features, Progress, Read, Skipped, extract};
@@ -221,8 +222,10 @@ fn custom(
     let mut skipped = Vec::new();
     for first in (0..count).step_by(CUSTOM_BATCH) {
         let mut images = Vec::with_capacity(CUSTOM_BATCH);
-        for index in first..count.min(first + CUSTOM_BATCH) {
-            match read(index) {
+        let found: Vec<_> = (first..count.min(first + CUSTOM_BATCH)).into_par_iter().map(read).collect();
+        for (index, found) in found.into_iter().enumerate() {
+            let index = first + index;
+            match found {
                 Ok(image) => images.push(image),
                 Err(error) if skip_bad => skipped.push(Skipped { index, reason: error.to_string() }),
                 Err(error) => return Err(error),

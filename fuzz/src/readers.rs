@@ -17,6 +17,7 @@ use nestgen::train::tensors::file_sha256;
 use nestgen::train::{resume_point, state, stats};
 use nestgen_fid::cache::{self, Key};
 use nestgen_images::{ImageSet, Limits, OpenOptions, decode};
+use zip::CompressionMethod::{self, Deflated, Stored};
 
 /// A reader: what the fuzz target is called, and what it does with bytes.
 pub type Reader = (&'static str, fn(&[u8]));
@@ -62,10 +63,12 @@ pub fn pack(bytes: &[u8]) {
     with_file("a.h5", bytes, read_set);
 }
 
-/// Images in an `.npz`: the array of pixels, and the array of classes of an image of 1 px.
+/// Images in an `.npz`: the array of pixels, and the array of classes of an image of 1 px; as they are and compressed.
 pub fn arrays(array: &[u8]) {
-    for files in [&[("arr_0.npy", array)][..], &[("arr_0.npy", ONE_PIXEL), ("arr_1.npy", array)]] {
-        with_file("a.npz", &zip(files), read_set);
+    for method in [Stored, Deflated] {
+        for files in [&[("x_train.npy", array)][..], &[("arr_0.npy", ONE_PIXEL), ("arr_1.npy", array)]] {
+            with_file("a.npz", &zip(method, files), read_set);
+        }
     }
 }
 
@@ -76,7 +79,7 @@ const ONE_PIXEL: &[u8] =
 /// A `dataset.json` beside two images, in an archive and in a folder of it.
 pub fn listed(json: &[u8]) {
     for name in ["dataset.json", "a/dataset.json"] {
-        with_file("a.zip", &zip(&[(name, json), ("a/0.bmp", BMP), ("a/1.bmp", BMP)]), read_set);
+        with_file("a.zip", &zip(Stored, &[(name, json), ("a/0.bmp", BMP), ("a/1.bmp", BMP)]), read_set);
     }
 }
 
@@ -93,7 +96,7 @@ pub fn weights(bytes: &[u8]) {
 /// The pickle inside a zipped `.pth`.
 pub fn pickle(pickle: &[u8]) {
     let files = [("archive/data.pkl", pickle), ("archive/data/0", &[0; 48]), ("archive/data/1", &[1; 48])];
-    with_file("a.pth", &zip(&files), |path| drop(nestgen_fid::weights::load(path)));
+    with_file("a.pth", &zip(Stored, &files), |path| drop(nestgen_fid::weights::load(path)));
 }
 
 /// Statistics in an `.npz`.
@@ -104,7 +107,7 @@ pub fn statistics(bytes: &[u8]) {
 /// An array inside an `.npz`: as the covariance, which is looked at most, and as the mean.
 pub fn npy(array: &[u8]) {
     for files in [[("mu.npy", MU), ("sigma.npy", array)], [("mu.npy", array), ("sigma.npy", array)]] {
-        with_file("a.npz", &zip(&files), |path| drop(nestgen_fid::npz::read(path)));
+        with_file("a.npz", &zip(Stored, &files), |path| drop(nestgen_fid::npz::read(path)));
     }
 }
 
@@ -253,11 +256,11 @@ fn parts<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
 /// What separates the files of [`parts`].
 const BETWEEN: &[u8] = b"\n%%%%\n";
 
-/// A zip with these files, without compression.
-fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+/// A zip with these files.
+fn zip(method: CompressionMethod, files: &[(&str, &[u8])]) -> Vec<u8> {
     use std::io::Write;
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let options = zip::write::SimpleFileOptions::default().compression_method(method);
     for (name, bytes) in files {
         archive.start_file(*name, options).expect("in memory");
         archive.write_all(bytes).expect("in memory");

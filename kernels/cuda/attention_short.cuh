@@ -12,11 +12,36 @@ __device__ __forceinline__ void left_rows(const Rough &at, Half (*rows)[ROW_STEP
       load_along(left[s], &rows[first + at.lane % 16][s * 16 + at.lane / 16 * 8]);
 }
 
-// A whole head of a sequence into shared memory.
+// What a thread has of a whole head on its way into shared memory: SIZE / 16 runs, since a block has 32 threads for 16 tokens.
+#define RUNS (SIZE / 16)
+
+// Reads a thread's runs; what does not exist is 0. Nothing waits here: an operand is stored when all of them are read.
 template <int SIZE>
-__device__ __forceinline__ void fetch_all(const Rough &at, const Args &a, const Head &h, Half (*rows)[ROW_STEP]) {
-  fetch_tile<SIZE>(at, a, h, 0, rows);
-  if (at.tokens > TILE) fetch_tile<SIZE>(at, a, h, TILE, rows + TILE);
+__device__ __forceinline__ void read_all(const Rough &at, const Args &a, const Head &h, Run *found) {
+  const unsigned runs = whole(at.head) / RUN;
+  if (in_runs(at, a, h)) {
+    _Pragma("unroll") for (int k = 0; k < RUNS; k++) {
+      const unsigned i = threadIdx.x + k * blockDim.x, token = i / runs, d = i % runs * RUN;
+      found[k] = {{0u, 0u, 0u, 0u}};
+      if (token < at.tokens && d < at.head)
+        found[k] = *(const Run *)((const Half *)a.in[h.in] + h.first + token * h.step + d);
+    }
+    return;
+  }
+  _Pragma("unroll") for (int k = 0; k < RUNS; k++) {
+    const unsigned i = threadIdx.x + k * blockDim.x;
+    _Pragma("unroll") for (int j = 0; j < RUN / 2; j++) found[k].v[j] = two(at, a, h, i / runs, i % runs * RUN + 2 * j);
+  }
+}
+
+// Stores them, as far as they are used.
+template <int SIZE>
+__device__ __forceinline__ void write_all(const Rough &at, const Run *found, Half (*rows)[ROW_STEP]) {
+  const unsigned runs = whole(at.head) / RUN, count = whole(at.tokens) * runs;
+  _Pragma("unroll") for (int k = 0; k < RUNS; k++) {
+    const unsigned i = threadIdx.x + k * blockDim.x;
+    if (i < count) *(Run *)&rows[i / runs][i % runs * RUN] = found[k];
+  }
 }
 
 // sums [2][16 x TILE] = left [16 x head] times the transpose of `rows`.
@@ -104,9 +129,13 @@ template <int SIZE> __device__ __forceinline__ void attend_short(const Args &a) 
   const Rough at(a);
   const size_t index = blockIdx.x % a.n[2];
   const unsigned first = at.warp * ROWS_A_MATRIX;
-  fetch_all<SIZE>(at, a, at.queries(a, index), queries);
-  fetch_all<SIZE>(at, a, at.keys(a, index), keys);
-  fetch_all<SIZE>(at, a, at.values(a, index), values);
+  Run found[3][RUNS];
+  read_all<SIZE>(at, a, at.queries(a, index), found[0]);
+  read_all<SIZE>(at, a, at.keys(a, index), found[1]);
+  read_all<SIZE>(at, a, at.values(a, index), found[2]);
+  write_all<SIZE>(at, found[0], queries);
+  write_all<SIZE>(at, found[1], keys);
+  write_all<SIZE>(at, found[2], values);
   __syncthreads();
   unsigned left[HEAD_STEPS][4];
   float weights[2][TILE_PARTS][4], y[HEAD_PARTS][4];
@@ -135,12 +164,19 @@ template <int SIZE> __device__ __forceinline__ void attend_short_backward(const 
   float dk[HEAD_PARTS][4], dv[HEAD_PARTS][4];
   CLEAR(dk, HEAD_PARTS);
   CLEAR(dv, HEAD_PARTS);
-  fetch_all<SIZE>(at, a, at.keys(a, head), keys);
-  fetch_all<SIZE>(at, a, at.values(a, head), values);
+  Run found[2][RUNS], next[2][RUNS];
+  read_all<SIZE>(at, a, at.keys(a, head), found[0]);
+  read_all<SIZE>(at, a, at.values(a, head), found[1]);
   for (size_t index = head; index < last; index++) {
+    read_all<SIZE>(at, a, at.queries(a, index), next[0]);
+    read_all<SIZE>(at, a, at.output(a, 2, index), next[1]);
+    if (index == head) {
+      write_all<SIZE>(at, found[0], keys);
+      write_all<SIZE>(at, found[1], values);
+    }
     __syncthreads();
-    fetch_all<SIZE>(at, a, at.queries(a, index), queries);
-    fetch_all<SIZE>(at, a, at.output(a, 2, index), grads);
+    write_all<SIZE>(at, next[0], queries);
+    write_all<SIZE>(at, next[1], grads);
     __syncthreads();
     unsigned left[HEAD_STEPS][4];
     float weights[2][TILE_PARTS][4], slopes[2][TILE_PARTS][4], dq[HEAD_PARTS][4], inner[2] = {0.f, 0.f};

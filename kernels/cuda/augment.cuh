@@ -19,7 +19,7 @@ struct Change {
 
 // in: images [B, h, w, 3], table [B, 9]. n: h, w, direction: 0 the change, 1 without its offset, 2 the transpose of that.
 // out: the changed images. A block an image.
-extern "C" __global__ void change_images(Args a) {
+extern "C" __global__ void __launch_bounds__(512, 1) change_images(Args a) {
   const int h = (int)a.n[0], w = (int)a.n[1], pixels = h * w;
   const bool transposed = a.n[2] == 2;
   const Change change(numbers(a, 1) + blockIdx.x * (size_t)9);

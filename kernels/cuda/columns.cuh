@@ -28,7 +28,8 @@ template <int COUNT, class Quantity> __device__ __forceinline__ void sum_columns
   Four mine[COUNT];
   for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] = 0.f;
   if (left)
-    _Pragma("unroll 4") for (size_t row = first + band; row < last; row += BANDS) {
+    // A chunk has 64 rows mostly, eight for each band: all of them are read before one is waited for.
+    _Pragma("unroll 8") for (size_t row = first + band; row < last; row += BANDS) {
       Four found[COUNT];
       quantity({row * width + column, column, left, width % 4 == 0}, found);
       for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] += found[q].v[j];

@@ -13,7 +13,7 @@ __device__ __forceinline__ float block_sum(float v) {
 }
 
 // One block. in: x. n: elements. f: eps. out: x over its length plus eps, and 1 over the product of both.
-extern "C" __global__ void unit_vector(Args a) {
+extern "C" __global__ void __launch_bounds__(512, 1) unit_vector(Args a) {
   const float *x = numbers(a, 0);
   float *unit = (float *)a.out[0];
   float squares = 0.f, inner = 0.f;

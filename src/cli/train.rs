@@ -141,7 +141,7 @@ pub(super) fn name_of(path: &Path) -> String {
 fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String)> {
     let chosen = args.preset.is_some() || args.config.is_some();
     let saved = match start {
-        Start::Resume(point) => Some(point.run.join(CONFIG)),
+        Start::Resume(point) => Some(point.config()?),
         // The networks' shapes come with the weights, unless a configuration is named; a state may have been copied from its run.
         Start::Transfer(point) if !chosen => point.states.first().map(|state| state.join(CONFIG)),
         _ => None,

@@ -64,13 +64,11 @@ pub(super) fn resolve<T: DeserializeOwned + Serialize>(
     let mut config = parse_as(place, text)?;
     let mut table: Table = text.parse().map_err(|error| bad_toml(place, text, &error))?;
     for item in overrides {
-        item.refuse_group(&Table::try_from(&config).unwrap_or_default())?;
-        item.apply(&mut table)?;
+        let settings = Table::try_from(&config).unwrap_or_default();
+        item.refuse_group(&settings)?;
+        item.apply(&mut table, &settings)?;
         // After each one, so that the blame falls on the right one.
-        config = table
-            .clone()
-            .try_into()
-            .map_err(|error| bad_override(item, &Table::try_from(&config).unwrap_or_default(), &error))?;
+        config = table.clone().try_into().map_err(|error| bad_override(item, &settings, &error))?;
     }
     // The last one of a key is the one that holds.
     let given_at = |key: &str| overrides.iter().rev().find(|item| item.key() == key).map(|item| item.place);

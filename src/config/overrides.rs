@@ -11,6 +11,8 @@ pub struct Override {
     pub keys: Vec<String>,
     /// The value.
     pub value: Value,
+    /// The value as it was given, for a setting that takes text.
+    given: String,
     /// Where it comes from, for messages: `--set`, or a flag of its own.
     pub place: &'static str,
 }
@@ -35,12 +37,15 @@ impl Override {
         let value = value.trim();
         let parsed =
             format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
-        Ok(Self { keys, value: parsed.unwrap_or_else(|| Value::String(value.to_owned())), place: "--set" })
+        let given = value.to_owned();
+        Ok(Self { keys, value: parsed.unwrap_or_else(|| Value::String(given.clone())), given, place: "--set" })
     }
 
     /// The override of a dedicated flag.
     pub fn new(key: &str, value: impl Into<Value>) -> Self {
-        Self { keys: key.split('.').map(str::to_owned).collect(), value: value.into(), place: "command line" }
+        let value = value.into();
+        let given = value.to_string();
+        Self { keys: key.split('.').map(str::to_owned).collect(), value, given, place: "command line" }
     }
 
     /// The dotted key.
@@ -53,10 +58,7 @@ impl Override {
     /// # Errors
     /// When it is one.
     pub fn refuse_group(&self, settings: &Table) -> Result<()> {
-        let mut keys = self.keys.iter();
-        let first = keys.next().and_then(|key| settings.get(key));
-        let meant = keys.fold(first, |here, key| here?.as_table()?.get(key));
-        if !meant.is_some_and(Value::is_table) || self.value.is_table() {
+        if !self.now(settings).is_some_and(Value::is_table) || self.value.is_table() {
             return Ok(());
         }
         Err(Error::Config {
@@ -67,11 +69,19 @@ impl Override {
         })
     }
 
-    /// Writes the value into `table`, making the tables on the way.
+    /// What `settings` have at these keys.
+    fn now<'a>(&self, settings: &'a Table) -> Option<&'a Value> {
+        let mut keys = self.keys.iter();
+        let first = keys.next().and_then(|key| settings.get(key));
+        keys.fold(first, |here, key| here?.as_table()?.get(key))
+    }
+
+    /// Writes the value into `table`, making the tables on the way. Where `settings`, the complete ones, have text, it is text as well:
+    /// a folder may be called `2024`.
     ///
     /// # Errors
     /// When something on the way is a value, not a table.
-    pub fn apply(&self, table: &mut Table) -> Result<()> {
+    pub fn apply(&self, table: &mut Table, settings: &Table) -> Result<()> {
         let Some((last, way)) = self.keys.split_last() else { return Ok(()) };
         let mut here = table;
         for key in way {
@@ -83,7 +93,14 @@ impl Override {
                 hint: None,
             })?;
         }
-        here.insert(last.clone(), self.value.clone());
+        let text_is_due = self.now(settings).is_some_and(Value::is_str);
+        let value = match &self.value {
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) if text_is_due => {
+                Value::String(self.given.clone())
+            }
+            value => value.clone(),
+        };
+        here.insert(last.clone(), value);
         Ok(())
     }
 }
@@ -117,14 +134,28 @@ mod tests {
     #[test]
     fn overrides_reach_into_tables() {
         let mut table: Table = "[train]\nbatch = 8\n[train.ema]\nramp = 0.1\n".parse().unwrap();
-        Override::parse("train.ema.ramp=0.5").unwrap().apply(&mut table).unwrap();
-        Override::parse("eval.images=10").unwrap().apply(&mut table).unwrap();
+        Override::parse("train.ema.ramp=0.5").unwrap().apply(&mut table, &Table::new()).unwrap();
+        Override::parse("eval.images=10").unwrap().apply(&mut table, &Table::new()).unwrap();
         assert_eq!(table["train"]["ema"]["ramp"].as_float(), Some(0.5));
         assert_eq!(table["eval"]["images"].as_integer(), Some(10));
-        let error = Override::parse("train.batch.x=1").unwrap().apply(&mut table).unwrap_err();
+        let error = Override::parse("train.batch.x=1").unwrap().apply(&mut table, &Table::new()).unwrap_err();
         assert!(error.to_string().contains("`batch` is a setting"), "{error}");
         let error = Override::parse("train.ema=[0.5]").unwrap().refuse_group(&table).unwrap_err();
         assert!(error.to_string().contains("it is a group of settings"), "{error}");
+    }
+
+    #[test]
+    fn numbers_and_dates_are_text_where_text_is_due() {
+        let settings: Table = "[data]\npath = \"\"\nscenes = 3\n".parse().unwrap();
+        let mut table = Table::new();
+        for (given, key) in [("2024", "path"), ("2024-11-30", "path"), ("1e3", "path"), ("12", "scenes")] {
+            Override::parse(&format!("data.{key}={given}")).unwrap().apply(&mut table, &settings).unwrap();
+            let value = &table["data"][key];
+            assert_eq!((value.is_str(), value.to_string().trim_matches('"')), (key == "path", given));
+        }
+        let list = Override::parse("data.path=[1]").unwrap();
+        list.apply(&mut table, &settings).unwrap();
+        assert!(table["data"]["path"].is_array());
     }
 
     #[test]

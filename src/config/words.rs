@@ -112,7 +112,7 @@ fn kind(expected: &str) -> String {
         "a boolean" => "true or false",
         "a string" => "text",
         // How the reader of TOML tells that one of several names is due.
-        "string only" => "one of the names that this setting takes",
+        "string only" | "string or map" | "variant identifier" => "one of the names that this setting takes",
         "a sequence" => "a list, like [64, 32]",
         _ if expected.starts_with("struct ") || expected.contains("enum ") => {
             "a group of settings, which are given one by one"

@@ -27,6 +27,27 @@ impl ResumePoint {
         self.states.iter().any(|s| s.ends_with(state::LAST) || s.join("classifier.safetensors").is_file())
     }
 
+    /// The file of the settings to resume under.
+    ///
+    /// # Errors
+    /// When the run has none, as what a state lies in that was copied out of its run.
+    pub fn config(&self) -> Result<PathBuf> {
+        let path = self.run.join(CONFIG);
+        match self.states.first() {
+            Some(state) if !path.is_file() => {
+                let verb = if self.is_of_classifier() { "nestgen classify train" } else { "nestgen train" };
+                Err(Error::Usage {
+                    message: format!("`{}` is a training state outside of its run's folder", state.display()),
+                    hint: Some(format!(
+                        "name it there, or begin a new run with its weights: {verb} --transfer {}",
+                        quoted(state)
+                    )),
+                })
+            }
+            _ => Ok(path),
+        }
+    }
+
     /// Refuses to go on from a state that was left behind when its run was resumed from an earlier one: what the run has written
     /// since is not its past.
     ///
@@ -137,6 +158,25 @@ mod tests {
         let error = resume_point(dir.path(), "latest").unwrap_err();
         assert!(error.to_string().contains("00001-d-p`, the newest run, has no training state"), "{error}");
         assert!(error.hint().unwrap().contains("00000-d-p"));
+    }
+
+    #[test]
+    fn a_state_outside_of_its_run_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, network, verb) in [
+            ("kept", "generator.safetensors", "nestgen train --transfer"),
+            ("kept-too", "classifier.safetensors", "nestgen classify train --transfer"),
+        ] {
+            let copied = dir.path().join(name);
+            fs::create_dir(&copied).unwrap();
+            for file in [MANIFEST, CONFIG, network] {
+                fs::write(copied.join(file), "").unwrap();
+            }
+            let error = resume_point(dir.path(), copied.to_str().unwrap()).unwrap().config().unwrap_err();
+            assert!(error.to_string().contains("outside of its run's folder"), "{error}");
+            let hint = error.hint().unwrap();
+            assert!(hint.contains(verb) && hint.contains(name), "{hint}");
+        }
     }
 
     #[test]

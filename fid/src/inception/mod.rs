@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::weights::StateDict;
 use spec::Branch;
 
-pub(crate) use on_device::{BATCH, OnDevice};
+pub(crate) use on_device::{BATCH, OnDevice, Started};
 pub(crate) use on_processor::CHUNK;
 
 pub(crate) use spec::tensor_shapes;

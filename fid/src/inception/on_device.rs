@@ -1,6 +1,7 @@
 //! The network over the operations of `nestgen-kernels`: whole batches on a GPU, or on the portable path.
 
 use candle_core::{Device, Tensor};
+use nestgen_kernels::cuda::upload;
 use nestgen_kernels::precision::{Precision, with};
 use nestgen_kernels::{self as k, Activation, Conv2d, PoolPadding, Var, no_grad};
 
@@ -17,6 +18,21 @@ pub(crate) const BATCH: usize = 32;
 pub(crate) struct OnDevice {
     layers: Layers<Conv>,
     device: Device,
+}
+
+/// Features that are on their way.
+pub(crate) struct Started {
+    /// Of each tap, `[images or more, dims]`.
+    taps: Vec<Tensor>,
+    images: usize,
+}
+
+impl Started {
+    /// Waits for the rows `[images, dims]` of each tap.
+    pub(crate) fn finish(self) -> Result<Vec<Vec<f32>>> {
+        let read = |tap: &Tensor| tap.narrow(0, 0, self.images)?.flatten_all()?.to_vec1::<f32>();
+        self.taps.iter().map(read).collect::<candle_core::Result<_>>().map_err(Error::device)
+    }
 }
 
 /// A convolution ready to run.
@@ -58,17 +74,19 @@ impl OnDevice {
         Ok(Self { layers: Layers::fold(tensors, make)?, device: device.clone() })
     }
 
-    /// Features of images `[images, 299, 299, 3]`, as preprocessed: for each of `taps` (which are sorted) the rows
-    /// `[images, dims]`.
-    pub(crate) fn features(&self, images: usize, taps: &[Tap], pixels: Vec<f32>) -> Result<Vec<Vec<f32>>> {
-        let found = || -> candle_core::Result<Vec<Vec<f32>>> {
-            let pixels = Tensor::from_vec(pixels, (images, SIDE, SIDE, 3), &self.device)?;
-            let found = self.pooled(Var::constant(pixels), taps)?;
-            // Everything is queued before the first read waits.
-            found.iter().map(|tensor| tensor.flatten_all()?.to_vec1::<f32>()).collect()
+    /// Queues the features of images `[images, 299, 299, 3]`, as preprocessed, for each of `taps` (which are sorted). On a GPU
+    /// fewer than [`BATCH`] images have others of zeros behind them: each number of images would be tried out for itself, and
+    /// might be made in another way.
+    pub(crate) fn start(&self, images: usize, taps: &[Tap], mut pixels: Vec<f32>) -> Result<Started> {
+        let count = if self.device.is_cpu() { images } else { images.max(BATCH) };
+        pixels.resize(count * SIDE * SIDE * 3, 0.0);
+        let queued = || -> candle_core::Result<Vec<Tensor>> {
+            let pixels = Tensor::from_vec(pixels, (count, SIDE, SIDE, 3), &Device::Cpu)?;
+            self.pooled(Var::constant(upload(&pixels, &self.device)?), taps)
         };
         // Whatever a run trains in: scores are compared with others.
-        with(Precision::F32, || no_grad(found)).map_err(Error::device)
+        let taps = with(Precision::F32, || no_grad(queued)).map_err(Error::device)?;
+        Ok(Started { taps, images })
     }
 
     fn pooled(&self, mut x: Var, taps: &[Tap]) -> candle_core::Result<Vec<Tensor>> {

@@ -19,6 +19,7 @@ use candle_core::{CudaDevice, CudaStorage, DType, Error, Result, Storage, Tensor
 use half::bf16;
 
 use super::Direction;
+use super::device::uncounted;
 use crate::conv2d::Geometry;
 use crate::mixed::convert;
 use crate::precision::{Precision, current};
@@ -226,20 +227,24 @@ impl Library {
         let choice = match choices.entry(case) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
-                let mut best = (seconds(device, &mut || columns()).unwrap_or(f64::INFINITY), None);
-                for algorithm in Algorithm::all(direction) {
-                    let Ok(prepared) = Prepared::<T>::new(handle, g, algorithm) else { continue };
-                    let time = seconds(device, &mut || prepared.launch(device, g, operands, workspace));
-                    if let Some(time) = time.filter(|time| *time < best.0) {
-                        best = (time, Some(prepared));
+                let best = uncounted(operands[0].device(), || {
+                    let mut best = (seconds(device, &mut || columns()).unwrap_or(f64::INFINITY), None);
+                    for algorithm in Algorithm::all(direction) {
+                        let Ok(prepared) = Prepared::<T>::new(handle, g, algorithm) else { continue };
+                        let time = seconds(device, &mut || prepared.launch(device, g, operands, workspace));
+                        if let Some(time) = time.filter(|time| *time < best.0) {
+                            best = (time, Some(prepared));
+                        }
                     }
-                }
-                *needed = (*needed).max(best.1.as_ref().map_or(0, |prepared| prepared.bytes));
-                if workspace.len() > *needed {
-                    // SAFETY: as where it is made.
-                    *workspace = unsafe { device.alloc::<u8>(*needed) }?;
-                }
-                place.insert(best.1.map(|prepared| Box::new(prepared) as Box<dyn Any>))
+                    *needed = (*needed).max(best.1.as_ref().map_or(0, |prepared: &Prepared<T>| prepared.bytes));
+                    // SAFETY: as where it is made. Where there is no room beside the larger one, that stays.
+                    let less = (workspace.len() > *needed).then(|| unsafe { device.alloc::<u8>(*needed) });
+                    if let Some(Ok(less)) = less {
+                        *workspace = less;
+                    }
+                    best.1
+                })?;
+                place.insert(best.map(|prepared| Box::new(prepared) as Box<dyn Any>))
             }
         };
         let prepared = choice.as_ref().and_then(|choice| choice.downcast_ref::<Prepared<T>>());

@@ -3,8 +3,15 @@
 //! One stream computes everything, so nothing need be tracked between streams (what NCCL moves beside it waits by itself);
 //! freed memory stays in the driver's pool, so that a step allocates without asking the system.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::cublas::sys as cublas;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
-use candle_core::{Device, DeviceLocation, Result};
+use candle_core::{CudaDevice, Device, DeviceLocation, Result};
+
+/// Of each GPU, by its number, the most bytes that were held before what [`uncounted`] ran last.
+static HELD_BEFORE: Mutex<BTreeMap<usize, u64>> = Mutex::new(BTreeMap::new());
 
 /// How many GPUs there are; 0 where the driver is missing or refuses.
 pub fn count() -> usize {
@@ -21,9 +28,19 @@ pub fn open(ordinal: usize) -> Result<Device> {
         // SAFETY: tracking orders work between streams; this device's tensors are only ever used on the one stream that
         // was made with it, and on that of `nccl`, which orders its own.
         unsafe { cuda.disable_event_tracking() };
+        super::launch::load(cuda)?;
+        add_up_in_f32(cuda)?;
     }
     keep_pool(ordinal).map_err(candle_core::Error::wrap)?;
     Ok(device)
+}
+
+/// Has cuBLAS add up in f32 where a product's result is bf16: by default it may add up parts of one in the result's type.
+fn add_up_in_f32(device: &CudaDevice) -> Result<()> {
+    let mode = cublas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // SAFETY: the handle is the open device's.
+    let status = unsafe { cublas::cublasSetMathMode(*device.cublas_handle().handle(), mode) };
+    status.result().map_err(candle_core::Error::wrap)
 }
 
 /// Keeps freed memory in the driver's pool instead of giving it back whenever the processor waits for the GPU.
@@ -43,6 +60,38 @@ fn keep_pool(ordinal: usize) -> std::result::Result<(), result::DriverError> {
 /// # Errors
 /// When the driver does not say.
 pub fn peak_bytes(device: &Device) -> Result<Option<u64>> {
+    let Some(now) = high_water(device)? else { return Ok(None) };
+    Ok(Some(held_before(device, |before| *before).max(now)))
+}
+
+/// Begins [`peak_bytes`] anew.
+///
+/// # Errors
+/// When the driver refuses.
+pub fn forget_peak(device: &Device) -> Result<()> {
+    held_before(device, |before| *before = 0);
+    reset_high_water(device)
+}
+
+/// Runs `f`, which has waited for the GPU when it ends: what is held only in it does not count in [`peak_bytes`].
+pub(super) fn uncounted<R>(device: &Device, f: impl FnOnce() -> R) -> Result<R> {
+    let before = peak_bytes(device)?.unwrap_or(0);
+    let made = f();
+    held_before(device, |most| *most = before);
+    reset_high_water(device)?;
+    Ok(made)
+}
+
+fn held_before<R>(device: &Device, f: impl FnOnce(&mut u64) -> R) -> R {
+    let gpu = match device.location() {
+        DeviceLocation::Cuda { gpu_id } => gpu_id,
+        _ => usize::MAX,
+    };
+    let mut all = HELD_BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+    f(all.entry(gpu).or_default())
+}
+
+fn high_water(device: &Device) -> Result<Option<u64>> {
     let mut bytes = 0u64;
     let found = with_high_water(device, |pool, attribute| {
         // SAFETY: the pool is the open device's, and the attribute fills a u64.
@@ -51,11 +100,7 @@ pub fn peak_bytes(device: &Device) -> Result<Option<u64>> {
     Ok(found.then_some(bytes))
 }
 
-/// Begins [`peak_bytes`] anew.
-///
-/// # Errors
-/// When the driver refuses.
-pub fn forget_peak(device: &Device) -> Result<()> {
+fn reset_high_water(device: &Device) -> Result<()> {
     let mut zero = 0u64;
     with_high_water(device, |pool, attribute| {
         // SAFETY: as above; 0 resets it.

@@ -1,7 +1,7 @@
 //! What the own kernels compute, from tensor to tensor on one GPU. Tensors are f32 or bf16, vectors of parameters and
 //! statistics f32; a result has the type of the first operand where nothing else is said.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::plan::{BLOCK, Plan};
 use crate::Activation;
@@ -27,7 +27,7 @@ pub(super) fn run(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
     #[cfg(feature = "cuda")]
     return super::launch::launch(plan, &inputs);
     #[cfg(not(feature = "cuda"))]
-    candle_core::bail!("{}: this build has no kernels for {} operands", plan.kernel, inputs.len())
+    bail!("{}: this build has no kernels for {} operands", plan.kernel, inputs.len())
 }
 
 /// The two outputs of a kernel that has two.
@@ -50,15 +50,23 @@ fn width(b: Option<&Tensor>) -> usize {
     b.map_or(1, Tensor::elem_count)
 }
 
+/// A vector, which kernels read as f32 whatever their other operands are.
+fn vector(x: Option<&Tensor>) -> Result<Option<&Tensor>> {
+    match x {
+        Some(x) if x.dtype() != DType::F32 => bail!("a vector is {:?} and has to be f32", x.dtype()),
+        x => Ok(x),
+    }
+}
+
 /// `leak(x + b)`, `b` repeated over the leading dimensions.
 pub(crate) fn bias_leak(x: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Tensor> {
     let plan = like("bias_leak", x).with_sizes(&[width(b)]).with_numbers(&[slope]);
-    one(&plan, &[Some(x), b])
+    one(&plan, &[Some(x), vector(b)?])
 }
 
 /// `residual + (x + b)`, of the residual's type.
 pub(crate) fn bias_residual(x: &Tensor, b: Option<&Tensor>, residual: &Tensor) -> Result<Tensor> {
-    one(&like("bias_residual", residual).with_sizes(&[width(b)]), &[Some(x), b, Some(residual)])
+    one(&like("bias_residual", residual).with_sizes(&[width(b)]), &[Some(x), vector(b)?, Some(residual)])
 }
 
 /// `grad` where `output` is positive, `slope * grad` elsewhere; of the output's type.
@@ -84,12 +92,12 @@ pub(crate) const SIGMOID: usize = 5;
 /// A smooth activation of `x + b`, of type `to`.
 pub(crate) fn activate(x: &Tensor, b: Option<&Tensor>, kind: usize, to: DType) -> Result<Tensor> {
     let plan = Plan::eights("activate", 1, x.dims()).with_types(&[to]).with_sizes(&[width(b), kind]);
-    one(&plan, &[Some(x), b])
+    one(&plan, &[Some(x), vector(b)?])
 }
 
 /// `grad` times its derivative at `x + b`; of the type of `x`.
 pub(crate) fn activate_backward(x: &Tensor, b: Option<&Tensor>, grad: &Tensor, kind: usize) -> Result<Tensor> {
-    one(&like("activate_backward", x).with_sizes(&[width(b), kind]), &[Some(x), b, Some(grad)])
+    one(&like("activate_backward", x).with_sizes(&[width(b), kind]), &[Some(x), vector(b)?, Some(grad)])
 }
 
 /// The sum, of the wider type.
@@ -106,7 +114,7 @@ pub(crate) fn convert(x: &Tensor, to: DType) -> Result<Tensor> {
 /// A factor `[B]` for each sample of `x [B, ..]`.
 pub(crate) fn scale_samples(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
     let each = x.elem_count() / factors.elem_count().max(1);
-    one(&like("scale_samples", x).with_sizes(&[each]), &[Some(x), Some(factors)])
+    one(&like("scale_samples", x).with_sizes(&[each]), &[Some(x), vector(Some(factors))?])
 }
 
 /// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output of a convolution sees, with zeros behind
@@ -164,7 +172,7 @@ pub(crate) fn column_sums(x: &Tensor, weights: Option<&Tensor>) -> Result<Tensor
 }
 
 /// Chunks of rows at most in [`through_hidden`]: enough blocks for every GPU also where rows are short.
-const HIDDEN_CHUNKS: usize = 1024;
+const HIDDEN_CHUNKS: usize = 512;
 /// Rows of a chunk at least.
 const HIDDEN_ROWS: usize = 32;
 
@@ -181,7 +189,7 @@ pub(crate) fn through_hidden(
     let mut plan = Plan::columns_of("through_hidden", (rows, chunk), width, 1).with_sizes(&[kind]);
     plan.outputs.extend([vec![rows, width], vec![rows, width]]);
     let plan = plan.with_types(&[DType::F32, x.dtype(), x.dtype()]);
-    let [sums, dx, value]: [Tensor; 3] = run(&plan, &[Some(x), b, Some(grad)])?
+    let [sums, dx, value]: [Tensor; 3] = run(&plan, &[Some(x), vector(b)?, Some(grad)])?
         .try_into()
         .map_err(|_| candle_core::Error::Msg("through_hidden: expected three outputs".into()))?;
     Ok([dx, value, finish_sums(sums, width)?])
@@ -255,7 +263,7 @@ impl Statistics<'_> {
     /// `(x - mean) scale + offset`, by channel.
     pub(crate) fn normalise(&self, x: &Tensor, offset: &Tensor) -> Result<Tensor> {
         let plan = like("normalise", x).with_sizes(&[offset.elem_count()]);
-        one(&plan, &[Some(x), Some(self.mean), Some(self.scale), Some(offset)])
+        one(&plan, &[Some(x), Some(self.mean), Some(self.scale), vector(Some(offset))?])
     }
 
     /// The gradients of offset and gain: the sums of the gradient and of its product with normalised `x`.

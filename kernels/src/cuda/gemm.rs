@@ -102,7 +102,8 @@ unsafe fn run(
             (m * n) as c_longlong,
             batch as c_int,
             how,
-            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
+            // The one for tensor units, which need no leave since Ampere, lets f32 be rounded to f16 as well.
+            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )
     }
     .map_err(candle_core::Error::wrap)

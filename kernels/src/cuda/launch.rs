@@ -1,7 +1,12 @@
 //! Launches the own kernels on a GPU.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
 };
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Result, Storage, Tensor, bail};
@@ -9,8 +14,28 @@ use half::bf16;
 
 use super::plan::{Args, Plan};
 
-/// The kernels, compiled by `build.rs`; the driver compiles them for its GPU when the first is launched.
+/// The kernels, compiled by `build.rs`; the driver compiles them for its GPU.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+thread_local! {
+    /// Kernels that were launched before: the driver looks them up by their names.
+    static FUNCTIONS: RefCell<HashMap<(DeviceId, &'static str), CudaFunction>> = RefCell::default();
+}
+
+/// Brings the kernels to a GPU. Before threads launch some: candle has each of those load all of them that come at the same time.
+pub(super) fn load(device: &CudaDevice) -> Result<()> {
+    function(device, "convert").map(drop)
+}
+
+fn function(device: &CudaDevice, kernel: &'static str) -> Result<CudaFunction> {
+    FUNCTIONS.with_borrow_mut(|functions| match functions.entry((device.id(), kernel)) {
+        Entry::Occupied(known) => Ok(known.get().clone()),
+        Entry::Vacant(place) => {
+            let function = device.get_or_load_custom_func(kernel, "nestgen_kernels", PTX)?;
+            Ok(place.insert(function.into_cuda_function()).clone())
+        }
+    })
+}
 
 // SAFETY: plain numbers, laid out as in C, of which the kernels take exactly one by value.
 unsafe impl DeviceRepr for Args {}
@@ -68,7 +93,7 @@ impl Memory {
 pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
     let Some(first) = inputs.iter().flatten().next() else { bail!("{}: no operands", plan.kernel) };
     let device = first.device().as_cuda_device()?;
-    let function = device.get_or_load_custom_func(plan.kernel, "nestgen_kernels", PTX)?;
+    let function = function(device, plan.kernel)?;
     let (mut addresses, mut rough) = (Vec::with_capacity(inputs.len()), 0);
     for (k, input) in inputs.iter().enumerate() {
         addresses.push(input.as_ref().map_or(Ok(0), address)?);
@@ -85,7 +110,8 @@ pub(super) fn launch(plan: &Plan, inputs: &[Option<Tensor>]) -> Result<Vec<Tenso
         block_dim: (plan.block, 1, 1),
         shared_mem_bytes: 0,
     };
-    let mut builder = function.builder();
+    let stream = device.cuda_stream();
+    let mut builder = stream.launch_builder(&function);
     builder.arg(&args);
     // SAFETY: the plan gives the kernel the sizes of these very operands; tests run the kernels' source with the same plans.
     unsafe { builder.launch(config) }.map_err(candle_core::Error::wrap)?;

@@ -12,7 +12,7 @@ const BLOCKS: u64 = 4096;
 /// Rows that a block of row kernels works on: one for each of its warps.
 const ROWS: u64 = BLOCK as u64 / 32;
 /// Chunks of rows that column sums are cut into at most; the second launch sums what they leave.
-const CHUNKS: u64 = 512;
+const CHUNKS: u64 = 256;
 /// Columns that a block adds up.
 const BAND: u64 = 128;
 /// Rows of a chunk at least.

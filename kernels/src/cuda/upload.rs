@@ -2,7 +2,7 @@
 //! From ordinary memory, the driver copies more than some KB only when the GPU has got there.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, PinnedHostSlice};
@@ -28,12 +28,16 @@ impl Drop for Staging {
     }
 }
 
+/// What has pinned memory, used in turn: images and their targets.
+const AT_A_TIME: usize = 2;
+
 thread_local! {
-    static STAGING: RefCell<HashMap<DeviceId, Staging>> = RefCell::default();
+    /// The one that is due is the first.
+    static STAGING: RefCell<HashMap<DeviceId, VecDeque<Staging>>> = RefCell::default();
 }
 
-/// `x` on `device`. A tensor of f32 in the processor's memory goes up without waiting for the GPU, but for the upload before it to
-/// have been fetched.
+/// `x` on `device`. A tensor of f32 in the processor's memory goes up without waiting for the GPU, but for the last upload but one
+/// to have been fetched.
 ///
 /// # Errors
 /// When there is no memory for it.
@@ -49,25 +53,29 @@ pub fn upload(x: &Tensor, device: &Device) -> Result<Tensor> {
 fn from_pinned(numbers: &[f32], dims: &[usize], gpu: &CudaDevice) -> Result<Tensor> {
     STAGING.with_borrow_mut(|all| {
         let stream = gpu.cuda_stream();
-        if let Some(staging) = all.get(&gpu.id()) {
+        let all = all.entry(gpu.id()).or_default();
+        let due = if all.len() < AT_A_TIME { None } else { all.pop_front() };
+        if let Some(due) = &due {
             // Before it is written to again, or freed.
-            staging.fetched.synchronize().map_err(Error::wrap)?;
+            due.fetched.synchronize().map_err(Error::wrap)?;
         }
-        if all.get(&gpu.id()).is_none_or(|staging| staging.memory.len() < numbers.len()) {
-            // SAFETY: written below before it is read.
-            let memory = unsafe { stream.context().alloc_pinned::<f32>(numbers.len()) };
-            let fetched = stream.context().new_event(None).map_err(Error::wrap)?;
-            all.insert(gpu.id(), Staging { memory: memory.map_err(Error::wrap)?, fetched });
-        }
-        let Some(Staging { memory, fetched }) = all.get_mut(&gpu.id()) else {
-            candle_core::bail!("upload: no pinned memory")
+        let mut due = match due.filter(|due| due.memory.len() >= numbers.len()) {
+            Some(due) => due,
+            None => {
+                // SAFETY: written below before it is read.
+                let memory = unsafe { stream.context().alloc_pinned::<f32>(numbers.len()) };
+                let fetched = stream.context().new_event(None).map_err(Error::wrap)?;
+                Staging { memory: memory.map_err(Error::wrap)?, fetched }
+            }
         };
+        let Staging { memory, fetched } = &mut due;
         let staged = &mut memory.as_mut_slice().map_err(Error::wrap)?[..numbers.len()];
         staged.copy_from_slice(numbers);
         // SAFETY: the copy writes every element.
         let mut there = unsafe { gpu.alloc::<f32>(numbers.len()) }?;
         stream.memcpy_htod(&*staged, &mut there).map_err(Error::wrap)?;
         fetched.record(&stream).map_err(Error::wrap)?;
+        all.push_back(due);
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(there, gpu.clone()));
         Ok(Tensor::from_storage(storage, dims, BackpropOp::none(), false))
     })

@@ -19,7 +19,6 @@ use nestgen::ranks::Ranks;
 use nestgen::train::classify::training::{Event, Outcome, Progress};
 use nestgen::train::folder::LATEST;
 use nestgen::train::resume_point::ResumePoint;
-use nestgen::train::state::CONFIG;
 
 use super::open_data;
 use crate::cli::device::DeviceArgs;
@@ -147,7 +146,7 @@ fn resolve(
     overrides: &[Override],
 ) -> anyhow::Result<(ClassifyRunConfig, String)> {
     let saved = match start {
-        Start::Resume(point) => Some(point.run.join(CONFIG)),
+        Start::Resume(point) => Some(point.config()?),
         _ => None,
     };
     if let Some(path) = saved.as_deref().or(args.config.as_deref()) {

@@ -81,8 +81,8 @@ pub(in crate::cli) struct Convergence {
     /// Go on although arms differ in more than their generators, or their generators in size; the page says so
     #[arg(long)]
     allow_unfair: bool,
-    /// Runs to train at once, each with its share of the threads; results are the same, seconds are not those of a run
-    /// alone
+    /// Runs to train at once on the processor, each with its share of the threads; results are the same, seconds are not those
+    /// of a run alone
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     parallel: u64,
     #[command(flatten)]
@@ -136,6 +136,13 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let device = args.device.open(ranks)?;
+    if args.parallel > 1 && !device.is_cpu() {
+        return Err(Error::usage(
+            "--parallel on a GPU, whose work is done in one line: runs would wait for each other",
+            "leave it out; with several GPUs start a rank for each (mpirun)",
+        )
+        .into());
+    }
     describe_ranks(ranks);
     let (_, first) =
         configs.first().ok_or_else(|| Error::usage("a study needs an arm", "--arms nest,sagan"))?;

@@ -120,6 +120,14 @@ pub struct Position {
     pub collected: Collector,
 }
 
+/// What a step takes, after MixUp or CutMix and on the device: this rank's share.
+struct Inputs {
+    /// `[batch / ranks, H, W, 3]`
+    images: Tensor,
+    /// `[batch / ranks, classes]`
+    targets: Tensor,
+}
+
 /// A run in progress.
 pub struct Training<'a> {
     pub(super) session: Session<'a>,
@@ -132,6 +140,8 @@ pub struct Training<'a> {
     pub(super) events: Option<EventFile>,
     augment: Arc<Augment>,
     loader: Option<Loader>,
+    /// What the next step takes, made while the device was busy with the step before.
+    ahead: Option<Result<Inputs>>,
     /// When training last went on.
     lap: Instant,
     pub(super) session_start: Instant,
@@ -171,6 +181,7 @@ impl<'a> Training<'a> {
             events: events.transpose()?,
             augment,
             loader: None,
+            ahead: None,
             lap: Instant::now(),
             session_start: Instant::now(),
             before_secs: 0.0,
@@ -201,12 +212,10 @@ impl<'a> Training<'a> {
         self.lap = Instant::now();
         while self.position.epoch < config.epochs {
             // One step.
-            let batch = self.batch()?;
             let lr = config.lr(self.done_epochs());
-            let loss = self.step(&batch, lr)?;
+            let loss = self.step(lr)?;
             self.position.steps += 1;
             self.position.cur_nimg += config.batch as u64;
-            self.update_ema()?;
             if !loss.is_finite() {
                 return Err(self.diverged());
             }
@@ -228,21 +237,18 @@ impl<'a> Training<'a> {
         Ok(Outcome::Finished { model_best: self.session.folder.file(super::MODEL_BEST) })
     }
 
-    /// One step of AdamW on this rank's share of a batch; gives the loss of the whole.
-    fn step(&mut self, batch: &Batch, lr: f64) -> Result<f64> {
+    /// One step of AdamW on this rank's share of a batch, and of the averaged weights; gives the loss of the whole.
+    fn step(&mut self, lr: f64) -> Result<f64> {
         let config = self.session.config;
-        let (images, targets) = self.mixed(batch)?;
-        if self.position.steps == 0 && self.session.ranks.is_first() {
-            self.write_first_batch(&images)?;
-        }
-
+        let Inputs { images, targets } = match self.ahead.take() {
+            Some(inputs) => inputs?,
+            None => self.inputs(self.position.steps)?,
+        };
         let (ranks, share) = (self.session.ranks, self.session.share);
         let numbers = share.numbers(0, 0..images.dim(0)?);
         let places = numbers.into_iter().map(|place| place as usize).collect();
         let dropped = Rng::new(config.seed).split("train").split("drop-path").at(self.position.steps);
         let mut dropped = DropPath::new(dropped, config.batch, places);
-        // Before the pass is queued: a copy from plain memory would wait for it.
-        let targets = upload(&targets, &self.classifier.params().device())?;
         let logits = self.classifier.forward(&Var::constant(images), Some(&mut dropped))?;
         let loss = cross_entropy(&logits, &targets)?;
         let value = loss.value().clone();
@@ -253,27 +259,43 @@ impl<'a> Training<'a> {
             clip_grad_norm(&mut grads, self.classifier.params().params(), config.clip_norm)?;
         }
         self.adam.step(&grads, lr)?;
-        // Reading waits for the device: when all of the step is queued.
+        let shown = self.position.cur_nimg + config.batch as u64;
+        self.update_ema(shown)?;
+        if shown < config.epochs * self.session.train.len() as u64 {
+            self.ahead = Some(self.inputs(self.position.steps + 1));
+        }
+        // Reading waits for the device: when all of the step is queued, and what the next one takes.
         let mut value = [f64::from(value.to_scalar::<f32>()?)];
         ranks.sum(&mut value);
         Ok(value[0] / ranks.size() as f64)
     }
 
-    /// The images `[batch / ranks, H, W, 3]` and targets of this step, after MixUp or CutMix.
-    fn mixed(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+    /// What step number `step` takes, the first of which there was none yet.
+    fn inputs(&mut self, step: u64) -> Result<Inputs> {
+        let batch = self.batch()?;
+        let (images, targets) = self.mixed(&batch, step)?;
+        if step == 0 && self.session.ranks.is_first() {
+            self.write_first_batch(&images)?;
+        }
+        let device = self.classifier.params().device();
+        Ok(Inputs { targets: upload(&targets, &device)?, images: upload(&images, &device)? })
+    }
+
+    /// The images and targets of a step, after MixUp or CutMix.
+    fn mixed(&self, batch: &Batch, step: u64) -> Result<(Tensor, Tensor)> {
         let config = self.session.config;
-        let mut stream = Rng::new(config.seed).split("train").split("mix").at(self.position.steps);
+        let mut stream = Rng::new(config.seed).split("train").split("mix").at(step);
         let mixing = config.mix.draw(&mut stream, self.augment.res);
         let classes = self.session.train.data().class_names().len();
         let labels = batch.labels.as_deref().unwrap_or_default();
         Ok(mixing.apply(&batch.images, labels, classes, config.label_smoothing)?)
     }
 
-    /// Moves the averaged weights towards the trained ones.
-    fn update_ema(&self) -> Result<()> {
+    /// Moves the averaged weights towards the trained ones, which have seen `shown` images.
+    fn update_ema(&self, shown: u64) -> Result<()> {
         let Some(ema) = &self.ema else { return Ok(()) };
         let config = self.session.config;
-        let beta = config.ema.beta(config.batch as u64, self.position.cur_nimg);
+        let beta = config.ema.beta(config.batch as u64, shown);
         let pairs =
             ema.params().params().iter().cloned().zip(self.classifier.params().params().iter().cloned());
         Ok(ema_update(&pairs.collect::<Vec<_>>(), beta)?)
