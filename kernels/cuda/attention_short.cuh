@@ -161,22 +161,23 @@ template <int SIZE> __device__ __forceinline__ void attend_short_backward(const 
   const size_t head = at.shared ? 0 : blockIdx.x % a.n[2], last = at.shared ? a.n[2] : head + 1;
   if (at.shared) at.sequence = blockIdx.x;
   const unsigned first = at.warp * ROWS_A_MATRIX;
+  Run own[2][RUNS];
+  {
+    Run common[2][RUNS];
+    read_all<SIZE>(at, a, at.keys(a, head), common[0]);
+    read_all<SIZE>(at, a, at.values(a, head), common[1]);
+    read_all<SIZE>(at, a, at.queries(a, head), own[0]);
+    read_all<SIZE>(at, a, at.output(a, 2, head), own[1]);
+    write_all<SIZE>(at, common[0], keys);
+    write_all<SIZE>(at, common[1], values);
+  }
   float dk[HEAD_PARTS][4], dv[HEAD_PARTS][4];
   CLEAR(dk, HEAD_PARTS);
   CLEAR(dv, HEAD_PARTS);
-  Run found[2][RUNS], next[2][RUNS];
-  read_all<SIZE>(at, a, at.keys(a, head), found[0]);
-  read_all<SIZE>(at, a, at.values(a, head), found[1]);
   for (size_t index = head; index < last; index++) {
-    read_all<SIZE>(at, a, at.queries(a, index), next[0]);
-    read_all<SIZE>(at, a, at.output(a, 2, index), next[1]);
-    if (index == head) {
-      write_all<SIZE>(at, found[0], keys);
-      write_all<SIZE>(at, found[1], values);
-    }
     __syncthreads();
-    write_all<SIZE>(at, next[0], queries);
-    write_all<SIZE>(at, next[1], grads);
+    write_all<SIZE>(at, own[0], queries);
+    write_all<SIZE>(at, own[1], grads);
     __syncthreads();
     unsigned left[HEAD_STEPS][4];
     float weights[2][TILE_PARTS][4], slopes[2][TILE_PARTS][4], dq[HEAD_PARTS][4], inner[2] = {0.f, 0.f};
@@ -201,6 +202,9 @@ template <int SIZE> __device__ __forceinline__ void attend_short_backward(const 
     times_across<SIZE>(at, kept, queries, first, dk);
     __syncthreads();
     put_tile<SIZE>(at, a, 0, at.queries(a, index), first, dq, queries);
+    if (index + 1 == last) break;
+    read_all<SIZE>(at, a, at.queries(a, index + 1), own[0]);
+    read_all<SIZE>(at, a, at.output(a, 2, index + 1), own[1]);
   }
   const int out = at.shared ? 1 : 0;
   put_tile<SIZE>(at, a, out, at.keys(a, head), first, dk, keys);
@@ -209,5 +213,5 @@ template <int SIZE> __device__ __forceinline__ void attend_short_backward(const 
 
 extern "C" __global__ void attention_short_32(Args a) { attend_short<32>(a); }
 extern "C" __global__ void attention_short_64(Args a) { attend_short<64>(a); }
-extern "C" __global__ void attention_short_backward_32(Args a) { attend_short_backward<32>(a); }
-extern "C" __global__ void attention_short_backward_64(Args a) { attend_short_backward<64>(a); }
+extern "C" __global__ void __launch_bounds__(128, 4) attention_short_backward_32(Args a) { attend_short_backward<32>(a); }
+extern "C" __global__ void __launch_bounds__(128, 3) attention_short_backward_64(Args a) { attend_short_backward<64>(a); }

@@ -17,8 +17,9 @@ __device__ __forceinline__ Four at4(const Args &a, int k, const Place &place) {
   return some4(a, k, place.i, place.left, place.whole);
 }
 
-// Sums of COUNT quantities at once: `quantity` gives those of a place.
-template <int COUNT, class Quantity> __device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
+// Sums of COUNT quantities at once: `quantity` gives those of a place. A thread reads AT_ONCE rows before it adds up the first
+// of them; a chunk has 64 rows mostly, 8 for each band.
+template <int COUNT, int AT_ONCE, class Quantity> __device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
   __shared__ float sums[COUNT][BANDS][BAND];
   const size_t rows = a.n[0], width = a.n[1], chunk = a.n[2];
   const unsigned lane = threadIdx.x % 32, band = threadIdx.x / 32;
@@ -28,11 +29,17 @@ template <int COUNT, class Quantity> __device__ __forceinline__ void sum_columns
   Four mine[COUNT];
   for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] = 0.f;
   if (left)
-    // A chunk has 64 rows mostly, eight for each band: all of them are read before one is waited for.
-    _Pragma("unroll 8") for (size_t row = first + band; row < last; row += BANDS) {
-      Four found[COUNT];
-      quantity({row * width + column, column, left, width % 4 == 0}, found);
-      for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] += found[q].v[j];
+    for (size_t row = first + band; row < last; row += BANDS * AT_ONCE) {
+      Four found[AT_ONCE][COUNT];
+      _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++) {
+        // Beyond the last row this one again: a test around a read would let the next wait for it.
+        const size_t there = row + r * BANDS < last ? row + r * BANDS : row;
+        quantity({there * width + column, column, left, width % 4 == 0}, found[r]);
+      }
+      _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++) {
+        const bool counts = row + r * BANDS < last;
+        for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] += counts ? found[r][q].v[j] : 0.f;
+      }
     }
   for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) sums[q][band][4 * lane + j] = mine[q].v[j];
   __syncthreads();
@@ -49,14 +56,14 @@ template <int COUNT, class Quantity> __device__ __forceinline__ void sum_columns
 __device__ __forceinline__ bool in_fours(const Args &a) { return a.n[1] % 4 == 0; }
 
 __device__ __forceinline__ void column_sums_body(const Args &a) {
-  sum_columns<1>(a, [&a](const Place &at, Four *sum) { *sum = at4(a, 0, at); });
+  sum_columns<1, 8>(a, [&a](const Place &at, Four *sum) { *sum = at4(a, 0, at); });
 }
 
 // in: x [rows, width].
 extern "C" __global__ void column_sums(Args a) { by_type<column_sums_body, 0, ROUGH_IN(0)>(a, in_fours(a)); }
 
 __device__ __forceinline__ void weighted_column_sums_body(const Args &a) {
-  sum_columns<1>(a, [&a](const Place &at, Four *sum) {
+  sum_columns<1, 8>(a, [&a](const Place &at, Four *sum) {
     const Four x = at4(a, 0, at), y = at4(a, 1, at);
     EACH_OF_FOUR(j) sum->v[j] = x.v[j] * y.v[j];
   });
@@ -133,7 +140,7 @@ __device__ __forceinline__ Four channels4(const Args &a, int k, const Place &at)
 }
 
 __device__ __forceinline__ void centred_sums_body(const Args &a) {
-  sum_columns<2>(a, [&a](const Place &at, Four *sums) {
+  sum_columns<2, 8>(a, [&a](const Place &at, Four *sums) {
     const Four x = at4(a, 0, at), shift = channels4(a, 1, at);
     EACH_OF_FOUR(j) {
       const float d = x.v[j] - shift.v[j];
@@ -150,7 +157,7 @@ extern "C" __global__ void centred_sums(Args a) {
 }
 
 __device__ __forceinline__ void norm_sums_body(const Args &a) {
-  sum_columns<2>(a, [&a](const Place &at, Four *sums) {
+  sum_columns<2, 4>(a, [&a](const Place &at, Four *sums) {
     const Four g = at4(a, 0, at), x = at4(a, 1, at), mean = channels4(a, 2, at), rstd = channels4(a, 3, at);
     sums[0] = g;
     EACH_OF_FOUR(j) sums[1].v[j] = g.v[j] * (x.v[j] - mean.v[j]) * rstd.v[j];
