@@ -31,10 +31,10 @@ pub(crate) fn extract(
     };
     let mut outcomes = Vec::with_capacity(count);
     let mut prepared = prepare(0);
-    let mut before: Option<Batch> = None;
+    let (mut before, mut failed): (Option<Batch>, bool) = (None, false);
     for first in (0..count).step_by(BATCH) {
         let batch = std::mem::take(&mut prepared);
-        let failed = batch.iter().any(Result::is_err) && !skip_bad;
+        failed = batch.iter().any(Result::is_err) && !skip_bad;
         let started = rayon::in_place_scope(|scope| {
             if !failed && first + BATCH < count {
                 scope.spawn(|_| prepared = prepare(first + BATCH));
@@ -54,7 +54,9 @@ pub(crate) fn extract(
     }
     if let Some(last) = before {
         outcomes.extend(last.finish(taps)?.into_iter().map(Some));
-        progress(count, count);
+        if !failed {
+            progress(count, count);
+        }
     }
     collect(outcomes, taps, skip_bad)
 }

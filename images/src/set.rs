@@ -135,7 +135,8 @@ impl ImageSet {
 
     fn from_arrays(path: &Path, options: &OpenOptions) -> Result<ImageSet> {
         let mut arrays = Arrays::open(path, &options.limits, options.spool_bytes, options.split.as_deref())?;
-        let (class_names, labels, split) = (arrays.class_names(), arrays.labels.take(), arrays.split.take());
+        let (labels, split) = (arrays.labels.take(), arrays.split.take());
+        let class_names = std::mem::take(&mut arrays.class_names);
         let (kind, other_files) = (Kind::Arrays(arrays), OtherFiles::default());
         Ok(ImageSet { path: path.to_owned(), kind, labels, class_names, split, other_files, loose: None })
     }
@@ -250,7 +251,7 @@ impl ImageSet {
             }
             Kind::Cifar(_) => of_bytes((32, 32), 3),
             Kind::Pack(pack) => of_bytes(pack.size(), 3),
-            Kind::Arrays(arrays) => of_bytes(arrays.size(), arrays.channels()),
+            Kind::Arrays(arrays) => of_bytes(arrays.size(), arrays.channels(i)),
         }
     }
 

@@ -32,17 +32,32 @@ impl WholeFile {
         self.0.as_file()
     }
 
-    /// Puts what was written on the disk and gives it its name; says how many bytes it is.
+    /// Puts what was written on the disk and gives it its name, in the place of what was there; says how many bytes it is.
     pub(crate) fn keep(self, target: &Path) -> Result<u64> {
-        let write_error = |e| Error::io(target, e);
-        self.file().sync_all().map_err(write_error)?;
-        let bytes = self.file().metadata().map_err(write_error)?.len();
-        self.0.persist(target).map_err(|e| write_error(e.error))?;
-        // The rename lasts through a power cut, where the system can.
-        if let Ok(folder) = File::open(folder_of(target)) {
-            let _ = folder.sync_all();
-        }
+        let bytes = self.sync(target)?;
+        self.0.persist(target).map_err(|e| Error::io(target, e.error))?;
+        sync_folder(target);
         Ok(bytes)
+    }
+
+    /// The same, but where something is there already, it stays and this is gone.
+    pub(crate) fn keep_new(self, target: &Path) -> Result<()> {
+        self.sync(target)?;
+        self.0.persist_noclobber(target).map_err(|e| Error::io(target, e.error))?;
+        sync_folder(target);
+        Ok(())
+    }
+
+    fn sync(&self, target: &Path) -> Result<u64> {
+        self.file().sync_all().map_err(|e| Error::io(target, e))?;
+        Ok(self.file().metadata().map_err(|e| Error::io(target, e))?.len())
+    }
+}
+
+/// Makes the rename last through a power cut, where the system can.
+fn sync_folder(target: &Path) {
+    if let Ok(folder) = File::open(folder_of(target)) {
+        let _ = folder.sync_all();
     }
 }
 

@@ -13,14 +13,14 @@ __device__ __forceinline__ void left_rows(const Rough &at, Half (*rows)[ROW_STEP
 }
 
 // What a thread has of a whole head on its way into shared memory: SIZE / 16 runs, since a block has 32 threads for 16 tokens.
-#define RUNS (SIZE / 16)
+#define HEAD_RUNS (SIZE / 16)
 
 // Reads a thread's runs; what does not exist is 0. Nothing waits here: an operand is stored when all of them are read.
 template <int SIZE>
 __device__ __forceinline__ void read_all(const Rough &at, const Args &a, const Head &h, Run *found) {
   const unsigned runs = whole(at.head) / RUN;
   if (in_runs(at, a, h)) {
-    _Pragma("unroll") for (int k = 0; k < RUNS; k++) {
+    _Pragma("unroll") for (int k = 0; k < HEAD_RUNS; k++) {
       const unsigned i = threadIdx.x + k * blockDim.x, token = i / runs, d = i % runs * RUN;
       found[k] = {{0u, 0u, 0u, 0u}};
       if (token < at.tokens && d < at.head)
@@ -28,7 +28,7 @@ __device__ __forceinline__ void read_all(const Rough &at, const Args &a, const H
     }
     return;
   }
-  _Pragma("unroll") for (int k = 0; k < RUNS; k++) {
+  _Pragma("unroll") for (int k = 0; k < HEAD_RUNS; k++) {
     const unsigned i = threadIdx.x + k * blockDim.x;
     _Pragma("unroll") for (int j = 0; j < RUN / 2; j++) found[k].v[j] = two(at, a, h, i / runs, i % runs * RUN + 2 * j);
   }
@@ -38,7 +38,7 @@ __device__ __forceinline__ void read_all(const Rough &at, const Args &a, const H
 template <int SIZE>
 __device__ __forceinline__ void write_all(const Rough &at, const Run *found, Half (*rows)[ROW_STEP]) {
   const unsigned runs = whole(at.head) / RUN, count = whole(at.tokens) * runs;
-  _Pragma("unroll") for (int k = 0; k < RUNS; k++) {
+  _Pragma("unroll") for (int k = 0; k < HEAD_RUNS; k++) {
     const unsigned i = threadIdx.x + k * blockDim.x;
     if (i < count) *(Run *)&rows[i / runs][i % runs * RUN] = found[k];
   }
@@ -129,7 +129,7 @@ template <int SIZE> __device__ __forceinline__ void attend_short(const Args &a) 
   const Rough at(a);
   const size_t index = blockIdx.x % a.n[2];
   const unsigned first = at.warp * ROWS_A_MATRIX;
-  Run found[3][RUNS];
+  Run found[3][HEAD_RUNS];
   read_all<SIZE>(at, a, at.queries(a, index), found[0]);
   read_all<SIZE>(at, a, at.keys(a, index), found[1]);
   read_all<SIZE>(at, a, at.values(a, index), found[2]);
@@ -161,9 +161,9 @@ template <int SIZE> __device__ __forceinline__ void attend_short_backward(const 
   const size_t head = at.shared ? 0 : blockIdx.x % a.n[2], last = at.shared ? a.n[2] : head + 1;
   if (at.shared) at.sequence = blockIdx.x;
   const unsigned first = at.warp * ROWS_A_MATRIX;
-  Run own[2][RUNS];
+  Run own[2][HEAD_RUNS];
   {
-    Run common[2][RUNS];
+    Run common[2][HEAD_RUNS];
     read_all<SIZE>(at, a, at.keys(a, head), common[0]);
     read_all<SIZE>(at, a, at.values(a, head), common[1]);
     read_all<SIZE>(at, a, at.queries(a, head), own[0]);

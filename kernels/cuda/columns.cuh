@@ -32,7 +32,7 @@ template <int COUNT, int AT_ONCE, class Quantity> __device__ __forceinline__ voi
     for (size_t row = first + band; row < last; row += BANDS * AT_ONCE) {
       Four found[AT_ONCE][COUNT];
       _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++) {
-        // Beyond the last row this one again: a test around a read would let the next wait for it.
+        // Beyond the last row this one again: what is made of a read would stand behind a test with it, and the next would wait.
         const size_t there = row + r * BANDS < last ? row + r * BANDS : row;
         quantity({there * width + column, column, left, width % 4 == 0}, found[r]);
       }

@@ -13,10 +13,10 @@ __device__ __forceinline__ float block_sum(float v) {
 }
 
 // What a thread reads of a vector before it uses the first of it.
-#define AHEAD 8
+#define READ_AHEAD 8
 
 __device__ __forceinline__ void read_ahead(const float *x, size_t i, size_t count, float *found) {
-  _Pragma("unroll") for (int k = 0; k < AHEAD; k++) {
+  _Pragma("unroll") for (int k = 0; k < READ_AHEAD; k++) {
     const size_t at = i + k * blockDim.x;
     found[k] = at < count ? x[at] : 0.f;
   }
@@ -27,15 +27,15 @@ extern "C" __global__ void __launch_bounds__(512, 1) unit_vector(Args a) {
   const float *x = numbers(a, 0);
   float *unit = (float *)a.out[0];
   float squares = 0.f, inner = 0.f;
-  float found[AHEAD];
-  for (size_t i = threadIdx.x; i < a.n[0]; i += AHEAD * blockDim.x) {
+  float found[READ_AHEAD];
+  for (size_t i = threadIdx.x; i < a.n[0]; i += READ_AHEAD * blockDim.x) {
     read_ahead(x, i, a.n[0], found);
-    _Pragma("unroll") for (int k = 0; k < AHEAD; k++) squares += found[k] * found[k];
+    _Pragma("unroll") for (int k = 0; k < READ_AHEAD; k++) squares += found[k] * found[k];
   }
   const float factor = 1.f / (sqrtf(block_sum(squares)) + a.f[0]);
-  for (size_t i = threadIdx.x; i < a.n[0]; i += AHEAD * blockDim.x) {
+  for (size_t i = threadIdx.x; i < a.n[0]; i += READ_AHEAD * blockDim.x) {
     read_ahead(x, i, a.n[0], found);
-    _Pragma("unroll") for (int k = 0; k < AHEAD; k++) {
+    _Pragma("unroll") for (int k = 0; k < READ_AHEAD; k++) {
       const size_t at = i + k * blockDim.x;
       if (at < a.n[0]) unit[at] = found[k] * factor;
       inner += found[k] * factor * found[k];

@@ -44,7 +44,7 @@ impl Override {
     /// The override of a dedicated flag.
     pub fn new(key: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
-        let given = value.to_string();
+        let given = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         Self { keys: key.split('.').map(str::to_owned).collect(), value, given, place: "command line" }
     }
 

@@ -143,6 +143,14 @@ mod tests {
                 "invalid type: unit variant, expected string only",
                 "it is not one of the names that this setting takes",
             ),
+            (
+                "invalid type: integer `3`, expected variant identifier",
+                "`3` is not one of the names that this setting takes",
+            ),
+            (
+                "invalid type: sequence, expected string or map",
+                "`[…]` is not one of the names that this setting takes",
+            ),
             ("invalid length 3, expected fewer elements in array", "a list of length 3 does not fit"),
             (
                 "invalid type: integer `3`, expected struct TrainConfig",

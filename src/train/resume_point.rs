@@ -37,9 +37,12 @@ impl ResumePoint {
             Some(state) if !path.is_file() => {
                 let verb = if self.is_of_classifier() { "nestgen classify train" } else { "nestgen train" };
                 Err(Error::Usage {
-                    message: format!("`{}` is a training state outside of its run's folder", state.display()),
+                    message: format!(
+                        "`{}` has no `{CONFIG}`, so it is the folder of no run",
+                        self.run.display()
+                    ),
                     hint: Some(format!(
-                        "name it there, or begin a new run with its weights: {verb} --transfer {}",
+                        "name a state in its run's folder, or begin a new run with its weights: {verb} --transfer {}",
                         quoted(state)
                     )),
                 })
@@ -173,7 +176,7 @@ mod tests {
                 fs::write(copied.join(file), "").unwrap();
             }
             let error = resume_point(dir.path(), copied.to_str().unwrap()).unwrap().config().unwrap_err();
-            assert!(error.to_string().contains("outside of its run's folder"), "{error}");
+            assert!(error.to_string().contains("has no `config.toml`"), "{error}");
             let hint = error.hint().unwrap();
             assert!(hint.contains(verb) && hint.contains(name), "{hint}");
         }

@@ -101,9 +101,15 @@ fn samples_in_one_file_are_those_of_the_folder() {
         &["samples.npz", "there already"],
     );
     assert_eq!(fs::read(&file).unwrap(), before);
+    let link = dir.path().join("link.npz");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("nowhere.npz", &link).unwrap();
+    #[cfg(unix)]
+    refused(&["sample", "-n", "1", "--run", text(&run), "--npz", text(&link)], &["link.npz", "there already"]);
     for (args, says) in [
         (&["--npz", "x.npz", "--outdir", "y"][..], "cannot be used with"),
         (&["--npz", "x.zip"], "name a file ending in .npz"),
+        (&["--npz", "x"], "--npz x.npz"),
     ] {
         let output = sample(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

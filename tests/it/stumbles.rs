@@ -271,6 +271,8 @@ fn numbers_that_are_none_are_told_in_words() {
         (&["train", "-n", "--set", "data.mirror=yes"], "`data.mirror`: `yes` is not true or false"),
         (&["train", "-n", "--set", "eval=[3.0]"], "`eval`: it is a group of settings"),
         (&["train", "-n", "--set", "train.loss=foo"], "`foo` is none of hinge, non_saturating, relativistic"),
+        (&["train", "-n", "--set", "train.loss=3"], "`3` is none of hinge, non_saturating, relativistic"),
+        (&["train", "-n", "--set", "train.loss=[1]"], "`train.loss`: it is not one of the names"),
         (&["sample", "-n", "-1"], "'-1' for '--n <N>'"),
         (&["sample", "-n", "1", "--trunc", "-1"], "--trunc -1.0 keeps less"),
         (&["sample", "--seeds", "-5"], "`-5` is not a list of seeds"),

@@ -104,12 +104,18 @@ impl Unpacking<'_> {
         }
     }
 
-    /// The classes of `count` images, where there is an array of them.
-    pub(super) fn labels(&self, archive: &mut Archive, key: &str, count: usize) -> Result<Option<Vec<u32>>> {
+    /// The classes of `count` images, or of any number, where there is an array of them. Labels of another kind, as several
+    /// of an image, are no classes.
+    pub(super) fn labels(
+        &self,
+        archive: &mut Archive,
+        key: &str,
+        count: Option<usize>,
+    ) -> Result<Option<Vec<u32>>> {
         match archive.by_name(&format!("{key}.npy")) {
             Err(zip::result::ZipError::FileNotFound) => Ok(None),
             Err(error) => Err(self.bad(key, error)),
-            Ok(entry) => read_labels(entry, count).map(Some).map_err(|reason| self.bad(key, reason)),
+            Ok(entry) => read_labels(entry, count).map_err(|reason| self.bad(key, reason)),
         }
     }
 }
@@ -122,7 +128,7 @@ impl Member {
             [count, height, width, channels @ (1 | 3)] => (count, height, width, channels, false),
             [count, channels @ (1 | 3), height, width] => (count, height, width, channels, true),
             [count, height, width] => (count, height, width, 1, false),
-            _ => return Err(format!("shape {shape:?}, expected [N, H, W, 3]")),
+            _ => return Err(format!("shape {shape:?}, expected [N, H, W, 3], [N, 3, H, W] or grey [N, H, W]")),
         };
         if count == 0 || height == 0 || width == 0 {
             return Err(format!("shape {shape:?} of no images"));
@@ -164,22 +170,23 @@ fn read_header(entry: &mut impl Read) -> std::result::Result<(NpyHeader, Vec<u8>
     Ok((NpyHeader::parse(&head)?, head))
 }
 
-/// Whole numbers of up to 8 bytes, one for each of `count` images: `[count]` or `[count, 1]`.
+/// Whole numbers of up to 8 bytes, one for each image: `[N]` or `[N, 1]`; `None` where it is an array of another kind.
 fn read_labels<R: Read>(
     mut entry: zip::read::ZipFile<'_, R>,
-    count: usize,
-) -> std::result::Result<Vec<u32>, String> {
+    images: Option<usize>,
+) -> std::result::Result<Option<Vec<u32>>, String> {
     let size = entry.size();
     let (header, head) = read_header(&mut entry)?;
-    if !matches!(*header.shape.as_slice(), [n] | [n, 1] if n == count) {
-        return Err(format!("shape {:?}, expected [{count}]: the class of each image", header.shape));
+    let &([count] | [count, 1]) = header.shape.as_slice() else { return Ok(None) };
+    if let Some(images) = images.filter(|images| *images != count) {
+        return Err(format!("shape {:?}, expected [{images}]: the class of each image", header.shape));
     }
     let width = match header.descr.as_str() {
         "|u1" | "|i1" => 1,
         "<u2" | "<i2" => 2,
         "<u4" | "<i4" => 4,
         "<u8" | "<i8" => 8,
-        other => return Err(format!("elements {other}, expected whole numbers")),
+        _ => return Ok(None),
     };
     let cut_off = || format!("{size} bytes for {count} numbers: cut off or damaged");
     let body = (count as u64).saturating_mul(width as u64);
@@ -188,20 +195,20 @@ fn read_labels<R: Read>(
     }
     let mut bytes = Vec::new();
     let rest = head.get(header.len..).unwrap_or_default().chain(entry);
-    rest.take(body + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    rest.take(body.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     if bytes.len() as u64 != body {
         return Err(cut_off());
     }
     let signed = header.descr.contains('i');
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte));
     let labels = bytes.chunks_exact(width).map(|bytes| {
-        let label = number(bytes);
         let negative = signed && bytes.last().is_some_and(|&byte| byte >= 0x80);
-        if label < u64::from(MOST_NUMBERED_CLASSES) && !negative {
-            Ok(label as u32)
-        } else {
-            Err(format!("{label} is no class"))
+        // The bytes that are not there are those of its sign.
+        let begun = if negative { -1 } else { 0 };
+        let number = bytes.iter().rev().fold(begun, |number: i128, &byte| number << 8 | i128::from(byte));
+        match u32::try_from(number) {
+            Ok(label) if label < MOST_NUMBERED_CLASSES => Ok(label),
+            _ => Err(format!("{number} is no class")),
         }
     });
-    labels.collect()
+    labels.collect::<std::result::Result<_, _>>().map(Some)
 }

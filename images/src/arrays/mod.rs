@@ -13,7 +13,7 @@ pub use writer::ArrayWriter;
 use crate::decode::{Limits, RgbImage8};
 use crate::error::{Error, Result};
 use crate::layout::{EVERY_SPLIT, is_split_called, numbered_classes};
-use crate::source::{PositionedFile, RandomAccess, Spool, no_room};
+use crate::source::{PositionedFile, RandomAccess, Spool, no_room, shown};
 use member::{Member, Unpacking};
 
 /// What the arrays of a set are called: its images, their classes, and the split that they are.
@@ -38,7 +38,8 @@ const KNOWN: [Names; 7] = [
     names("test_images", "test_labels", Some("test")),
 ];
 
-const HINT: &str = "save uint8 images [N, H, W, 3] as `arr_0` or `images`, and their classes [N], if there are any, as `arr_1` or `labels`";
+const HINT: &str = "save uint8 images [N, H, W, 3], [N, 3, H, W] or grey [N, H, W] as `arr_0` or `images`, and classes [N], if there \
+                    are any, as `arr_1` or `labels`";
 
 /// An opened `.npz` of images.
 pub(crate) struct Arrays {
@@ -48,6 +49,8 @@ pub(crate) struct Arrays {
     /// All of one size.
     members: Vec<Member>,
     pub(crate) labels: Option<Vec<u32>>,
+    /// Numbers only.
+    pub(crate) class_names: Vec<String>,
     pub(crate) split: Option<String>,
 }
 
@@ -80,10 +83,9 @@ impl Arrays {
         let files: Vec<&str> = archive.file_names().collect();
         let found = known(&files);
         if found.is_empty() {
-            let keys: Vec<&str> = files.iter().map(|name| name.strip_suffix(".npy").unwrap_or(name)).collect();
-            return Err(bad(format!("no array of images (it has: {})", keys.join(", "))));
+            return Err(bad(format!("no array of images ({})", told(&files))));
         }
-        let (chosen, split) = choose(found, split, path)?;
+        let (chosen, split) = choose(&found, split, path)?;
         let file_bytes = file.metadata().map_err(|e| Error::io(path, e))?.len();
         let mut unpacking = Unpacking {
             path,
@@ -104,15 +106,24 @@ impl Arrays {
                     member.size()
                 )));
             }
-            let own = unpacking.labels(&mut archive, names.labels, member.count)?;
+            let own = unpacking.labels(&mut archive, names.labels, Some(member.count))?;
             labels = labels.zip(own).map(|(mut all, own)| {
                 all.extend(own);
                 all
             });
             members.push(member);
         }
+        let mut classes = labels.as_deref().and_then(|labels| labels.iter().max().copied());
+        // Those of the other splits are classes as well, though this one may have no image of them.
+        if classes.is_some() {
+            for names in &found {
+                let labels = unpacking.labels(&mut archive, names.labels, None)?;
+                classes = classes.max(labels.and_then(|labels| labels.into_iter().max()));
+            }
+        }
         let unpacked = unpacking.spool.finish().map_err(|e| no_room(path, &e))?;
-        Ok(Self { file: RandomAccess::File(file), unpacked, members, labels, split })
+        let class_names = classes.map_or_else(Vec::new, |highest| numbered_classes(&[highest]));
+        Ok(Self { file: RandomAccess::File(file), unpacked, members, labels, class_names, split })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -124,32 +135,47 @@ impl Arrays {
         self.members.first().map_or((0, 0), Member::size)
     }
 
-    /// Channels as stored, 1 or 3.
-    pub(crate) fn channels(&self) -> u8 {
-        self.members.first().map_or(0, |member| member.channels as u8)
+    /// Channels of image `i` as stored, 1 or 3.
+    pub(crate) fn channels(&self, i: usize) -> u8 {
+        self.member_of(i).map_or(0, |(member, _)| member.channels as u8)
     }
 
     /// Image `i`, or why it cannot be read.
-    pub(crate) fn read_rgb(&self, mut i: usize) -> std::result::Result<RgbImage8, String> {
+    pub(crate) fn read_rgb(&self, i: usize) -> std::result::Result<RgbImage8, String> {
+        let Some((member, row)) = self.member_of(i) else {
+            return Err(format!("there are {} images", self.len()));
+        };
+        let bytes = if member.in_spool { &self.unpacked } else { &self.file };
+        member.read_rgb(bytes, row).map_err(|e| e.to_string())
+    }
+
+    /// The array that image `i` is in, and its row there.
+    fn member_of(&self, mut i: usize) -> Option<(&Member, usize)> {
         for member in &self.members {
             if i < member.count {
-                let bytes = if member.in_spool { &self.unpacked } else { &self.file };
-                return member.read_rgb(bytes, i).map_err(|e| e.to_string());
+                return Some((member, i));
             }
             i -= member.count;
         }
-        Err(format!("the array has {} images", self.len()))
+        None
     }
+}
 
-    /// Classes are numbers only.
-    pub(crate) fn class_names(&self) -> Vec<String> {
-        self.labels.as_deref().map_or_else(Vec::new, numbered_classes)
+/// What an archive has, for people.
+fn told(files: &[&str]) -> String {
+    const MOST: usize = 10;
+    let key = |name: &&str| shown(name.strip_suffix(".npy").unwrap_or(name).as_bytes());
+    let keys: Vec<String> = files.iter().take(MOST).map(key).collect();
+    match (files.len(), keys.join(", ")) {
+        (0, _) => "it is empty".into(),
+        (..=MOST, keys) => format!("it has: {keys}"),
+        (_, keys) => format!("it has: {keys}, …"),
     }
 }
 
 /// The arrays of the split that was asked for, and its name; without a wish, those of the first split.
 fn choose(
-    found: Vec<&'static Names>,
+    found: &[&'static Names],
     wanted: Option<&str>,
     path: &Path,
 ) -> Result<(Vec<&'static Names>, Option<String>)> {
@@ -157,7 +183,7 @@ fn choose(
         found.iter().find(|names| names.split.is_some_and(|split| is_split_called(split, wanted)))
     };
     let chosen = match wanted {
-        Some(EVERY_SPLIT) => return Ok((found, None)),
+        Some(EVERY_SPLIT) => return Ok((found.to_vec(), None)),
         Some(wanted) => called(wanted).copied(),
         None => found.first().copied(),
     };

@@ -39,8 +39,12 @@ impl ArrayWriter {
     /// For images of `height` x `width` px at `path`, beside which the file lies until it is whole.
     ///
     /// # Errors
-    /// When no file can be made there.
+    /// When no file can be made there, or an image has no pixels.
     pub fn create(path: &Path, height: usize, width: usize) -> Result<Self> {
+        if height == 0 || width == 0 {
+            let reason = format!("images of {width}x{height} px");
+            return Err(Error::io(path, io::Error::new(io::ErrorKind::InvalidInput, reason)));
+        }
         let whole = WholeFile::beside(path)?;
         let file = whole.file().try_clone().map_err(|e| Error::io(path, e))?;
         let mut writer = ArrayWriter {
@@ -70,15 +74,14 @@ impl ArrayWriter {
         self.file.write_all(images).map_err(|e| Error::io(&self.path, e))
     }
 
-    /// Writes what is left and gives the file its name.
+    /// Writes what is left and gives the file its name, which must be free.
     ///
     /// # Errors
-    /// When the disk is full.
+    /// When the disk is full, or there is something of that name by now.
     pub fn finish(mut self) -> Result<()> {
         let written = self.write_end().and_then(|()| self.file.flush());
         written.map_err(|e| Error::io(&self.path, e))?;
-        self.whole.keep(&self.path)?;
-        Ok(())
+        self.whole.keep_new(&self.path)
     }
 
     fn count(&self) -> usize {
@@ -145,5 +148,44 @@ impl Entry {
         let common =
             [&VERSION[..], &method, &TIME_AND_DATE, &checksum, &ELSEWHERE, &ELSEWHERE, &lengths].concat();
         Self { common, sizes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands of the array in its own header is what the directory says: readers of streams have nothing else.
+    #[test]
+    fn both_headers_have_the_checksum_and_sizes_of_64_bits() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.npz");
+        let mut writer = ArrayWriter::create(&path, 1, 2).expect("created");
+        for image in [[1u8; 6], [7; 6]] {
+            writer.push(&image).expect("pushed");
+        }
+        writer.finish().expect("finished");
+        let file = std::fs::read(&path).expect("read");
+        let (header, rest) = file.split_at(30 + NAME.len() + 20);
+        let (array, directory) = rest.split_at(NPY_BYTES + 12);
+        let entry = Entry::new(crc32fast::hash(array), array.len() as u64);
+        assert_eq!(header, [b"PK\x03\x04", &entry.common[..], NAME, &entry.sizes].concat());
+        assert!(directory.starts_with(&[b"PK\x01\x02", &VERSION[..], &entry.common].concat()));
+        assert_eq!(
+            Entry::new(0, 5 << 30).sizes,
+            [&[1, 0, 16, 0][..], &[0, 0, 0, 64, 1, 0, 0, 0].repeat(2)].concat()
+        );
+    }
+
+    #[test]
+    fn what_got_the_name_meanwhile_stays() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.npz");
+        let mut writer = ArrayWriter::create(&path, 1, 1).expect("created");
+        writer.push(&[0; 3]).expect("pushed");
+        std::fs::write(&path, "another's").expect("written");
+        assert!(writer.finish().is_err() && std::fs::read(&path).expect("read") == b"another's");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1);
+        assert!(ArrayWriter::create(&path, 0, 4).is_err());
     }
 }

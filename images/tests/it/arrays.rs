@@ -80,7 +80,7 @@ fn planes_and_grey_images_are_read_as_pixels_and_compression_changes_nothing() {
 }
 
 #[test]
-fn splits_of_arrays_are_chosen_as_folders_are() {
+fn a_split_of_arrays_is_taken_by_name_or_the_first_is() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("medmnist.npz");
     let grey = |value: u8, count: usize| npy("|u1", &format!("({count}, 2, 2)"), &vec![value; 4 * count]);
@@ -111,6 +111,8 @@ fn splits_of_arrays_are_chosen_as_folders_are() {
         let error = open(&path, Some("dev")).err().unwrap().to_string();
         assert!(error.contains("has no split `dev` (it has: train, val, test)"), "{error}");
     }
+    // Classes are those of all splits, of which one may have no images of some.
+    assert_eq!(open(&path, Some("val")).unwrap().class_names().len(), 3);
     // As Keras has them; a part without classes has none at all.
     let keras = [("x_train.npy", grey(1, 2)), ("y_train.npy", labels(&[0, 1])), ("x_test.npy", grey(2, 1))];
     let keras: Vec<(&str, &[u8])> = keras.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
@@ -118,6 +120,19 @@ fn splits_of_arrays_are_chosen_as_folders_are() {
     assert_eq!(open(&path, None).unwrap().label(1), Some(1));
     let every = open(&path, Some("all")).unwrap();
     assert_eq!((every.len(), every.label(0)), (3, None));
+    // Labels of another kind are no classes.
+    for labels in [npy("|u1", "(2, 3)", &[0, 1, 0, 1, 0, 0]), npy("<f4", "(2,)", &[0; 8])] {
+        let arrays = [("x_train.npy", grey(1, 2)), ("y_train.npy", labels)];
+        let arrays: Vec<(&str, &[u8])> = arrays.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+        std::fs::write(&path, npz(zip::CompressionMethod::Stored, &arrays)).unwrap();
+        let set = open(&path, None).unwrap();
+        assert!(set.len() == 2 && set.label(0).is_none() && set.class_names().is_empty());
+    }
+    let both = [("x_train.npy", grey(1, 1)), ("x_test.npy", npy("|u1", "(1, 2, 2, 3)", &[0; 12]))];
+    let both: Vec<(&str, &[u8])> = both.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    std::fs::write(&path, npz(zip::CompressionMethod::Stored, &both)).unwrap();
+    let every = open(&path, Some("all")).unwrap();
+    assert_eq!([0, 1].map(|i| every.read_header(i).unwrap().channels), [1, 3]);
     let mixed = [("x_train.npy", grey(1, 2)), ("x_test.npy", npy("|u1", "(1, 3, 2)", &[0; 6]))];
     let mixed: Vec<(&str, &[u8])> = mixed.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
     std::fs::write(&path, npz(zip::CompressionMethod::Stored, &mixed)).unwrap();
@@ -162,6 +177,10 @@ fn other_arrays_are_refused_by_name() {
         assert!(error.contains("x.npz") && error.contains(says), "{says}: {error}");
     };
     refused(stored, &[("mu.npy", &npy("<f8", "(1,)", &[0; 8]))], "no array of images (it has: mu)");
+    refused(stored, &[], "no array of images (it is empty)");
+    let names: Vec<String> = (0..12).map(|i| format!("\u{1b}[31m{i}")).collect();
+    let many: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    refused(stored, &many, r"\u{1b}[31m9, …)");
     for shape in ["(3, 2, 4, 4)", "(72,)", "(3, 2, 4, 3, 1)"] {
         refused(stored, &[("arr_0.npy", &npy("|u1", shape, &pixels()))], "expected [N, H, W, 3]");
     }
@@ -187,9 +206,9 @@ fn other_arrays_are_refused_by_name() {
     let labels = |descr: &str, shape: &str, body: &[u8]| npy(descr, shape, body);
     for (bytes, says) in [
         (labels("<i8", "(2,)", &[0; 16]), "shape [2], expected [3]"),
-        (labels("<f8", "(3,)", &[0; 24]), "elements <f8, expected whole numbers"),
-        (labels("<i8", "(3,)", &[255; 24]), "is no class"),
-        (labels("|i1", "(3,)", &[0, 1, 255]), "is no class"),
+        (labels("<i8", "(3,)", &[255; 24]), "-1 is no class"),
+        (labels("|i1", "(3,)", &[0, 1, 254]), "-2 is no class"),
+        (labels("<u4", "(3,)", &[0xff; 12]), "4294967295 is no class"),
         (labels("<i8", "(3,)", &[0; 23]), "cut off or damaged"),
     ] {
         refused(stored, &[("arr_0.npy", &good), ("arr_1.npy", &bytes)], says);

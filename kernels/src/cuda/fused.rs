@@ -247,7 +247,7 @@ fn two_sums(
 /// For `x [rows, channels]`: the sums of `x - shift` and of its square.
 pub(crate) fn centred_sums(x: &Tensor, shift: &Tensor) -> Result<[Tensor; 2]> {
     let (rows, channels) = x.dims2()?;
-    two_sums("centred_sums", rows, channels, &[Some(x), Some(shift)])
+    two_sums("centred_sums", rows, channels, &[Some(x), vector(Some(shift))?])
 }
 
 /// Batch norm's vectors `[channels]`.
@@ -263,13 +263,14 @@ impl Statistics<'_> {
     /// `(x - mean) scale + offset`, by channel.
     pub(crate) fn normalise(&self, x: &Tensor, offset: &Tensor) -> Result<Tensor> {
         let plan = like("normalise", x).with_sizes(&[offset.elem_count()]);
-        one(&plan, &[Some(x), Some(self.mean), Some(self.scale), vector(Some(offset))?])
+        let [mean, scale, offset] = [self.mean, self.scale, offset].map(|x| vector(Some(x)));
+        one(&plan, &[Some(x), mean?, scale?, offset?])
     }
 
     /// The gradients of offset and gain: the sums of the gradient and of its product with normalised `x`.
     pub(crate) fn sums(&self, grad: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
         let channels = self.mean.elem_count();
-        let inputs = [Some(grad), Some(x), Some(self.mean), Some(self.rstd)];
+        let inputs = [Some(grad), Some(x), vector(Some(self.mean))?, vector(Some(self.rstd))?];
         two_sums("norm_sums", x.elem_count() / channels, channels, &inputs)
     }
 
@@ -277,8 +278,11 @@ impl Statistics<'_> {
     pub(crate) fn backward(&self, grad: &Tensor, x: &Tensor, sums: &[Tensor; 2], share: f64) -> Result<Tensor> {
         let plan = like("normalise_backward", x);
         let plan = plan.with_sizes(&[self.mean.elem_count()]).with_numbers(&[share as f32]);
-        let vectors = [self.mean, self.rstd, self.scale, &sums[0], &sums[1]].map(Some);
-        one(&plan, &[&[Some(grad), Some(x)], &vectors[..]].concat())
+        let mut inputs = vec![Some(grad), Some(x)];
+        for of_channels in [self.mean, self.rstd, self.scale, &sums[0], &sums[1]] {
+            inputs.push(vector(Some(of_channels))?);
+        }
+        one(&plan, &inputs)
     }
 }
 
@@ -314,7 +318,7 @@ pub(crate) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64, to: DType
     let width = w.elem_count();
     let plan = layer_norm_plan(false, x.elem_count() / width, width, x.dims());
     let plan = plan.with_types(&[to]).with_numbers(&[eps as f32]);
-    two("layer_norm", run(&plan, &[Some(x), Some(w), Some(b)])?)
+    two("layer_norm", run(&plan, &[Some(x), vector(Some(w))?, vector(Some(b))?])?)
 }
 
 /// From the gradient of [`layer_norm`]'s output, those of its input, of its type, of the gain and of the offset. `other` is
@@ -328,7 +332,7 @@ pub(crate) fn layer_norm_backward(
 ) -> Result<[Tensor; 3]> {
     let width = w.elem_count();
     let plan = layer_norm_plan(true, x.elem_count() / width, width, x.dims()).with_types(&[x.dtype()]);
-    let inputs = [Some(grad), Some(x), Some(w), Some(statistics), other];
+    let inputs = [Some(grad), Some(x), vector(Some(w))?, vector(Some(statistics))?, other];
     let [dx, sums] = two(plan.kernel, run(&plan, &inputs)?)?;
     let sums = finish_sums(sums, 2 * width)?;
     Ok([dx, sums.narrow(0, width, width)?, sums.narrow(0, 0, width)?])

@@ -28,7 +28,7 @@ impl Drop for Staging {
     }
 }
 
-/// What has pinned memory, used in turn: images and their targets.
+/// Pieces of pinned memory, used in turn: a batch, and large targets or latents beside it or the batch after it.
 const AT_A_TIME: usize = 2;
 
 thread_local! {

@@ -8,12 +8,21 @@ use nestgen::error::Error;
 use nestgen::train::grid::Picture;
 use nestgen_images::ArrayWriter;
 
-/// Refuses a file that is there: it may hold the real images, as the reference files of evaluators do.
-pub(super) fn refuse_present(file: &Path) -> Result<(), Error> {
-    if !file.exists() {
-        return Ok(());
+/// Refuses a file that is there, since it may hold the real images, as the reference files of evaluators do, and a name by which
+/// it would not be known.
+pub(super) fn refuse(file: &Path) -> Result<(), Error> {
+    let shown = file.display();
+    if file.extension().is_none() {
+        return Err(Error::usage(
+            format!("--npz {shown}: by its ending it is known for an array when it is read"),
+            format!("--npz {shown}.npz"),
+        ));
     }
-    Err(Error::usage(format!("`{}` is there already", file.display()), "name another file, or remove it"))
+    // A link that leads nowhere is something too.
+    match file.symlink_metadata() {
+        Ok(_) => Err(Error::usage(format!("`{shown}` is there already"), "name another file, or remove it")),
+        Err(_) => Ok(()),
+    }
 }
 
 /// The images of a batch, one below the other.

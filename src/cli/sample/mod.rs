@@ -39,7 +39,7 @@ pub(super) struct SampleArgs {
     /// Draw latents within ±2·PSI only: fewer odd images, less variety; leave it out for none, 1 is not none
     #[arg(long, value_name = "PSI")]
     trunc: Option<f64>,
-    /// Also write `<outdir>-grid.png`, beside the folder or the file, with COLUMNSxROWS of the images
+    /// Also write a picture of COLUMNSxROWS of the images: `NAME-grid.png` beside the folder NAME or the file NAME.npz
     #[arg(long, value_name = "CxR")]
     grid: Option<String>,
     /// Write the grid only, whose seeds may repeat
@@ -87,7 +87,7 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
         Output::Folder(outdir) => folder::refuse_other_files(outdir, &distinct(&seeds)?)?,
         Output::Array(file) => {
             distinct(&seeds)?;
-            array::refuse_present(file)?;
+            array::refuse(file)?;
         }
         Output::Nowhere => {}
     }
@@ -109,7 +109,7 @@ pub(super) fn run(args: &SampleArgs) -> anyhow::Result<ExitCode> {
         folder::warn_of_older(outdir, &seeds[drawn.count..]);
     }
     if let (Some((columns, _)), Some(first)) = (grid, drawn.for_grid) {
-        let path = grid_file(place);
+        let path = grid_file(&output, place);
         Picture::grid(&first, columns)?.write(&path)?;
         ui::result_line(&format!("wrote a grid of {} to {}", network.display(), path.display()))?;
     }
@@ -141,12 +141,12 @@ fn wanted_seeds(args: &SampleArgs, in_grid: usize) -> Result<Vec<u64>, Error> {
 }
 
 /// Where the grid goes: beside the folder, so that the folder holds samples only and can be scored as it is, or the file.
-fn grid_file(place: &Path) -> PathBuf {
+fn grid_file(output: &Output, place: &Path) -> PathBuf {
     // `.` and `..` have no name of their own.
     let named = if place.file_name().is_none() { fs::canonicalize(place).ok() } else { None };
     let place = named.as_deref().unwrap_or(place);
-    let name = place.file_name().unwrap_or_default().to_string_lossy();
-    place.with_file_name(format!("{}-grid.png", name.strip_suffix(".npz").unwrap_or(&name)))
+    let name = if let Output::Array(_) = output { place.file_stem() } else { place.file_name() };
+    place.with_file_name(format!("{}-grid.png", name.unwrap_or_default().to_string_lossy()))
 }
 
 /// What came of drawing.

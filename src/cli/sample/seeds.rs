@@ -9,7 +9,7 @@ pub(super) const MOST_CELLS: usize = 256;
 /// Most seeds of one range: more are a slip of the hand.
 pub(super) const MOST_SEEDS: u64 = 10_000_000;
 
-/// The seeds as a set: a seed is one image in one file, so that asking for two of it is a mistake.
+/// The seeds as a set: a seed is one image of what is written, so that asking for two of it is a mistake.
 pub(super) fn distinct(seeds: &[u64]) -> Result<HashSet<u64>, Error> {
     let mut set = HashSet::with_capacity(seeds.len());
     match seeds.iter().find(|&&seed| !set.insert(seed)) {

@@ -140,7 +140,7 @@ pub struct Training<'a> {
     pub(super) events: Option<EventFile>,
     augment: Arc<Augment>,
     loader: Option<Loader>,
-    /// What the next step takes, made while the device was busy with the step before.
+    /// What the next step takes, made before the loss of this one is waited for.
     ahead: Option<Result<Inputs>>,
     /// When training last went on.
     lap: Instant,
@@ -270,7 +270,7 @@ impl<'a> Training<'a> {
         Ok(value[0] / ranks.size() as f64)
     }
 
-    /// What step number `step` takes, the first of which there was none yet.
+    /// Makes what step `step` takes; the first one is 0.
     fn inputs(&mut self, step: u64) -> Result<Inputs> {
         let batch = self.batch()?;
         let (images, targets) = self.mixed(&batch, step)?;

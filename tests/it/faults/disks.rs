@@ -80,6 +80,9 @@ fn a_full_disk_ends_packing_sampling_and_scoring_and_leaves_no_halves() {
     let drawn = names(&disk.path("drawn"));
     assert!(drawn.iter().all(|name| image::open(disk.path("drawn").join(name)).is_ok()), "{drawn:?}");
     std::fs::remove_dir_all(disk.path("drawn")).unwrap();
+    let mut sample = binary();
+    sample.args(["sample", "-n", "400", "--runs"]).arg(&runs).arg("--npz").arg(disk.path("drawn.npz"));
+    failed(&sample.output().unwrap(), &["drawn.npz", "No space left"]);
     disk.fill();
     let mut score = binary();
     score
@@ -106,4 +109,7 @@ fn a_read_only_disk_is_refused_before_the_work() {
     let mut sample = binary();
     sample.args(["sample", "-n", "1", "--runs"]).arg(&runs).arg("--outdir").arg(disk.path("drawn"));
     failed(&sample.output().unwrap(), &["drawn", "Read-only"]);
+    let mut sample = binary();
+    sample.args(["sample", "-n", "1", "--runs"]).arg(&runs).arg("--npz").arg(disk.path("drawn.npz"));
+    failed(&sample.output().unwrap(), &["disk", "ead-only"]);
 }

@@ -62,6 +62,29 @@ fn every_sample_is_whole_or_absent() {
 }
 
 #[test]
+fn samples_in_one_file_are_whole_or_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runs, folder) = (dir.path().join("runs"), dir.path().join("drawn"));
+    succeeded(&tiny_training(&runs, "0.016").output().unwrap());
+    std::fs::create_dir(&folder).unwrap();
+    let drawn = folder.join("drawn.npz");
+    let sample = || {
+        let mut command = binary();
+        command.args(["sample", "-n", "300", "--runs"]).arg(&runs).arg("--npz").arg(&drawn);
+        command
+    };
+    killed(300.0, sample, || {
+        if drawn.exists() {
+            assert_eq!(ImageSet::open(&drawn, &OpenOptions::default()).unwrap().len(), 300);
+            std::fs::remove_file(&drawn).unwrap();
+        }
+    });
+    // What the killed ones have left is swept.
+    succeeded(&sample().output().unwrap());
+    assert_eq!(names(&folder), ["drawn.npz"]);
+}
+
+#[test]
 fn statistics_and_caches_are_whole_or_absent() {
     let dir = tempfile::tempdir().unwrap();
     let (set, other, stats) = (dir.path().join("set"), dir.path().join("other"), dir.path().join("set.npz"));
