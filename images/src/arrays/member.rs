@@ -10,6 +10,9 @@ use crate::layout::MOST_NUMBERED_CLASSES;
 use crate::npy::{NPY_HEADER_BYTES, NpyHeader};
 use crate::source::{PositionedFile, RandomAccess, Spool, no_room};
 
+/// More classes than any set of arrays has: what is compressed may claim any number.
+const MOST_LABELS: usize = 1 << 25;
+
 type Archive = zip::ZipArchive<PositionedFile>;
 
 /// An array of images.
@@ -180,6 +183,9 @@ fn read_labels<R: Read>(
     let &([count] | [count, 1]) = header.shape.as_slice() else { return Ok(None) };
     if let Some(images) = images.filter(|images| *images != count) {
         return Err(format!("shape {:?}, expected [{images}]: the class of each image", header.shape));
+    }
+    if count > MOST_LABELS {
+        return Err(format!("{count} classes, and more than {MOST_LABELS} are not read"));
     }
     let width = match header.descr.as_str() {
         "|u1" | "|i1" => 1,

@@ -120,6 +120,17 @@ fn a_split_of_arrays_is_taken_by_name_or_the_first_is() {
     assert_eq!(open(&path, None).unwrap().label(1), Some(1));
     let every = open(&path, Some("all")).unwrap();
     assert_eq!((every.len(), every.label(0)), (3, None));
+    // The classes of another split are not read without end, whatever they claim to be.
+    let arrays = [
+        ("x_train.npy", grey(1, 2)),
+        ("y_train.npy", labels(&[0, 1])),
+        ("x_test.npy", grey(1, 1)),
+        ("y_test.npy", npy("|u1", "(40000000,)", &vec![0; 40_000_000])),
+    ];
+    let arrays: Vec<(&str, &[u8])> = arrays.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    std::fs::write(&path, npz(zip::CompressionMethod::Deflated, &arrays)).unwrap();
+    let error = open(&path, None).err().unwrap().to_string();
+    assert!(error.contains("array `y_test`: 40000000 classes"), "{error}");
     // Labels of another kind are no classes.
     for labels in [npy("|u1", "(2, 3)", &[0, 1, 0, 1, 0, 0]), npy("<f4", "(2,)", &[0; 8])] {
         let arrays = [("x_train.npy", grey(1, 2)), ("y_train.npy", labels)];
