@@ -177,6 +177,27 @@ fn what_is_written_row_by_row_is_read_back() {
 }
 
 #[test]
+#[ignore = "writes 4.4 GB"]
+fn an_array_beyond_4_gib_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.npz");
+    let mut writer = ArrayWriter::create(&path, 1024, 1024).unwrap();
+    for i in 0..1400 {
+        writer.push(&vec![(i % 251) as u8; 3 << 20]).unwrap();
+    }
+    writer.finish().unwrap();
+    let set = open(&path, None).unwrap();
+    assert_eq!(set.len(), 1400);
+    for i in [0, 1365, 1399] {
+        assert!(set.read_rgb(i).unwrap().data.iter().all(|&byte| usize::from(byte) == i % 251), "image {i}");
+    }
+    let mut archive = zip::ZipArchive::new(std::fs::File::open(&path).unwrap()).unwrap();
+    let mut array = archive.by_name("arr_0.npy").unwrap();
+    // To the end, where the checksum is.
+    assert_eq!(std::io::copy(&mut array, &mut std::io::sink()).unwrap(), 128 + 1400 * (3 << 20));
+}
+
+#[test]
 fn other_arrays_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.npz");
