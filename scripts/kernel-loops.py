@@ -5,7 +5,7 @@
 
 Compiles kernels/cuda/kernels.cu with nvcc and takes the code apart with cuobjdump, both of NVIDIA's toolkit (in the path or
 under CUDA_HOME). Of each kernel: registers, and of every innermost loop that reads memory the order of its loads (L), stores
-(S) and branches (B). LLLLB reads four times before it waits; LB, LBLB and LSLS wait for each. A kernel has a loop for every
+(S) and branches (B). LLLLB may have four reads under way; LBLB and LSLS have one at a time. A kernel has a loop for every
 combination of its operands' types, the shortest first; the longest are for operands of any type and alignment.
 """
 

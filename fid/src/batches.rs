@@ -1,5 +1,5 @@
-//! Features by a network on a device: the threads read and resize one batch while the device works on the one before, which is
-//! queued before that before it is waited for.
+//! Features by a network on a device. Threads read and resize the next batch while the device works on this one, and this one is
+//! queued before anybody waits for the last.
 
 use rayon::prelude::*;
 
@@ -39,7 +39,6 @@ pub(crate) fn extract(
             if !failed && first + BATCH < count {
                 scope.spawn(|_| prepared = prepare(first + BATCH));
             }
-            // This one is queued before that before is waited for.
             let started = Batch::start(network, taps, batch, failed);
             if let Some(before) = before.take() {
                 outcomes.extend(before.finish(taps)?.into_iter().map(Some));

@@ -116,7 +116,8 @@ impl Arrays {
         let mut classes = labels.as_deref().and_then(|labels| labels.iter().max().copied());
         // Those of the other splits are classes as well, though this one may have no image of them.
         if classes.is_some() {
-            for names in &found {
+            let is_other = |names: &&&Names| !chosen.iter().any(|chosen| chosen.images == names.images);
+            for names in found.iter().filter(is_other) {
                 let labels = unpacking.labels(&mut archive, names.labels, None)?;
                 classes = classes.max(labels.and_then(|labels| labels.into_iter().max()));
             }

@@ -168,9 +168,15 @@ mod tests {
         let file = std::fs::read(&path).expect("read");
         let (header, rest) = file.split_at(30 + NAME.len() + 20);
         let (array, directory) = rest.split_at(NPY_BYTES + 12);
-        let entry = Entry::new(crc32fast::hash(array), array.len() as u64);
-        assert_eq!(header, [b"PK\x03\x04", &entry.common[..], NAME, &entry.sizes].concat());
-        assert!(directory.starts_with(&[b"PK\x01\x02", &VERSION[..], &entry.common].concat()));
+        let bytes = (array.len() as u64).to_le_bytes();
+        // Signature, version 45, no flags, stored, time and date; checksum; sizes elsewhere; lengths of name and field; these.
+        let begins =
+            [b"PK\x03\x04", &[45, 0, 0, 0, 0, 0, 0, 0, 33, 0][..], &crc32fast::hash(array).to_le_bytes()]
+                .concat();
+        let ends = [&[255; 8][..], &[9, 0, 20, 0], b"arr_0.npy", &[1, 0, 16, 0], &bytes, &bytes].concat();
+        assert_eq!(header, [&begins[..], &ends].concat());
+        // The same in the directory, behind the version that made it.
+        assert!(directory.starts_with(&[b"PK\x01\x02", &[45, 0][..], &begins[4..], &ends[..12]].concat()));
         assert_eq!(
             Entry::new(0, 5 << 30).sizes,
             [&[1, 0, 16, 0][..], &[0, 0, 0, 64, 1, 0, 0, 0].repeat(2)].concat()

@@ -17,8 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::dataset_json::is_dataset_json;
 use crate::decode::Limits;
 use crate::error::{Error, Result};
-pub(crate) use positioned::PositionedFile;
-pub(crate) use positioned::{RandomAccess, read_exact_at};
+pub(crate) use positioned::{PositionedFile, RandomAccess, read_exact_at};
 pub(crate) use spool::{Spool, no_room};
 
 /// One file of a source.

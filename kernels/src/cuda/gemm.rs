@@ -102,7 +102,7 @@ unsafe fn run(
             (m * n) as c_longlong,
             batch as c_int,
             how,
-            // The one for tensor units, which need no leave since Ampere, lets f32 be rounded to f16 as well.
+            // The one for tensor units, which need no leave since Ampere, by the manual lets f32 be rounded to f16 as well.
             sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )
     }

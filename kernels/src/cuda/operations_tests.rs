@@ -3,7 +3,8 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::emulation::{can_run, pretending, single};
+use super::emulation::{can_run, close, pretending, single};
+use super::fused;
 use crate::gradcheck::device;
 use crate::precision::{Precision, with};
 use crate::*;
@@ -310,4 +311,16 @@ fn a_parameter_is_rounded_once_until_it_changes() -> Result<()> {
     })?;
     assert!(param.is_rounded() && numbers(&param.value())? != before);
     follows()
+}
+
+#[test]
+fn a_vector_longer_than_a_block_reads_at_once_has_its_length() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let x = single(&[5000, 1], 1)?;
+    let length = x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt();
+    let [unit, inverse] = fused::unit_vector(&x, 1e-12)?;
+    close("unit_vector", &unit, &(&x / length)?)?;
+    close("1 over the product", &inverse, &Tensor::new(&[(1.0 / length) as f32], x.device())?)
 }
