@@ -222,3 +222,61 @@ extern "C" __global__ void scale_samples(Args a) {
     put8(a, 0, i, a.n[0], x);
   }
 }
+
+// Some samples of a batch. A map has the places of those that are taken in the batch, and behind them for each sample of the
+// batch its slot among the taken, or their number if it is not one.
+__device__ __forceinline__ const unsigned *map_of(const Args &a, int k) { return (const unsigned *)a.in[k]; }
+
+__device__ __forceinline__ void take_samples_in_eights(const Args &a) {
+  EACH8(i, a.n[0]) {
+    const size_t slot = row_of(i, a.n[1]), place = map_of(a, 1)[slot];
+    Eight x = get8(a, 0, place * a.n[1] + (i - slot * a.n[1]), a.n[2]);
+    EACH_OF_EIGHT(j) x.v[j] *= a.f[0];
+    put8(a, 0, i, a.n[0], x);
+  }
+}
+
+// in: x [batch, each], map. n: elements of y, each, elements of x. f: scale. out: y [taken, each].
+extern "C" __global__ void take_samples(Args a) {
+  if (a.n[1] % 8 == 0)
+    return by_type<take_samples_in_eights, 0, ROUGH_OUT, ROUGH_IN(0) | ROUGH_OUT>(a, true);
+  EACH8(i, a.n[0]) {
+    Eight x;
+    EACH_OF_EIGHT(j) {
+      const size_t slot = row_of(i + j, a.n[1]), column = i + j - slot * a.n[1];
+      x.v[j] = i + j < a.n[0] ? get(a, 0, map_of(a, 1)[slot] * a.n[1] + column) * a.f[0] : 0.f;
+    }
+    put8(a, 0, i, a.n[0], x);
+  }
+}
+
+__device__ __forceinline__ void add_samples_in_eights(const Args &a) {
+  const size_t taken = a.n[2];
+  EACH8(i, a.n[0]) {
+    const size_t place = row_of(i, a.n[1]), slot = map_of(a, 2)[taken + place];
+    Eight x = {{0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f, 0.f}};
+    if (a.in[0]) x = get8(a, 0, i, a.n[0]);
+    if (slot < taken) {
+      const Eight branch = get8(a, 1, slot * a.n[1] + (i - place * a.n[1]), taken * a.n[1]);
+      EACH_OF_EIGHT(j) x.v[j] += a.f[0] * branch.v[j];
+    }
+    put8(a, 0, i, a.n[0], x);
+  }
+}
+
+// in: x [batch, each] or null, branch [taken, each], map. n: elements of x, each, taken. f: scale. out: x or 0, with scale times
+// the branch added to the samples that were taken.
+extern "C" __global__ void add_samples(Args a) {
+  const size_t taken = a.n[2];
+  if (a.n[1] % 8 == 0) return by_type<add_samples_in_eights, 0, ROUGH_IN(1)>(a, true);
+  EACH8(i, a.n[0]) {
+    Eight x;
+    EACH_OF_EIGHT(j) {
+      x.v[j] = a.in[0] && i + j < a.n[0] ? get(a, 0, i + j) : 0.f;
+      const size_t place = row_of(i + j, a.n[1]), column = i + j - place * a.n[1];
+      const size_t slot = i + j < a.n[0] ? map_of(a, 2)[taken + place] : taken;
+      if (slot < taken) x.v[j] += a.f[0] * get(a, 1, slot * a.n[1] + column);
+    }
+    put8(a, 0, i, a.n[0], x);
+  }
+}

@@ -216,11 +216,6 @@ __device__ __forceinline__ void put8(const Args &a, int k, size_t i, size_t coun
   }
 }
 
-// Four elements at a time.
-#define EACH4(i, count)                                                                          \
-  for (size_t i = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) * 4; i < (size_t)(count);      \
-       i += (size_t)gridDim.x * blockDim.x * 4)
-
 // Eight elements at a time.
 #define EACH8(i, count)                                                                          \
   for (size_t i = (blockIdx.x * (size_t)blockDim.x + threadIdx.x) * 8; i < (size_t)(count);      \

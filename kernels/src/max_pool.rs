@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
+use crate::cuda::images;
 use crate::portable;
 use crate::simd::multiversion;
 use crate::threads::Tasks;
@@ -97,8 +98,9 @@ pub fn max_pool3(x: &Var) -> Result<Var> {
 fn max_pool(x: &Var, windows: Windows) -> Result<Var> {
     if portable::takes(x.value()) {
         let Windows { x_dims, oh, ow, kernel, stride, before } = windows;
-        let size = (x_dims[1], x_dims[2]);
-        return portable::pool::MaxPool { size, outputs: (oh, ow), kernel, stride, before }.apply(x);
+        let (size, outputs) = ((x_dims[1], x_dims[2]), (oh, ow));
+        let windows = images::Windows { size, outputs, kernel, stride, before };
+        return portable::pool::MaxPool(windows).apply(x);
     }
     let (value, winners) = by_dtype!("max_pool", x, T => forward::<T>(x.value(), windows))?;
     let winners = Arc::new(winners);

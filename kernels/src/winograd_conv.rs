@@ -138,8 +138,11 @@ with_lanes! {
         for t in row * group.per_row..(row + 1) * group.per_row {
             let (image, y, x0) = group.place(t);
             let (top, left) = (y as isize - g.conv.padding.0 as isize, x0 as isize - g.conv.padding.1 as isize);
-            let rows: [bool; POINTS] = std::array::from_fn(|u| (0..g.h as isize).contains(&(top + u as isize)));
-            let cols: [bool; POINTS] = std::array::from_fn(|v| (0..g.w as isize).contains(&(left + v as isize)));
+            let (mut rows, mut cols) = ([false; POINTS], [false; POINTS]);
+            for i in 0..POINTS {
+                rows[i] = (0..g.h as isize).contains(&(top + i as isize));
+                cols[i] = (0..g.w as isize).contains(&(left + i as isize));
+            }
             let origin = (image * g.h) as isize + top;
             for channel in (0..g.c_in).step_by(V::WIDTH) {
                 let mut d = [[V::splat(0.0); POINTS]; POINTS];

@@ -28,6 +28,11 @@ fn every_operation_agrees_with_pytorch_at_every_instruction_set() -> Result<()> 
         fixture.check("silu", &["x"], |x| k::activate(&x[0], Activation::Silu))?;
         fixture.check("tanh", &["x"], |x| k::activate(&x[0], Activation::Tanh))?;
         fixture.check("deaggregate.4", &["x"], |x| k::deaggregate(&x[0], 4))?;
+        fixture.check("branch_of_some", &["x", "w", "b"], |x| {
+            let samples = k::Samples::new(&[0, 3], 5, x[0].device())?;
+            let branch = k::layer_norm(&k::take_samples(&x[0], &samples)?, &x[1], &x[2], 1e-6)?;
+            k::add_samples(&x[0], &branch, &samples, 1.25)
+        })?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Stochastic depth (Huang et al., arXiv 1603.09382), per sample.
 
-use candle_core::{DType, Result, Tensor, bail};
-use nestgen_kernels::{self as k, Var};
+use candle_core::{Result, bail};
+use nestgen_kernels::{self as k, Samples, Var};
 
 use crate::rng::Rng;
 
@@ -21,40 +21,52 @@ impl DropPath {
         Self { rng, batch, places }
     }
 
-    /// Zeroes whole samples of `x` (`[B, ..]`) with this probability and scales the others by `1 / (1 - p)`, so that the
-    /// mean stays.
+    /// `x [B, ..]` with a branch beside it that each sample skips with this probability. What the branch gives the others is scaled
+    /// by `1 / (1 - p)`, so that the mean stays, and it is computed for them alone.
     ///
     /// # Errors
-    /// When these are not as many samples as there are places, or a place is outside the batch.
-    pub fn apply(&mut self, x: &Var, probability: f64) -> Result<Var> {
-        let kept = (1.0 / (1.0 - probability)) as f32;
-        let mut factor = || if self.rng.uniform() < probability { 0.0 } else { kept };
-        let all: Vec<f32> = (0..self.batch).map(|_| factor()).collect();
-        let own: Option<Vec<f32>> = self.places.iter().map(|&place| all.get(place).copied()).collect();
-        match own {
-            Some(own) if x.dims().first() == Some(&own.len()) => {
-                let own = Tensor::from_slice(&own, own.len(), x.device())?;
-                let dtype = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-                k::mul_samples(x, &own.to_dtype(dtype)?)
-            }
-            _ => {
-                bail!("drop-path: {} places in a batch of {} for {:?}", self.places.len(), self.batch, x.dims())
-            }
+    /// When these are not as many samples as there are places, a place is outside the batch, or the branch fails.
+    pub fn beside(
+        &mut self,
+        x: &Var,
+        probability: f64,
+        branch: impl FnOnce(&Var) -> Result<Var>,
+    ) -> Result<Var> {
+        let skips: Vec<bool> = (0..self.batch).map(|_| self.rng.uniform() < probability).collect();
+        let own: Option<Vec<bool>> = self.places.iter().map(|&place| skips.get(place).copied()).collect();
+        let Some(own) = own.filter(|own| x.dims().first() == Some(&own.len())) else {
+            bail!("drop-path: {} places in a batch of {} for {:?}", self.places.len(), self.batch, x.dims())
+        };
+        let mut kept: Vec<usize> = (0..own.len()).filter(|&sample| !own[sample]).collect();
+        let mut scale = 1.0 / (1.0 - probability);
+        if kept.is_empty() {
+            // Parameters have a gradient all the same, of zeros, as optimizers and other processes expect.
+            (kept, scale) = (vec![0], 0.0);
         }
+        let samples = Samples::new(&kept, own.len(), x.device())?;
+        k::add_samples(x, &branch(&k::take_samples(x, &samples)?)?, &samples, scale)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device, Tensor};
 
     use super::*;
 
+    fn ones(dims: (usize, usize)) -> Result<Var> {
+        Ok(Var::constant(Tensor::ones(dims, DType::F32, &Device::Cpu)?))
+    }
+
+    /// What a branch gives that gives what it gets.
+    fn of_itself(drop: &mut DropPath, x: &Var, probability: f64) -> Result<Tensor> {
+        drop.beside(x, probability, |x| Ok(x.clone()))?.value() - x.value()
+    }
+
     #[test]
-    fn whole_samples_are_dropped_and_the_mean_stays() -> Result<()> {
-        let x = Var::constant(Tensor::ones((4000, 3), candle_core::DType::F32, &Device::Cpu)?);
+    fn whole_samples_skip_and_the_mean_stays() -> Result<()> {
         let mut drop = DropPath::new(Rng::new(0), 4000, (0..4000).collect());
-        let y = drop.apply(&x, 0.25)?.value().to_vec2::<f32>()?;
+        let y = of_itself(&mut drop, &ones((4000, 3))?, 0.25)?.to_vec2::<f32>()?;
         assert!(y.iter().all(|row| row.iter().all(|&v| v == row[0])));
         let dropped = y.iter().filter(|row| row[0] == 0.0).count();
         assert!(y.iter().all(|row| row[0] == 0.0 || (row[0] - 4.0 / 3.0).abs() < 1e-6));
@@ -64,13 +76,38 @@ mod tests {
     }
 
     #[test]
+    fn a_branch_is_computed_for_those_alone_that_keep_it() -> Result<()> {
+        let x = ones((100, 2))?;
+        let mut drop = DropPath::new(Rng::new(1), 100, (0..100).collect());
+        let mut computed = 0;
+        let y = drop.beside(&x, 0.5, |x| {
+            computed = x.value().dim(0)?;
+            Ok(x.clone())
+        })?;
+        let kept = y.value().to_vec2::<f32>()?.iter().filter(|row| row[0] != 1.0).count();
+        assert!(kept == computed && computed < 100, "{kept} of {computed}");
+        Ok(())
+    }
+
+    #[test]
+    fn where_all_skip_a_parameter_has_a_gradient_of_zeros() -> Result<()> {
+        let (x, factor) = (ones((2, 3))?, Var::leaf(Tensor::ones((2, 3), DType::F32, &Device::Cpu)?));
+        let mut drop = DropPath::new(Rng::new(2), 2, vec![0, 1]);
+        let y = drop.beside(&x, 1.0 - 1e-9, |x| k::mul(x, &k::narrow(&factor, 0, 0, x.value().dim(0)?)?))?;
+        assert_eq!(y.value().to_vec2::<f32>()?, [[1.0; 3]; 2]);
+        let gradients = k::backward(k::sum_all(&y)?)?;
+        let gradient = gradients.leaf(&factor).map(Tensor::to_vec2::<f32>).transpose()?;
+        assert_eq!(gradient, Some(vec![vec![0.0; 3]; 2]));
+        Ok(())
+    }
+
+    #[test]
     fn a_part_of_a_batch_sees_the_decisions_of_the_whole() -> Result<()> {
-        let ones = |count: usize| Tensor::ones((count, 1), candle_core::DType::F32, &Device::Cpu);
         let decisions = |places: Vec<usize>| -> Result<Vec<Vec<f32>>> {
-            let x = Var::constant(ones(places.len())?);
+            let x = ones((places.len(), 1))?;
             let mut drop = DropPath::new(Rng::new(3), 16, places);
             // Two layers.
-            (0..2).map(|_| drop.apply(&x, 0.5)?.value().flatten_all()?.to_vec1()).collect()
+            (0..2).map(|_| of_itself(&mut drop, &x, 0.5)?.flatten_all()?.to_vec1()).collect()
         };
         let whole = decisions((0..16).collect())?;
         for (whole, part) in whole.iter().zip(decisions(vec![1, 2, 14])?) {

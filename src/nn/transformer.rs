@@ -107,28 +107,30 @@ impl TransformerLayer {
     /// `[B, T, N, C]` -> `[B, T, N, C]`. `drop` has the drop-path decisions of training, `None` in
     /// evaluation and for models without drop-path.
     pub fn forward(&self, x: &Var, mut drop: Option<&mut DropPath>) -> Result<Var> {
-        let mixed = self.attend(&self.norm1.forward(x)?)?;
-        let x = self.onto(x, drop.as_deref_mut(), |residual| match residual {
-            Some(residual) => self.proj.forward_onto(&mixed, residual, false),
-            None => self.proj.forward(&mixed, Activation::None, false),
+        let x = self.beside(x, drop.as_deref_mut(), |x, residual| {
+            let mixed = self.attend(&self.norm1.forward(x)?)?;
+            match residual {
+                Some(residual) => self.proj.forward_onto(&mixed, residual, false),
+                None => self.proj.forward(&mixed, Activation::None, false),
+            }
         })?;
-        let normed = self.norm2.forward(&x)?;
-        self.onto(&x, drop, |residual| {
+        self.beside(&x, drop, |x, residual| {
+            let normed = self.norm2.forward(x)?;
             let ((w1, b1), (w2, b2)) = (self.fc1.tensors(false)?, self.fc2.tensors(false)?);
             k::feed_forward(&normed, (&w1, b1.as_ref()), self.shape.gelu.into(), (&w2, b2.as_ref()), residual)
         })
     }
 
-    /// `x` and a branch beside it, which samples may skip; `branch` adds what it is given.
-    fn onto(
+    /// `x` and a branch beside it, which samples may skip; `branch` gets those that do not, and what it is to be added to.
+    fn beside(
         &self,
         x: &Var,
         drop: Option<&mut DropPath>,
-        branch: impl Fn(Option<&Var>) -> Result<Var>,
+        branch: impl Fn(&Var, Option<&Var>) -> Result<Var>,
     ) -> Result<Var> {
         match drop {
-            Some(drop) if self.drop > 0.0 => k::add(x, &drop.apply(&branch(None)?, self.drop)?),
-            _ => branch(Some(x)),
+            Some(drop) if self.drop > 0.0 => drop.beside(x, self.drop, |kept| branch(kept, None)),
+            _ => branch(x, Some(x)),
         }
     }
 

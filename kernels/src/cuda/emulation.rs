@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use super::fused;
 use super::plan::{Args, Plan};
 use crate::gradcheck::{device, pattern};
-use crate::{Activation, Adam, AdamConfig, Param, Var, portable};
+use crate::{Activation, Adam, AdamConfig, Param, Samples, Var, portable};
 
 /// f32 against f32: sums of some hundred terms of size 1 in another order, relative to the largest.
 const TOLERANCE: f64 = 1e-5;
@@ -225,7 +225,17 @@ fn elementwise_kernels_agree_with_the_compositions() -> Result<()> {
     close("add", &fused::add(&x, &g)?, &(&x + &g)?)?;
     let factors = single(&[7], 4)?;
     let composed = x.broadcast_mul(&factors.reshape((7, 1, 1))?)?;
-    close("scale_samples", &fused::scale_samples(&x, &factors)?, &composed)
+    close("scale_samples", &fused::scale_samples(&x, &factors)?, &composed)?;
+    for (x, g) in [(x, g), (single(&[7, 3, 16], 5)?, single(&[7, 3, 16], 6)?)] {
+        let (samples, to) = (Samples::new(&[0, 2, 5], 7, &Device::Cpu)?, DType::F32);
+        let taken = portable::samples::take(&x, &samples, 0.7, to)?;
+        close("take_samples", &fused::take_samples(&x, &samples, 0.7, to)?, &taken)?;
+        for x in [None, Some(&g)] {
+            let composed = portable::samples::put(x, &taken, &samples, 1.3, to)?;
+            close("add_samples", &fused::add_samples(x, &taken, &samples, 1.3, to)?, &composed)?;
+        }
+    }
+    Ok(())
 }
 
 #[test]

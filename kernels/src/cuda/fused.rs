@@ -4,8 +4,8 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::plan::{BLOCK, Plan};
-use crate::Activation;
 use crate::conv2d::Geometry;
+use crate::{Activation, Samples};
 
 /// Whether there are kernels of our own for `x`: on a GPU, f32 or bf16, and not empty.
 pub(crate) fn takes(x: &Tensor) -> bool {
@@ -115,6 +115,32 @@ pub(crate) fn convert(x: &Tensor, to: DType) -> Result<Tensor> {
 pub(crate) fn scale_samples(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
     let each = x.elem_count() / factors.elem_count().max(1);
     one(&like("scale_samples", x).with_sizes(&[each]), &[Some(x), vector(Some(factors))?])
+}
+
+/// `scale` times some samples of a batch `x [B, ..]`, as type `to`.
+pub(crate) fn take_samples(x: &Tensor, samples: &Samples, scale: f64, to: DType) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    dims[0] = samples.count();
+    let each = x.elem_count() / samples.batch();
+    let plan = Plan::eights("take_samples", 1, &dims).with_types(&[to]);
+    let plan = plan.with_sizes(&[each, x.elem_count()]).with_numbers(&[scale as f32]);
+    one(&plan, &[Some(x), Some(&samples.map)])
+}
+
+/// A batch `x`, or zeros, with `scale` times the rows of `branch` added to some of its samples, as type `to`.
+pub(crate) fn add_samples(
+    x: Option<&Tensor>,
+    branch: &Tensor,
+    samples: &Samples,
+    scale: f64,
+    to: DType,
+) -> Result<Tensor> {
+    let mut dims = branch.dims().to_vec();
+    dims[0] = samples.batch();
+    let each = branch.elem_count() / samples.count();
+    let plan = Plan::eights("add_samples", 1, &dims).with_types(&[to]);
+    let plan = plan.with_sizes(&[each, samples.count()]).with_numbers(&[scale as f32]);
+    one(&plan, &[x, Some(branch), Some(&samples.map)])
 }
 
 /// `[images, h, w, c_in] -> [images * oh * ow, kh * kw * c_in]`: what each output of a convolution sees, with zeros behind

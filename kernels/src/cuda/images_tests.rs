@@ -45,8 +45,7 @@ pub(super) fn maxima_and_their_gradients_agree_with_the_compositions() -> Result
         return Ok(());
     }
     for windows in pools() {
-        let Windows { size, outputs, kernel, stride, before } = windows;
-        let composed = MaxPool { size, outputs, kernel, stride, before };
+        let (composed, size) = (MaxPool(windows), windows.size);
         // Few different numbers: ties, which the first in reading order wins.
         let x = ((single(&[2, size.0, size.1, 3], 1)? * 2.0)?.round()? / 2.0)?;
         let [best, winner] = windows.max(&x)?;

@@ -22,6 +22,7 @@ pub(crate) mod norm;
 pub(crate) mod optim;
 pub(crate) mod pool;
 pub(crate) mod reduce;
+pub(crate) mod samples;
 pub(crate) mod softmax;
 
 use std::sync::atomic::{AtomicU8, Ordering};

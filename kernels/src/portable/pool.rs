@@ -59,36 +59,20 @@ fn shares3(h: usize, w: usize, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(shares, (1, h, w, 1), &Device::Cpu)?.to_dtype(like.dtype())?.to_device(like.device())
 }
 
-/// Square windows on an image `[B, H, W, C]` of `size` pixels.
+/// The maximum of square windows on an image `[B, H, W, C]`.
 #[derive(Clone, Copy)]
-pub(crate) struct MaxPool {
-    pub(crate) size: (usize, usize),
-    pub(crate) outputs: (usize, usize),
-    pub(crate) kernel: usize,
-    pub(crate) stride: usize,
-    /// Padding above and to the left.
-    pub(crate) before: (usize, usize),
-}
+pub(crate) struct MaxPool(pub(crate) images::Windows);
 
 impl MaxPool {
-    fn on_gpu(&self) -> images::Windows {
-        let Self { size, outputs, kernel, stride, before } = *self;
-        images::Windows { size, outputs, kernel, stride, before }
-    }
-
     fn windows(&self) -> Windows {
-        Windows {
-            kernel: (self.kernel, self.kernel),
-            stride: (self.stride, self.stride),
-            before: self.before,
-            outputs: self.outputs,
-        }
+        let images::Windows { outputs, kernel, stride, before, .. } = self.0;
+        Windows { kernel: (kernel, kernel), stride: (stride, stride), before, outputs }
     }
 
     /// The maximum of every window. Can be differentiated twice.
     pub(crate) fn apply(self, x: &Var) -> Result<Var> {
         let [best, winner] = match images::takes_image(x.value()) {
-            true => self.on_gpu().max(x.value())?,
+            true => self.0.max(x.value())?,
             false => self.max(x.value())?,
         };
         Ok(Var::record("max_pool", best, &[x], move |grad, _| Ok(vec![Some(self.scatter(grad, &winner)?)])))
@@ -121,7 +105,7 @@ impl MaxPool {
     /// Sends each number to the pixel that won its window.
     fn scatter(self, grad: &Var, winner: &Tensor) -> Result<Var> {
         let value = match images::takes_image(grad.value()) {
-            true => self.on_gpu().scatter(grad.value(), winner)?,
+            true => self.0.scatter(grad.value(), winner)?,
             false => self.scatter_value(grad.value(), winner)?,
         };
         let winner = winner.clone();
@@ -133,10 +117,11 @@ impl MaxPool {
     pub(crate) fn scatter_value(self, grad: &Tensor, winner: &Tensor) -> Result<Tensor> {
         let grad = &widened_value(grad)?;
         let mut sum: Option<Tensor> = None;
-        for i in 0..self.kernel * self.kernel {
+        let images::Windows { size, kernel, before, .. } = self.0;
+        for i in 0..kernel * kernel {
             let part = (grad * Self::mask(winner, i)?)?;
-            let part = self.place(&part, 1, (i / self.kernel, self.before.0), self.size.0)?;
-            let part = self.place(&part, 2, (i % self.kernel, self.before.1), self.size.1)?;
+            let part = self.place(&part, 1, (i / kernel, before.0), size.0)?;
+            let part = self.place(&part, 2, (i % kernel, before.1), size.1)?;
             sum = Some(sum.map_or(Ok(part.clone()), |sum| sum + &part)?);
         }
         sum.ok_or_else(|| candle_core::Error::Msg("max_pool: a window without pixels".into()))
@@ -144,7 +129,7 @@ impl MaxPool {
 
     /// Along dimension `dim`: window `i` to pixel `i * stride + tap - before` of `size`.
     fn place(self, x: &Tensor, dim: usize, (tap, before): (usize, usize), size: usize) -> Result<Tensor> {
-        let x = spread(x, dim, self.stride)?;
+        let x = spread(x, dim, self.0.stride)?;
         let first = tap as isize - before as isize;
         let after = size as isize - first - x.dim(dim)? as isize;
         pad_or_crop(&x, dim, first, after)
@@ -153,7 +138,7 @@ impl MaxPool {
     /// The pixel that won each window.
     fn gather(self, x: &Var, winner: &Tensor) -> Result<Var> {
         let value = match images::takes_image(x.value()) {
-            true => self.on_gpu().gather(x.value(), winner)?,
+            true => self.0.gather(x.value(), winner)?,
             false => self.gather_value(x.value(), winner)?,
         };
         let winner = winner.clone();

@@ -96,16 +96,6 @@ pub(crate) fn sum_middle(x: &Tensor, batch: usize, channels: usize) -> Result<Te
     ones.broadcast_left(batch)?.contiguous()?.matmul(&x)?.reshape((batch, channels))
 }
 
-/// A factor `[B]` for each sample of `x [B, ..]`.
-pub(crate) fn scale_samples(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
-    if fused::takes(x) {
-        return fused::scale_samples(x, factors);
-    }
-    let mut dims = vec![1; x.dims().len()];
-    dims[0] = factors.elem_count();
-    widened_value(x)?.broadcast_mul(&factors.reshape(dims)?)
-}
-
 /// `x` times a number `s` of one element on its device.
 pub(crate) fn scale_all(x: &Tensor, s: &Tensor) -> Result<Tensor> {
     if fused::takes(x) {
