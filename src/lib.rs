@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Shape letters: B batch, T blocks, N tokens a block, C channels, H W image or token grid, `nh` heads,
-//! `hd` head dimension. Everything is channels-last. A module imports only from modules listed before it.
+//! `hd` head dimension. Everything is channels-last. Which module may import from which: `tests/it/layering.rs`, with reasons in
+//! `docs/architecture.md`.
 
 #![forbid(unsafe_code)]
 

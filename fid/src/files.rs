@@ -7,10 +7,11 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
-/// Replaces the file at `path`: a reader sees the old one or the whole new one.
+/// Replaces the file at `path`: a reader sees the old one or the whole new one, after a power cut too.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = beside(path)?;
     file.write_all(bytes).map_err(Error::io(path))?;
+    file.as_file().sync_all().map_err(Error::io(path))?;
     file.persist(path).map_err(|e| Error::io(path)(e.error))?;
     Ok(())
 }

@@ -76,7 +76,7 @@ pub fn kid_subsets(
     enough_for_subsets(subsets, size, real.len(), "real")?;
     enough_for_subsets(subsets, size, fake.len(), "fake")?;
     same_dims(real, fake)?;
-    let mut values = Vec::with_capacity(subsets);
+    let mut values = Vec::new();
     for subset in 0..subsets as u64 {
         let x = real.select(&sample(real.len(), size, draw(seed, 2 * subset)));
         let y = fake.select(&sample(fake.len(), size, draw(seed, 2 * subset + 1)));

@@ -50,4 +50,4 @@ pub use precision_recall::Ball;
 pub use preprocess::Resize;
 pub use protocol::Protocol;
 pub use report::{Report, Scores, Warning};
-pub use score::{Input, score};
+pub use score::{BIASED_BELOW, Input, score};

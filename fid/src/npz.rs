@@ -90,12 +90,18 @@ fn parse(file: std::fs::File) -> std::result::Result<Statistics, String> {
         if let Some((at, x)) = data.iter().enumerate().find(|(_, x)| !x.is_finite()) {
             return Err(format!("`{key}` holds {x} at element {at}"));
         }
+        if let Some((at, x)) = data.iter().enumerate().find(|(_, x)| x.abs() > LARGEST) {
+            return Err(format!("`{key}` holds {x:e} at element {at}, which no features have"));
+        }
     }
     let sigma = faer::MatRef::from_row_major_slice(&sigma.data, dims, dims).to_owned();
     check_covariance(&sigma)?;
     let (num_images, protocol) = made.map_or((None, None), |made| (made.num_images, Some(made.protocol)));
     Ok(Statistics { moments: Moments { num_images, mu: mu.data, sigma }, protocol })
 }
+
+/// Of any mean or covariance; squares and sums of such numbers are finite.
+const LARGEST: f64 = 1e100;
 
 fn check_covariance(sigma: &Mat<f64>) -> std::result::Result<(), String> {
     let dims = sigma.nrows();
@@ -263,6 +269,7 @@ mod tests {
             (vec![("mean.npy", mu().1), sigma([1.0, 0.0, 0.0, 1.0])], "no array `mu` (it has: mean, sigma)"),
             (vec![mu(), ("sigma.npy", npy(&[3, 3], [0.0; 9].into_iter()))], "shape [3, 3], expected [2, 2]"),
             (vec![mu(), sigma([1.0, f64::NAN, 0.0, 1.0])], "holds NaN at element 1"),
+            (vec![mu(), sigma([1e300, 0.0, 0.0, 1.0])], "holds 1e300 at element 0, which no features have"),
             (vec![mu(), sigma([1.0, 0.9, 0.0, 1.0])], "not symmetric"),
             (vec![mu(), sigma([-1.0, 0.0, 0.0, 1.0])], "negative variance"),
             (vec![mu(), ("sigma.npy", mu().1[..90].to_vec())], "cut off"),

@@ -38,7 +38,7 @@ pub enum Warning {
         side: &'static str,
         /// Images found.
         found: usize,
-        /// Images below which the bias dominates.
+        /// Images below which the bias can decide.
         wanted: usize,
     },
     /// The two sides differ in number.
@@ -48,13 +48,15 @@ pub enum Warning {
         /// Fake images.
         fake: usize,
     },
-    /// The first image of one side has another size than that of the other.
+    /// Most images of one side have another size than those of the other.
     UnequalSizes {
-        /// Width and height of the first real image, px.
+        /// Width and height of most real images, px.
         real: [u32; 2],
-        /// Of the first fake one.
+        /// Of most fake ones.
         fake: [u32; 2],
     },
+    /// Both sides are the same images.
+    SameImages,
     /// The weights are not the published ones.
     OtherWeights {
         /// The name that the distance carries instead of FID.
@@ -91,8 +93,8 @@ impl fmt::Display for Warning {
         match self {
             Warning::FewImages { side, found, wanted } => write!(
                 f,
-                "{found} {side} images: below {wanted} the Frechet distance is mostly bias; compare it only with scores at \
-                 the same N, or use KID"
+                "{found} {side} images: below {wanted} the bias of a Frechet distance can decide which of two is lower; \
+                 compare it only with scores at the same N, or use KID"
             ),
             Warning::UnequalCounts { real, fake } => write!(
                 f,
@@ -100,8 +102,12 @@ impl fmt::Display for Warning {
             ),
             Warning::UnequalSizes { real: [w, h], fake: [width, height] } => write!(
                 f,
-                "real images have {w}x{h} px and fake ones {width}x{height} (the first of each): one side is enlarged more than the \
+                "real images have {w}x{h} px and fake ones {width}x{height} (most of each): one side is enlarged more than the \
                  other, which moves every score; bring both to one size first (`nestgen data pack --res`)"
+            ),
+            Warning::SameImages => write!(
+                f,
+                "both sides are the same images, one by one: the ± are those of sides that have nothing to do with each other"
             ),
             Warning::OtherWeights { name } if name == RANDOM => write!(
                 f,

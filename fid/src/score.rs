@@ -1,5 +1,6 @@
 //! One call from two sources of images to a report.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,14 +12,16 @@ use crate::config::{Metric, ScoreConfig};
 use crate::error::{Error, Result};
 use crate::extractor::Extractor;
 use crate::features::{Extracted, Features, Progress};
+use crate::inception::Tap;
 use crate::npz::{self, Statistics};
 use crate::plan::{Given, plan};
 use crate::protocol::Protocol;
 use crate::report::{Report, SideReport, Warning};
 use crate::statistics::Moments;
 
-/// Images below which a Frechet distance at 2048 features is mostly bias.
-const FEW_IMAGES: usize = 2048;
+/// Images below which the bias of a Frechet distance in pool3's 2048 features can turn an order round: about five for each
+/// feature. As many as features only make the covariance whole.
+pub const BIASED_BELOW: usize = 10_000;
 
 /// A generator: makes the images of an index range. Called in order, one range at a time.
 pub type Generate<'a> = dyn Fn(std::ops::Range<usize>) -> Result<Vec<RgbImage8>> + Sync + 'a;
@@ -87,11 +90,18 @@ impl Input<'_> {
         }
     }
 
-    /// The size of the first image, px; `None` where there are no images, or it cannot be read.
-    fn first_size(&self) -> Option<[u32; 2]> {
+    /// The commonest size among some of the images, px; `None` where there are no images, or none of these can be read.
+    fn usual_size(&self) -> Option<[u32; 2]> {
+        const LOOKED_AT: usize = 64;
         match self {
             Input::Images(set) | Input::Delegated { images: set, .. } => {
-                set.read_header(0).ok().map(|header| [header.width, header.height])
+                let mut counts: BTreeMap<[u32; 2], usize> = BTreeMap::new();
+                for i in (0..set.len()).step_by(set.len().div_ceil(LOOKED_AT).max(1)) {
+                    if let Ok(header) = set.read_header(i) {
+                        *counts.entry([header.width, header.height]).or_default() += 1;
+                    }
+                }
+                counts.into_iter().max_by_key(|&(_, count)| count).map(|(size, _)| size)
             }
             Input::Statistics(_) | Input::Generator { .. } | Input::Features { .. } => None,
         }
@@ -131,7 +141,7 @@ pub fn score(
     let given = Given { real: real.images(), fake: fake.images(), held_out: held_out.map(Input::images) };
     let protocol = extractor.protocol(config.tap, config.resize);
     let metrics = plan(given, extractor, config, &mut warnings)?;
-    if let (Some(real), Some(fake)) = (real.first_size(), fake.first_size())
+    if let (Some(real), Some(fake)) = (real.usual_size(), fake.usual_size())
         && real != fake
     {
         warnings.push(Warning::UnequalSizes { real, fake });
@@ -143,6 +153,11 @@ pub fn score(
     let (fake_side, fake_report) = fake_statistics.map_or_else(|| load(fake, "fake"), Ok)?;
     let held_out = held_out.map(|input| load(input, "held-out")).transpose()?.map(|(side, _)| side);
     let features_secs = started.elapsed().as_secs_f64();
+    if let (Side::Features(real), Side::Features(fake)) = (&real_side, &fake_side)
+        && real.data == fake.data
+    {
+        warnings.push(Warning::SameImages);
+    }
     warn(&real_report, &fake_report, &metrics, extractor, config, &mut warnings);
     let scores = compute(&real_side, &fake_side, held_out.as_ref(), &metrics, extractor, config)?;
     if let (Some(path), Side::Features(features)) = (&config.save_stats, &real_side) {
@@ -310,7 +325,9 @@ fn warn(
         warnings.push(Warning::OtherWeights { name: name.clone() });
     }
     let fid = metrics.contains(&Metric::Fid);
-    let wanted = FEW_IMAGES.min(extractor.dims(config.tap));
+    let dims = extractor.dims(config.tap);
+    // Of fewer features, as many images are enough.
+    let wanted = if dims < Tap::D2048.dims() { dims } else { BIASED_BELOW };
     // Extrapolation takes away the bias of few fakes alone.
     let biased = [("real", real, fid || metrics.contains(&Metric::FidInfinity)), ("fake", fake, fid)];
     for (side, report, _) in biased.into_iter().filter(|(.., biased)| *biased) {

@@ -31,4 +31,4 @@ pub use npy::{NpyHeader, npy_header};
 pub use pack::{PackOptions, PackSummary, write_pack};
 pub use resample::{RESAMPLING, to_square};
 pub use set::{ImageSet, OpenOptions, hex};
-pub use source::{OtherFiles, is_hdf5, is_image_name};
+pub use source::{OtherFiles, is_hdf5, is_hidden, is_image_name};

@@ -1,6 +1,6 @@
 //! Large files that are there whole or not at all: written under a temporary name in their folder, synced, then renamed.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -21,11 +21,13 @@ impl WholeFile {
         // The default mode keeps others out; this is an ordinary file, left to the umask.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        // The kind alone: the message would name a temporary file that the user never asked for.
-        let file = builder.tempfile_in(folder).map_err(|e| Error::io(folder, e.kind().into()))?;
-        // Where files cannot be locked, nobody sweeps either.
-        let _ = file.as_file().try_lock();
-        Ok(Self(file))
+        loop {
+            // The kind alone: the message would name a temporary file that the user never asked for.
+            let file = builder.tempfile_in(folder).map_err(|e| Error::io(folder, e.kind().into()))?;
+            if is_ours(&file) {
+                return Ok(Self(file));
+            }
+        }
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -54,6 +56,31 @@ impl WholeFile {
     }
 }
 
+/// Locks a file that was just made. Not so where another process, which sweeps, found it before it was locked: that removes it.
+fn is_ours(file: &tempfile::NamedTempFile) -> bool {
+    match file.as_file().try_lock() {
+        Ok(()) => is_named(file),
+        Err(TryLockError::WouldBlock) => false,
+        // Where files cannot be locked, nobody sweeps either.
+        Err(TryLockError::Error(_)) => true,
+    }
+}
+
+/// Whether the file still goes by its name.
+#[cfg(unix)]
+fn is_named(file: &tempfile::NamedTempFile) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let named = std::fs::metadata(file.path()).ok().map(place);
+    named.is_some() && named == file.as_file().metadata().ok().map(place)
+}
+
+/// Open files cannot be removed here.
+#[cfg(not(unix))]
+fn is_named(_: &tempfile::NamedTempFile) -> bool {
+    true
+}
+
 /// Makes the rename last through a power cut, where the system can.
 fn sync_folder(target: &Path) {
     if let Ok(folder) = File::open(folder_of(target)) {
@@ -75,5 +102,28 @@ fn sweep(folder: &Path) {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another process may sweep between the making of a file and its locking.
+    #[test]
+    fn a_file_that_was_swept_before_it_was_locked_is_not_ours() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let made = || tempfile::NamedTempFile::new_in(folder.path()).expect("a file");
+        let (kept, held, swept) = (made(), made(), made());
+        assert!(is_ours(&kept));
+        let sweeper = File::open(held.path()).expect("opened");
+        sweeper.lock().expect("locked");
+        assert!(!is_ours(&held));
+        std::fs::remove_file(swept.path()).expect("removed");
+        assert!(!is_ours(&swept));
+        std::fs::write(swept.path(), b"another").expect("written");
+        assert!(!is_ours(&swept), "another file of the name");
+        drop(sweeper);
+        assert!(is_ours(&held));
     }
 }

@@ -235,9 +235,11 @@ fn print_report(set: &ImageSet, report: &CheckReport) -> std::io::Result<()> {
         ui::result_line(&format!("classes     none, for `{loose}` lies beside the folders"))?;
     }
     if let (Some(least), Some(most)) = (report.classes.values().min(), report.classes.values().max()) {
-        let names = set.class_names();
+        // A pack of some images has the names of all classes.
+        let name = |&label: &u32| set.class_names().get(label as usize).map(String::as_str);
+        let names: Vec<&str> = report.classes.keys().filter_map(name).collect();
         let more = if names.len() > NAMES_SHOWN { ", ..." } else { "" };
-        let names = names.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let names = names.into_iter().take(NAMES_SHOWN).collect::<Vec<_>>().join(", ");
         let count = report.classes.len();
         ui::result_line(&format!("classes     {count} of {least} to {most} images: {names}{more}"))?;
     }

@@ -262,7 +262,11 @@ fn tap(text: &str) -> Result<Tap, String> {
     found.ok_or_else(|| "one of 64, 192, 768, 2048".into())
 }
 
+/// Of KID: by far more than tools use, which take 100.
+const MOST_SUBSETS: usize = 1_000_000;
+
 fn subsets(text: &str) -> Result<(usize, usize), String> {
     let parsed = text.split_once('x').and_then(|(n, size)| Some((n.parse().ok()?, size.parse().ok()?)));
-    parsed.filter(|&(n, size)| n > 0 && size > 1).ok_or_else(|| "COUNTxSIZE, for example 100x1000".into())
+    let parsed = parsed.filter(|&(n, size)| (1..=MOST_SUBSETS).contains(&n) && size > 1);
+    parsed.ok_or_else(|| format!("COUNTxSIZE with a COUNT up to {MOST_SUBSETS}, for example 100x1000"))
 }

@@ -28,7 +28,7 @@ pub(super) struct ScoreArgs {
     /// classifiers [default: as the run is set]
     #[arg(long, value_name = "auto|inception|scenes-v1|random-v1|FILE")]
     features: Option<String>,
-    /// Images that are generated, and real ones at most [default: as the run is set]
+    /// Images of either side, but no more than there are real ones [default: as the run is set]
     #[arg(long, value_name = "N")]
     images: Option<u32>,
     /// Where the images that the run was trained on lie now [default: as the run is set]

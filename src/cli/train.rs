@@ -48,13 +48,13 @@ pub(super) struct TrainArgs {
     /// configuration's]
     #[arg(long, value_name = "KIND", value_parser = ["nest", "sagan"], conflicts_with_all = ["resume", "transfer"])]
     arch: Option<String>,
-    /// What `--arch sagan` has as much of as the configuration's generator
-    #[arg(long = "match", value_name = "WHAT", default_value = "params", value_parser = ["params", "flops"])]
-    budget: String,
+    /// What `--arch sagan` has as much of as the configuration's generator [default: params]
+    #[arg(long = "match", value_name = "WHAT", value_parser = ["params", "flops"], requires = "arch")]
+    budget: Option<String>,
     /// Length: thousands of real images shown to the discriminator
     #[arg(long, conflicts_with = "minutes")]
     kimg: Option<f64>,
-    /// Length: wall time, to which schedules are fitted; a first score that comes at the very end takes longer
+    /// Length: wall time in the place of images, to which schedules are fitted; a first score that comes at the very end takes longer
     #[arg(long)]
     minutes: Option<f64>,
     /// Images a step
@@ -173,7 +173,11 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
     let config = load(source, &overrides)?;
     match (args.arch.as_deref(), &config.model) {
         (Some("sagan"), GeneratorConfig::TransposedNest(_)) => {
-            Ok((as_sagan(config, &args.budget)?, format!("{name}-sagan")))
+            let budget = args.budget.as_deref().unwrap_or("params");
+            Ok((as_sagan(config, budget)?, format!("{name}-sagan")))
+        }
+        (arch, _) if arch != Some("sagan") && args.budget.is_some() => {
+            Err(Error::usage("--match is for --arch sagan", "leave it out, or add --arch sagan").into())
         }
         (Some("nest"), GeneratorConfig::Sagan(_)) => Err(Error::Usage {
             message: format!("--arch nest: the generator of `{name}` is another"),

@@ -19,8 +19,7 @@ use crate::train::adversarial::Training;
 use crate::train::changes::{changes, refuse_changes};
 use crate::train::evaluate::Evaluator;
 use crate::train::event::{Event, Outcome};
-use crate::train::files::lies_in;
-use crate::train::folder::RunFolder;
+use crate::train::folder::{RunFolder, refuse_among_images};
 use crate::train::held_out::HeldOut;
 use crate::train::parallel::{check_work, share_batches, share_out};
 use crate::train::reals::RealImages;
@@ -260,16 +259,9 @@ fn length(train: &TrainConfig) -> String {
     if train.minutes > 0.0 { format!("{} minutes", train.minutes) } else { format!("{} kimg", train.kimg) }
 }
 
-/// The folder of a new run, which must not lie among its images: the next reading would take its pictures for some of them.
+/// The folder of a new run, which must not lie among its images.
 pub(super) fn create_run(outdir: &Path, images: &str, data: &str, name: &str) -> Result<RunFolder> {
-    if !images.is_empty() && lies_in(outdir, Path::new(images))? {
-        return Err(Error::Usage {
-            message: format!("`{}` lies in the folder of the images, `{images}`", outdir.display()),
-            hint: Some(
-                "runs write pictures, which would be read as images later: name another --outdir".into(),
-            ),
-        });
-    }
+    refuse_among_images(outdir, images)?;
     RunFolder::create(outdir, data, name)
 }
 

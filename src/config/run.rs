@@ -1,6 +1,6 @@
 //! One experiment, complete: which networks, on which images, trained how, scored how.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ pub(super) const MOST_WORKERS: usize = 256;
 
 /// Images below which a score says nothing.
 const FEWEST_IMAGES: usize = 100;
+/// More take days.
+const MOST_IMAGES: usize = 10_000_000;
 
 /// A configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,13 +112,23 @@ pub(super) fn refuse_missing(path: &str) -> Result<()> {
     })
 }
 
-/// Refuses the folder of a generator's run, whose pictures are grids of many images, where images are wanted.
+/// Refuses a generator's run, whose pictures are grids of many images, or a folder that holds some, where images are wanted.
 ///
 /// # Errors
 /// When it is one.
 pub fn refuse_run_folder(path: &Path) -> Result<()> {
-    if !path.join(CONFIG).is_file() || !path.join("fakes_init.png").is_file() {
-        return Ok(());
+    let Some(found) = run_in(path) else { return Ok(()) };
+    if found != path {
+        return Err(Error::Usage {
+            message: format!(
+                "`{}` holds runs (`{}`), whose pictures are grids of many images",
+                path.display(),
+                found.display()
+            ),
+            hint: Some(
+                "name a folder of images without runs in it; `nestgen sample` draws images of a run".into(),
+            ),
+        });
     }
     let run = quoted(path);
     Err(Error::Usage {
@@ -126,6 +138,29 @@ pub fn refuse_run_folder(path: &Path) -> Result<()> {
              `nestgen train --resume {run}` goes on with it"
         )),
     })
+}
+
+/// The first run of a generator that is found at `path` or below: a folder of studies has them four folders deep.
+fn run_in(path: &Path) -> Option<PathBuf> {
+    const DEPTH: usize = 4;
+    /// Enough for every study; sets of images may have more.
+    const MOST_FOLDERS: usize = 2000;
+    let is_run = |path: &Path| path.join(CONFIG).is_file() && path.join("fakes_init.png").is_file();
+    let mut folders = vec![(path.to_path_buf(), 0)];
+    let mut next = 0;
+    while let Some((folder, depth)) = folders.get(next).cloned() {
+        if is_run(&folder) {
+            return Some(folder);
+        }
+        if depth < DEPTH {
+            let below = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let left = MOST_FOLDERS.saturating_sub(folders.len());
+            folders.extend(below.take(left).map(|entry| (entry.path(), depth + 1)));
+        }
+        next += 1;
+    }
+    None
 }
 
 /// What the images at `path` are called in the names of run folders: the name of the file or folder up to its first dot.
@@ -149,7 +184,7 @@ pub(super) fn name_of_images(path: &str) -> String {
 pub struct EvalConfig {
     /// Thousands of images between scores; 0 for none.
     pub every_kimg: f64,
-    /// Images that are generated for a score, and real ones at most; 100 and more.
+    /// Images of either side of a score, but no more than there are real ones; 100 and more.
     pub images: usize,
     /// What they are compared by: `auto` (Inception where its weights are found, else `scenes-v1`), `inception`, `scenes-v1`
     /// (a small network that is part of the program), `random-v1`, or a .safetensors file of DINOv2 or of a classifier of
@@ -190,6 +225,9 @@ impl RunConfig {
                 "eval.every_kimg",
                 format!("{} is not a finite number, 0 or more", self.eval.every_kimg),
             );
+        }
+        if self.eval.images > MOST_IMAGES {
+            return bad("eval.images", format!("{} are more than {MOST_IMAGES}", self.eval.images));
         }
         if self.eval.images < FEWEST_IMAGES {
             let reason =

@@ -14,3 +14,6 @@ pub use image_data::{ImageData, LoadOptions};
 pub use labelled::{LabelledImages, labelled_split, splits_called};
 pub use loader::{Batch, Loader, LoaderConfig, Prepare};
 pub use share::Share;
+
+/// Mean and deviation of each channel of ImageNet's pixels in 0..1, by which many published networks see images.
+pub(crate) const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Result, Tensor};
 
 use super::Space;
+use crate::data::IMAGENET;
 use crate::models::{ClassifierConfig, vit};
 use crate::nn::Gelu;
 
@@ -22,8 +23,6 @@ const PATCH: usize = 14;
 const HEAD_DIM: usize = 64;
 /// Added to the target side by the authors before they divide by the source side.
 const OFFSET: f64 = 0.1;
-/// ImageNet's mean and deviation, for pixels in 0..1.
-const NORMAL: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -58,7 +57,7 @@ pub(super) fn space(tensors: Tensors) -> std::result::Result<Space, String> {
         _ => format!("DINOv2-{dim}x{depth}"),
     };
     let tensors = fold(tensors, depth, dim)?;
-    Space::new(name, ClassifierConfig::Vit(config), &tensors, NORMAL)
+    Space::new(name, ClassifierConfig::Vit(config), &tensors, IMAGENET)
 }
 
 /// Takes the scales into the layers before them, resamples the positions, leaves out what features do not need and

@@ -19,6 +19,12 @@ use crate::error::{Error, Result};
 use crate::train::files::write_atomic;
 use crate::train::folder;
 
+/// The file that a plan is written to, in the study's folder.
+const PLAN: &str = "study.toml";
+
+/// The folder in a tuned study's where its choice is confirmed: a study of its own.
+pub const CONFIRMED: &str = "confirmed";
+
 /// Generators this much apart in parameters and in operations are not of one class. Widths come in steps, so that two
 /// narrow architectures cannot match more closely.
 const CAPACITY_RATIO: f64 = 1.25;
@@ -49,6 +55,9 @@ pub struct Plan {
     /// A setting that every arm has its own value of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<String>,
+    /// SHA-256 of the images, and of those that they are a pack of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
     /// The arms.
     pub arms: Vec<PlannedArm>,
 }
@@ -166,6 +175,30 @@ impl Plan {
         Ok(())
     }
 
+    /// Refuses arms whose folders, called as they are, would lie elsewhere or in the place of the study's own files.
+    ///
+    /// # Errors
+    /// With the name.
+    pub fn refuse_names(&self) -> Result<()> {
+        const OWN: [&str; 2] = ["lock", CONFIRMED];
+        const ENDINGS: [&str; 5] = [".toml", ".csv", ".md", ".svg", ".html"];
+        let is_taken = |name: &str| {
+            name.is_empty()
+                || name.starts_with('.')
+                || OWN.contains(&name)
+                || ENDINGS.iter().any(|ending| name.ends_with(ending))
+        };
+        match self.arms.iter().find(|arm| is_taken(&arm.name)) {
+            None => Ok(()),
+            Some(PlannedArm { name, .. }) => Err(Error::Usage {
+                message: format!(
+                    "an arm cannot be called `{name}`: a study keeps files of its own under such names"
+                ),
+                hint: Some("arms are called by their files: rename the configuration file".into()),
+            }),
+        }
+    }
+
     /// Refuses arms on different images: scores of one set say nothing beside those of another.
     ///
     /// # Errors
@@ -208,9 +241,9 @@ impl Plan {
     /// until the file that is given back is dropped.
     ///
     /// # Errors
-    /// When another study is there, or another process works at it.
+    /// When another study is there, or something else; when another process works at it.
     pub fn open(&self, study: &Path) -> Result<File> {
-        let path = study.join("study.toml");
+        let path = study.join(PLAN);
         if path.exists() {
             let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
             let other = |reason: String| Error::Usage {
@@ -223,6 +256,8 @@ impl Plan {
             if let Some(reason) = self.contradicts(&before)?.filter(|_| begun()) {
                 return Err(other(reason));
             }
+        } else {
+            self.refuse_others_folder(study)?;
         }
         std::fs::create_dir_all(study).map_err(Error::io("create", study))?;
         let held = folder::lock(study, "wait for it or stop it, or give another --outdir")?;
@@ -230,6 +265,29 @@ impl Plan {
             toml::to_string(self).map_err(|error| Error::Usage { message: error.to_string(), hint: None })?;
         write_atomic(&path, |file| file.write_all(text.as_bytes()))?;
         Ok(held)
+    }
+
+    /// Refuses a folder in which somebody keeps something else: a study replaces files there.
+    fn refuse_others_folder(&self, study: &Path) -> Result<()> {
+        let entries = match std::fs::read_dir(study) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("read", study)(error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(Error::io("read", study))?.file_name().to_string_lossy().into_owned();
+            // What a study leaves whose plan is gone.
+            if name != "lock" && !name.starts_with('.') && self.arms.iter().all(|arm| arm.name != name) {
+                return Err(Error::Usage {
+                    message: format!("`{}` holds no study, but `{name}`", study.display()),
+                    hint: Some(
+                        "give a folder that is new or empty as --outdir: a study replaces files in its own"
+                            .into(),
+                    ),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Why runs of the plan `before` are not runs of this one.
@@ -250,6 +308,16 @@ impl Plan {
                 let was = change.values.last().cloned().flatten().unwrap_or_else(|| "not set".into());
                 return Ok(Some(format!("there, {} is {was} for {}", change.key, arm.name)));
             }
+        }
+        let known = |plan: &Self| {
+            plan.images.first().map_or("", |digest| digest.get(..12).unwrap_or(digest)).to_owned()
+        };
+        if !before.images.is_empty()
+            && !self.images.is_empty()
+            && !self.images.iter().any(|digest| before.images.contains(digest))
+        {
+            let (were, are) = (known(before), known(self));
+            return Ok(Some(format!("the SHA-256 of its images was {were}…, now it is {are}…")));
         }
         let missing = before.seeds.iter().find(|seed| !self.seeds.contains(seed));
         Ok(missing.map(|seed| format!("it has seed {seed} as well")))
@@ -281,7 +349,13 @@ mod tests {
             flops: flops[i],
             config: configs[i].into(),
         };
-        Plan { seeds: vec![0, 1], allowed_unfair: Vec::new(), tuned: None, arms: vec![arm(0), arm(1)] }
+        Plan {
+            seeds: vec![0, 1],
+            allowed_unfair: Vec::new(),
+            tuned: None,
+            images: Vec::new(),
+            arms: vec![arm(0), arm(1)],
+        }
     }
 
     const NEST: &str = "[model]\nkind = 'nest'\n[train]\nbatch = 8\n";

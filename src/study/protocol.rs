@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use nestgen_fid::BIASED_BELOW;
 use serde_json::Value;
 
 use super::run::Run;
@@ -10,10 +11,6 @@ use crate::error::{Error, Result};
 
 /// What a line of scores may hold that is not part of how they were taken.
 const NOT_PROTOCOL: [&str; 6] = ["snapshot", "timestamp", "total_time", "total_time_str", "tick", "value"];
-
-/// Images below which the bias of a Frechet distance in pool3's 2048 features can turn an order round: about five for each
-/// feature. As many as features only make the covariance whole.
-pub(super) const BIASED_BELOW: u64 = 10_000;
 
 /// Every circumstance of a score, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -91,7 +88,7 @@ pub(super) fn is_biased(metric: &str, protocol: &Protocol) -> bool {
     // Other networks have fewer features, for which as many images are enough.
     let pool3 = name.starts_with("fid")
         || (name.starts_with("fd") && ["random-v1", "inception"].iter().any(|n| name.contains(n)));
-    pool3 && fewest.is_some_and(|count| count < BIASED_BELOW)
+    pool3 && fewest.is_some_and(|count| count < BIASED_BELOW as u64)
 }
 
 /// How far features can be trusted to rank generators, the most first.

@@ -68,14 +68,25 @@ impl Provenance {
         }
     }
 
-    /// This process's record for a run that it goes on with: the command, commit and version are those that began it.
+    /// This process's record for a run that it goes on with: the command, commit and version are those that began it, and devices
+    /// follow one another, since seconds are compared between runs on the same ones.
     pub fn after(self, before: Self) -> Self {
+        const THEN: &str = ", then ";
         let mut resumed = before.resumed;
         resumed.push(format!("{} ({})", self.command, self.commit));
+        let last = before.device.rsplit(THEN).next().unwrap_or_default();
+        let device = if before.device.is_empty() {
+            self.device
+        } else if last == self.device {
+            before.device
+        } else {
+            format!("{}{THEN}{}", before.device, self.device)
+        };
         Self {
             command: before.command,
             version: before.version,
             commit: before.commit,
+            device,
             initial: before.initial,
             lengths: before.lengths,
             // The same images, by the name they were recorded under: runs are compared by it.
@@ -184,6 +195,11 @@ mod tests {
         let record = now.clone().after(began.clone());
         assert_eq!((&*record.command, &*record.commit, &*record.initial), ("first", "abc", "another"));
         assert_eq!(now.after(record).resumed, ["second (def)", "second (def)"]);
+        let on = |device: &str| Provenance { device: device.into(), ..Provenance::default() };
+        let resumed =
+            ["a GPU", "cpu", "cpu", "a GPU"].map(on).into_iter().reduce(|before, now| now.after(before));
+        assert_eq!(resumed.unwrap().device, "a GPU, then cpu, then a GPU");
+        assert_eq!((&*on("cpu").after(on("")).device, &*on("cpu").after(on("cpu")).device), ("cpu", "cpu"));
         let refused = |digests: &[&str]| began.refuse_other_images(Path::new("run"), digests).err();
         assert!(refused(&["else", "feedfeedfeedfeed"]).is_none());
         let error = refused(&["f00df00df00df00d"]).unwrap().to_string();

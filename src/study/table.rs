@@ -155,7 +155,7 @@ pub fn remarks(comparison: &Comparison) -> Vec<String> {
             comparison.axis.name()
         ),
     ];
-    let limit = protocol::BIASED_BELOW;
+    let limit = nestgen_fid::BIASED_BELOW;
     if protocol::is_biased(&comparison.metric, &comparison.protocol) {
         remarks.push(format!(
             "the bias of a Frechet distance of fewer than {limit} images differs between generators and can turn their order round: KID has \

@@ -6,7 +6,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::files::{sweep, write_atomic};
+use super::files::{lies_in, sweep, write_atomic};
 use super::grid::Picture;
 use super::state::{CONFIG, Position};
 use super::{state, stats, tensors};
@@ -24,6 +24,20 @@ pub(super) const ABANDONED: &str = "abandoned";
 /// In the place of a run's name: the newest one.
 pub const LATEST: &str = "latest";
 
+/// Refuses a folder of results among images: the next reading would take its pictures for some of them.
+///
+/// # Errors
+/// When `outdir` lies in the folder `images`; when that cannot be told.
+pub fn refuse_among_images(outdir: &Path, images: &str) -> Result<()> {
+    if images.is_empty() || !lies_in(outdir, Path::new(images))? {
+        return Ok(());
+    }
+    Err(Error::Usage {
+        message: format!("`{}` lies in the folder of the images, `{images}`", outdir.display()),
+        hint: Some("runs write pictures, which would be read as images later: name another --outdir".into()),
+    })
+}
+
 /// An open run folder; nobody else can train in it while it is open.
 pub struct RunFolder {
     path: PathBuf,
@@ -37,6 +51,8 @@ impl RunFolder {
     /// When `outdir` cannot be made or written to.
     pub fn create(outdir: &Path, data: &str, preset: &str) -> Result<Self> {
         fs::create_dir_all(outdir).map_err(Error::io("create", outdir))?;
+        // Runs that begin at the same time number themselves one after the other, where a folder can be locked.
+        let _turn = File::open(outdir).ok().filter(|folder| folder.lock().is_ok());
         let mut number = numbered(outdir)?.last().map_or(0, |(number, _)| number + 1);
         let slug = |text: &str| text.replace(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c)), "_");
         loop {

@@ -20,6 +20,7 @@ mod readings;
 pub mod reals;
 pub mod resources;
 pub mod resume_point;
+mod rewind;
 pub mod schedule;
 pub mod score;
 pub mod session;

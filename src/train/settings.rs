@@ -142,7 +142,12 @@ impl TrainConfig {
         must("accumulate", self.accumulate >= 1 && self.batch.is_multiple_of(self.accumulate), || {
             format!("{} does not divide the batch of {}", self.accumulate, self.batch)
         })?;
-        must("d_steps", self.d_steps >= 1, || "0 steps train no discriminator".into())?;
+        must("d_steps", (1..=100).contains(&self.d_steps), || {
+            format!(
+                "{} steps of the discriminator for one of the generator are not from 1 to 100",
+                self.d_steps
+            )
+        })?;
         positive("tick_kimg", self.tick_kimg)?;
         must("keep_states", self.keep_states >= 1, || "0 would leave nothing to resume from".into())?;
         must("grid", self.grid.iter().all(|&n| (1..=64).contains(&n)), || {

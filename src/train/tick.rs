@@ -14,8 +14,8 @@ use super::held_out::Opinions;
 use super::resources;
 use super::schedule::Length;
 use super::score::{self, Score};
-use super::state::{self, Best, CONFIG, FORMAT, Position, SavedState, StateTensors};
-use super::stats::{STATS, append_line, clock_time, rewind_lines, unix_secs};
+use super::state::{self, Best, CONFIG, FORMAT, StateTensors};
+use super::stats::{STATS, append_line, clock_time, unix_secs};
 use super::tensorboard::EventFile;
 use super::tensors::{self, Metadata};
 use crate::error::{Error, Result};
@@ -74,25 +74,6 @@ impl Training<'_> {
             let beyond = folder.set_aside_beyond(&self.position)?;
             if beyond > 0 {
                 self.say(format!("{beyond} files of later kimg are now called abandoned-…"))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn rewind(&self) -> Result<()> {
-        let dir = self.session.folder.path();
-        for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
-            let path = entry.map_err(Error::io("read", dir))?.path();
-            if path.ends_with(STATS) || score::is_metric_file(&path) {
-                rewind_lines(&path, self.position.kimg())?;
-            }
-            let Some((evaluate, _)) = &self.session.evaluate else { continue };
-            if score::is_metric_file(&path) {
-                let ours = evaluate.metrics().iter().any(|metric| path.ends_with(score::file_name(metric)));
-                let space = ours.then(|| evaluate.space());
-                if let Some(warning) = score::put_aside_others(&path, space.as_deref())? {
-                    self.session.folder.log(&warning)?;
-                }
             }
         }
         Ok(())
@@ -363,25 +344,6 @@ impl Training<'_> {
         let tensors = self.networks.generator_ema.params().tensors();
         super::files::write_atomic(&path, |file| tensors::write(file, &metadata, &tensors))?;
         Ok(path)
-    }
-
-    /// Goes to a saved state.
-    pub(super) fn restore(&mut self, state: &SavedState) -> Result<()> {
-        let tensors = |name: &str| state.tensors.get(name).map(Vec::as_slice).unwrap_or_default();
-        for (name, params) in [
-            ("generator", self.networks.generator.params()),
-            ("discriminator", self.networks.discriminator.params()),
-            ("generator-ema", self.networks.generator_ema.params()),
-        ] {
-            params.load(&tensors(name).iter().cloned().collect())?;
-        }
-        self.adam_g.load_state(&tensors("generator-adam").iter().cloned().collect())?;
-        self.adam_d.load_state(&tensors("discriminator-adam").iter().cloned().collect())?;
-        self.position = Position {
-            elapsed_secs: self.position.elapsed_secs.max(state.position.elapsed_secs),
-            ..state.position.clone()
-        };
-        Ok(())
     }
 
     fn say(&mut self, line: String) -> Result<()> {

@@ -95,8 +95,10 @@ impl Training<'_> {
     fn roll_back(&mut self, path: &Path, loaded: Option<SavedState>) -> Result<()> {
         let state = loaded.map_or_else(|| state::load(path), Ok)?;
         let (rollbacks, best) = (self.position.rollbacks + 1, self.position.best.take());
+        // The state may be of a time before the run was made longer.
+        let total_nimg = self.position.total_nimg;
         self.restore(&state)?;
-        self.position.rollbacks = rollbacks;
+        (self.position.rollbacks, self.position.total_nimg) = (rollbacks, total_nimg);
         self.position.guard = Guard::default();
         self.position.best = best.or(self.position.best.take());
         if self.session.ranks.is_first() {

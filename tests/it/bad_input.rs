@@ -7,7 +7,7 @@ use std::process::Command;
 use super::cli::nestgen;
 
 /// Runs the binary, expects exit code 1, and checks the message: one `error:` line with every word of `says`, and a
-/// `hint:` line. Nothing may be left in `outdir`.
+/// `hint:` line.
 pub(crate) fn refused(args: &[&str], says: &[&str]) {
     let out = nestgen(args);
     let stderr = String::from_utf8_lossy(&out.stderr);
@@ -109,7 +109,7 @@ fn an_outdir_that_is_a_file() {
 }
 
 /// Sixteen images through the smallest networks, into `outdir`.
-fn tiny_run(outdir: &Path, extra: &[&str]) {
+pub(crate) fn tiny_run(outdir: &Path, extra: &[&str]) {
     let args = [
         "train",
         "--res",

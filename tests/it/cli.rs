@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-/// Runs `nestgen` with `args` in the temporary folder of the test.
+/// Runs `nestgen` with `args`.
 pub(crate) fn nestgen(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nestgen")).args(args).output().expect("the binary runs")
 }

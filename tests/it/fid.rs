@@ -213,6 +213,13 @@ fn options_do_what_they_are_called() {
     let out = nestgen(&set);
     let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     assert!(kinds(&report).contains(&"unequal_sizes".into()), "{report}");
+    // One odd picture among others is not what a side is like, wherever it lies.
+    std::fs::copy(small.join("0.png"), real.join("!.png")).unwrap();
+    assert!(!kinds(&scores(&[])).contains(&"unequal_sizes".into()));
+    let out =
+        nestgen(&["fid", text(&small), text(&small), "--features", "random-v1", "--dims", "64", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(kinds(&report).contains(&"same_images".into()), "{report}");
 }
 
 /// As samplers of diffusion models write them.

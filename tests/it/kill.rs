@@ -50,12 +50,12 @@ fn newest_state(run: &Path) -> Option<state::SavedState> {
     Some(state::load(&newest).unwrap())
 }
 
-/// Images at the last tick that was written down whole; 0 before the first.
-fn last_tick(run: &Path) -> u64 {
+/// Images at the ticks that were written down whole.
+fn ticks(run: &Path) -> Vec<u64> {
     let text = std::fs::read_to_string(run.join("stats.jsonl")).unwrap_or_default();
     let kimg =
         |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["Progress/kimg"]["mean"].as_f64();
-    text.lines().filter_map(kimg).next_back().map_or(0, |kimg| (kimg * 1e3).round() as u64)
+    text.lines().filter_map(kimg).map(|kimg| (kimg * 1e3).round() as u64).collect()
 }
 
 /// Every number of the newest state as bits, by name.
@@ -96,7 +96,7 @@ fn killed_thirty_times_it_loses_one_interval_at_most_and_not_a_bit_of_the_result
         if let Some(run) = run {
             let now = newest_state(&run).unwrap().position.cur_nimg;
             assert!(now >= reached, "kill {kill}: back from {reached} to {now} images");
-            let trained = last_tick(&run);
+            let trained = ticks(&run).last().copied().unwrap_or(0);
             assert!(trained <= now + INTERVAL, "kill {kill}: {trained} images were trained on, {now} are left");
             reached = now;
         }
@@ -106,7 +106,9 @@ fn killed_thirty_times_it_loses_one_interval_at_most_and_not_a_bit_of_the_result
     let run = run_folder(&outdir).unwrap();
     finish(start(&outdir, Some(&run), kimg));
     finish(start(&peace, None, kimg));
-    let (killed, whole) = (tensors(&run), tensors(&run_folder(&peace).unwrap()));
+    let in_peace = run_folder(&peace).unwrap();
+    assert_eq!(ticks(&run), ticks(&in_peace), "each tick is written down once");
+    let (killed, whole) = (tensors(&run), tensors(&in_peace));
     assert!(killed.keys().eq(whole.keys()));
     let other: Vec<_> =
         killed.iter().filter(|(name, bits)| whole[*name] != **bits).map(|(name, _)| name).collect();

@@ -1,9 +1,9 @@
-//! Holds the module order of `src/lib.rs`: a module imports only from modules before it.
+//! The order of the program's modules: one imports only from those before it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the ground up. Modules on one line of the slice may not import each other except as listed.
+/// From the ground up.
 const ORDER: &[&str] = &[
     "error",
     "device",
@@ -39,7 +39,9 @@ fn imported(text: &str) -> Vec<&str> {
         ["crate::", "nestgen::"].into_iter().flat_map(move |prefix| {
             line.match_indices(prefix).map(move |(at, _)| {
                 let rest = &line[at + prefix.len()..];
-                rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or("")
+                let name = rest.split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or("");
+                assert!(!name.is_empty(), "imports in braces are not looked into; take them apart: {line}");
+                name
             })
         })
     })

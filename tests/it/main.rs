@@ -29,6 +29,7 @@ mod score;
 mod score_space;
 mod steps;
 mod study;
+mod study_folder;
 mod stumbles;
 mod tensorboard;
 mod train;

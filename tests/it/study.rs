@@ -7,7 +7,7 @@ use std::process::Output;
 use crate::cli::nestgen;
 
 /// Writes a configuration of a generator with `depths`, small enough to train in a moment.
-fn arm(dir: &Path, name: &str, depths: &str, batch: usize) -> String {
+pub(crate) fn arm(dir: &Path, name: &str, depths: &str, batch: usize) -> String {
     let text = format!(
         "[model]\nkind = \"transposed_nest\"\nresolution = 32\nz_dim = 8\nblock_size = 8\ndims = [16, 8, 8]\n\
          depths = {depths}\nhead_dim = 8\nattention = \"multi_head\"\ndeaggregation = \"pixel_shuffle_conv\"\n\

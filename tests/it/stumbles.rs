@@ -5,7 +5,7 @@ use std::fs;
 use nestgen::config::DataConfig;
 use nestgen::config::classify::ClassDataConfig;
 
-use super::bad_input::{png, refused, text};
+use super::bad_input::{png, refused, text, tiny_run};
 use super::cli::nestgen;
 use super::compare::Recorded;
 use super::explain::untrained;
@@ -273,6 +273,14 @@ fn numbers_that_are_none_are_told_in_words() {
         (&["train", "-n", "--set", "train.loss=foo"], "`foo` is none of hinge, non_saturating, relativistic"),
         (&["train", "-n", "--set", "train.loss=3"], "`3` is none of hinge, non_saturating, relativistic"),
         (&["train", "-n", "--set", "train.loss=[1]"], "`train.loss`: it is not one of the names"),
+        (&["train", "-n", "--set", "train.d_steps=9999999"], "`train.d_steps`: 9999999 steps"),
+        (
+            &["train", "-n", "--set", "eval.images=99999999999"],
+            "`eval.images`: 99999999999 are more than 10000000",
+        ),
+        (&["train", "-n", "--match", "flops"], "--arch"),
+        (&["train", "-n", "--arch", "nest", "--match", "flops"], "--match is for --arch sagan"),
+        (&["fid", "a", "b", "--kid-subsets", "1000000000000x2"], "a COUNT up to 1000000"),
         (&["sample", "-n", "-1"], "'-1' for '--n <N>'"),
         (&["sample", "-n", "1", "--trunc", "-1"], "--trunc -1.0 keeps less"),
         (&["sample", "--seeds", "-5"], "`-5` is not a list of seeds"),
@@ -283,6 +291,25 @@ fn numbers_that_are_none_are_told_in_words() {
     }
     let said = refusal(&["train", "-n", "--set", "train.lr=1e-4"]);
     assert_eq!(hint(&said), "did you mean `train.discriminator.lr` or `train.generator.lr`?");
+}
+
+#[test]
+fn a_setting_that_is_tuned_is_not_set() {
+    let tune = ["study", "convergence", "-n", "--kimg", "1", "--tune", "train.generator.lr=1e-4,2e-4"];
+    refused(&[&tune[..], &["--set", "train.generator.lr=3e-4"]].concat(), &["--tune gives this setting"]);
+}
+
+/// Its pictures are grids of many images.
+#[test]
+fn a_folder_of_runs_is_no_set_of_images() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (runs, outdir) = (dir.path().join("studies/one"), other.path().join("runs"));
+    tiny_run(&runs.join("nest/seed0"), &[]);
+    for path in [&runs, &dir.path().join("studies")] {
+        let says = [&*format!("`{}` holds runs", path.display()), "grids"];
+        refused(&["train", "--kimg", "1", "--data", text(path), "--outdir", text(&outdir)], &says);
+        refused(&["fid", text(path), text(path), "--features", "random-v1"], &says);
+    }
 }
 
 #[test]

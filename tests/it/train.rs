@@ -165,6 +165,14 @@ pub(crate) fn scores(run: &Path) -> Vec<(f64, f64)> {
     text.lines().map(of).collect()
 }
 
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
 /// A run that is stopped while it is scored ends that tick when it goes on, as if nothing had been.
 #[test]
 fn a_tick_that_was_stopped_is_ended_on_resume() {
@@ -178,10 +186,17 @@ fn a_tick_that_was_stopped_is_ended_on_resume() {
         let (run, outcome) = train(&config, dir.path(), None, Some(steps)).unwrap();
         assert!(matches!(outcome, Outcome::Interrupted { .. }), "{outcome:?}");
         assert_eq!((scores(&run).len(), statistics(&run).len()), (done, done));
-        let (resumed, outcome) = train(&config, dir.path(), run.to_str(), None).unwrap();
-        assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
-        assert_eq!(scores(&resumed), scores(&whole));
-        assert_same_result(&whole, &resumed);
+        let state = resume_point(dir.path(), run.to_str().unwrap()).unwrap().states[0].clone();
+        let kept = dir.path().join("kept");
+        copy_files(&state, &kept);
+        // The second time as if the first had been killed before it saved anything.
+        for _ in 0..2 {
+            let (resumed, outcome) = train(&config, dir.path(), run.to_str(), None).unwrap();
+            assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+            assert_eq!(scores(&resumed), scores(&whole));
+            assert_same_result(&whole, &resumed);
+            copy_files(&kept, &state);
+        }
     }
 }
 

@@ -76,6 +76,23 @@ fn a_rollback_goes_on_from_the_last_good_state_and_ends_after_a_few() {
     assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
 }
 
+/// A state of before it was made longer knows another length.
+#[test]
+fn a_rollback_in_a_run_that_was_made_longer_keeps_its_schedule() {
+    let dir = tempfile::tempdir().unwrap();
+    let late = ["train.guard.start_kimg=0.04", "train.guard.max_rollbacks=1", "train.schedule.kind=cosine"];
+    let of_length = |kimg| tiny(&[&NARROW[..], &late, &[kimg]].concat());
+    let (run, outcome) = train(&of_length("train.kimg=0.032"), dir.path(), None, None).unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+    let (_, outcome) = train(&of_length("train.kimg=0.128"), dir.path(), run.to_str(), None).unwrap();
+    assert!(matches!(outcome, Outcome::Diverged { .. }), "{outcome:?}");
+    let at = |line: &&serde_json::Map<String, serde_json::Value>| line["Progress/kimg"]["mean"] == 0.048;
+    let statistics = statistics(&run);
+    let rates: Vec<f64> =
+        statistics.iter().filter(at).map(|line| line["Progress/lr_factor"]["mean"].as_f64().unwrap()).collect();
+    assert_eq!(rates, [rates[0], rates[0] / 2.0]);
+}
+
 /// Kimg apart, as states are named; trouble from the second kimg on.
 pub(crate) const LONGER: [&str; 7] = [
     "train.batch=100",

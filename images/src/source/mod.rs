@@ -272,8 +272,10 @@ pub(crate) fn base_name(name: &[u8]) -> &[u8] {
     name.rsplit(|&b| b == b'/').next().unwrap_or(name)
 }
 
-fn is_hidden(name: &[u8]) -> bool {
-    /// What systems and storage boxes put beside people's files: resource forks, thumbnails, wastebaskets.
+/// Whether a file or folder of this name, or in one, is passed over: what begins with a dot, and what systems put beside people's
+/// files.
+pub fn is_hidden(name: &[u8]) -> bool {
+    /// Of systems and storage boxes: resource forks, thumbnails, wastebaskets.
     const NOBODYS: [&[u8]; 6] =
         [b"__MACOSX", b"@eaDir", b"#recycle", b"$RECYCLE.BIN", b"System Volume Information", b"lost+found"];
     name.split(|&b| b == b'/')

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use clap::Args;
 use nestgen::config::Override;
 use nestgen::config::classify::{
-    ClassData, ClassifyRunConfig, Launch, Start, Weights, launch, model_preset, refuse_misfits,
+    ClassData, ClassifyRunConfig, Launch, Start, Weights, launch, model_preset, refuse_misfits, warm_up,
 };
 use nestgen::data::LabelledImages;
 use nestgen::error::Error;
@@ -182,7 +182,7 @@ fn overrides(args: &TrainArgs) -> anyhow::Result<Vec<Override>> {
     let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
     // A run that is made longer has its warm-up behind it, or has begun it.
     let warmed_up = args.epochs.filter(|_| args.resume.is_none());
-    add("train.warmup_epochs", warmed_up.map(|epochs| (f64::from(epochs) / 6.0).min(5.0).into()));
+    add("train.warmup_epochs", warmed_up.map(|epochs| warm_up(epochs).into()));
     for text in &args.set {
         all.push(Override::parse(text)?);
     }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use candle_core::{DType, Device};
 use nestgen::config::Override;
 use nestgen::config::classify::{
-    ClassData, ClassifyRunConfig, Launch, Start, launch, model_preset, refuse_misfits,
+    ClassData, ClassifyRunConfig, Launch, Start, launch, model_preset, refuse_misfits, warm_up,
 };
 use nestgen::error::{Error, Result};
 use nestgen::models::Classifier;
@@ -20,10 +20,11 @@ use nestgen::study::plan::{Plan, PlannedArm};
 use nestgen::study::task::{Ended, Status, Task};
 use nestgen::study::tuned::AT;
 use nestgen::train::classify::training::{Event, Outcome};
+use nestgen::train::folder::refuse_among_images;
 use nestgen::train::parallel::check_work;
 
 use super::over_ranks::{conclude_together, open_and_deal};
-use super::{describe, refuse_seed};
+use super::{describe, digests, refuse_seed};
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, describe_ranks};
 use crate::cli::{classify, interrupt, train, ui};
@@ -82,7 +83,7 @@ pub(super) fn run(args: &Accuracy) -> anyhow::Result<ExitCode> {
 
 fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let (data, arms) = arms(args)?;
-    let plan = plan(args, &arms)?;
+    let mut plan = plan(args, &arms)?;
     for arm in &plan.arms {
         let (parameters, flops) = (arm.parameters as f64 / 1e6, arm.flops as f64 / 1e9);
         ui::note(&format!("{}: {parameters:.2} M parameters, {flops:.3} GFLOP an image", arm.name));
@@ -112,6 +113,8 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if let Some((_, config)) = arms.first() {
         let (train, test) = data.chosen(&config.data);
         check_work(ranks, &[train.data(), test.data()], &plan.settings_of_all())?;
+        plan.images = digests(train.data());
+        refuse_among_images(&args.outdir, &config.data.path)?;
     }
     let (tasks, _held) = open_and_deal(&plan, &args.outdir, ranks)?;
     let stop = interrupt::flag()?;
@@ -130,9 +133,8 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
 /// The images, and every classifier with every share of them.
 fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
     refuse_seed(&args.set)?;
-    let warm_up = args.epochs.map(|epochs| (f64::from(epochs) / 6.0).min(5.0));
-    let mut overrides: Vec<Override> =
-        warm_up.map(|epochs| Override::new("train.warmup_epochs", epochs)).into_iter().collect();
+    let warmed_up = args.epochs.map(|epochs| Override::new("train.warmup_epochs", warm_up(epochs)));
+    let mut overrides: Vec<Override> = warmed_up.into_iter().collect();
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }
@@ -195,8 +197,14 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         Ok(PlannedArm { name: name.clone(), parameters, flops: classifier.flops(), config: config.to_toml() })
     };
     let planned: Vec<PlannedArm> = arms.iter().map(arm).collect::<Result<_>>()?;
-    let plan =
-        Plan { seeds: (0..args.seeds).collect(), allowed_unfair: Vec::new(), tuned: None, arms: planned };
+    let plan = Plan {
+        seeds: (0..args.seeds).collect(),
+        allowed_unfair: Vec::new(),
+        tuned: None,
+        images: Vec::new(),
+        arms: planned,
+    };
+    plan.refuse_names()?;
     plan.refuse_other_images()?;
     plan.refuse_twins()?;
     let mut unfair: Vec<String> = Vec::new();
@@ -209,7 +217,9 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         let bare = |name: &str| name.rsplit_once(AT).map_or(name, |(bare, _)| bare).to_owned();
         let arms = alike.map(|(_, planned)| PlannedArm { name: bare(&planned.name), ..planned.clone() });
         let arms = arms.collect();
-        let of_share = Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), tuned: None, arms }.unfair()?;
+        let of_share =
+            Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), tuned: None, images: Vec::new(), arms }
+                .unfair()?;
         let mut reasons: Vec<String> = of_share.into_iter().filter(|reason| !unfair.contains(reason)).collect();
         unfair.append(&mut reasons);
     }

@@ -8,13 +8,14 @@ use nestgen::config::{Override, RunConfig, Source, as_sagan, build_generator, lo
 use nestgen::error::{Error, Result};
 use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
-use nestgen::study::plan::{Plan, PlannedArm};
+use nestgen::study::plan::{CONFIRMED, Plan, PlannedArm};
 use nestgen::study::tuned::AT;
+use nestgen::train::folder::refuse_among_images;
 use nestgen::train::parallel::check_work;
 
-use super::runs::{CONFIRMED, Study, fresh_seeds, listed};
+use super::runs::{Study, fresh_seeds, listed};
 use super::tune::{At, Tune, arms_at};
-use super::{describe, refuse_seed};
+use super::{describe, digests, refuse_seed};
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, describe_ranks};
 use crate::cli::{interrupt, train, ui};
@@ -149,6 +150,8 @@ fn run_on(args: &Convergence, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     // Before the plan is written: images that cannot be read are no study yet, and the next command may name others.
     let data = ui::reading_images(|told| first.data.open(first.model.resolution(), told))?;
     check_work(ranks, &[&data], &plan.settings_of_all())?;
+    let plan = Plan { images: digests(&data), ..plan };
+    refuse_among_images(&args.outdir, &first.data.path)?;
     let stop = interrupt::flag()?;
     let parallel = args.parallel as usize;
     let study = Study { configs: &configs, data: &data, device: &device, stop: &stop, parallel, axis: args.x };
@@ -228,6 +231,12 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
         overrides.push(Override::new("eval.every_kimg", usual));
     }
     refuse_seed(&args.set)?;
+    if let Some(Tune { key, .. }) = &args.tune
+        && args.set.iter().any(|text| text.split('=').next().is_some_and(|other| other.trim() == key))
+    {
+        let message = format!("--set {key}: --tune gives this setting its values");
+        return Err(Error::usage(message, "leave one of them out").into());
+    }
     train::refuse_no_time(args.minutes)?;
     for text in &args.set {
         overrides.push(Override::parse(text)?);
@@ -252,7 +261,8 @@ fn plan(args: &Convergence, configs: &[(String, RunConfig)]) -> anyhow::Result<P
     let arms = configs.iter().map(arm).collect::<Result<_>>()?;
     let seeds = (args.first_seed..args.first_seed + args.seeds).collect();
     let tuned = args.tune.as_ref().map(|tune| tune.key.clone());
-    let plan = Plan { seeds, allowed_unfair: Vec::new(), tuned, arms };
+    let plan = Plan { seeds, allowed_unfair: Vec::new(), tuned, images: Vec::new(), arms };
+    plan.refuse_names()?;
     plan.refuse_other_images()?;
     plan.refuse_twins()?;
     let unfair = plan.unfair()?;

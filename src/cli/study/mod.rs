@@ -9,6 +9,7 @@ mod tune;
 use std::path::Path;
 use std::process::ExitCode;
 
+use nestgen::data::ImageData;
 use nestgen::error::Error;
 use nestgen::study::arms::{self, Kept};
 use nestgen::study::axis::Axis;
@@ -44,6 +45,11 @@ fn refuse_seed(settings: &[String]) -> Result<(), Error> {
         }
         None => Ok(()),
     }
+}
+
+/// What images are known by.
+fn digests(data: &ImageData) -> Vec<String> {
+    [Some(data.digest()), data.packed_from()].into_iter().flatten().map(str::to_owned).collect()
 }
 
 fn describe(status: &Status) -> String {
@@ -87,7 +93,14 @@ fn conclude(outdir: &Path, axis: Axis, plan: &Plan) -> anyhow::Result<Vec<usize>
     notes.extend(arms::mixed_settings(&runs, &arms));
     if runs.is_empty() {
         notes.iter().for_each(|note| ui::warn(note));
-        return Ok(Vec::new());
+        if missing > 0 {
+            return Ok(Vec::new());
+        }
+        return Err(Error::usage(
+            "every run of the study diverged: there is nothing to compare",
+            "give another --outdir and settings that train, lower learning rates for instance",
+        )
+        .into());
     }
     if runs.iter().all(|run| run.scores.is_empty()) {
         ui::warn("no run has scores: there is nothing to compare");

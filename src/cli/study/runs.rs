@@ -18,15 +18,12 @@ use nestgen::rng::Rng;
 use nestgen::sample::read_snapshot;
 use nestgen::study::axis::Axis;
 use nestgen::study::panels;
-use nestgen::study::plan::Plan;
+use nestgen::study::plan::{CONFIRMED, Plan};
 use nestgen::study::task::{Ended, Status, Task};
 use nestgen::train::event::{Event, Outcome};
 
 use super::over_ranks::{Concluded, conclude_together, open_and_deal};
 use crate::cli::{train, ui};
-
-/// The folder in a tuned study's where its choice is confirmed: a study of its own.
-pub(super) const CONFIRMED: &str = "confirmed";
 
 /// Seeds that the plan does not have.
 pub(super) fn fresh_seeds(plan: &Plan, count: u64) -> Vec<u64> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nestgen_images::{EVERY_SPLIT, OpenOptions, TEST_SPLITS, VALIDATION_SPLITS, is_training_split};
+use nestgen_images::{EVERY_SPLIT, OpenOptions, TEST_SPLITS, VALIDATION_SPLITS, is_hidden, is_training_split};
 use serde::{Deserialize, Serialize};
 
 use super::model::TrainedOn;
@@ -241,8 +241,11 @@ fn refuse_empty_classes(root: &Path, classes: &[String]) -> Result<()> {
     if !root.is_dir() {
         return Ok(());
     }
-    let mut pending = vec![root.to_path_buf()];
+    let (mut pending, mut visited) = (vec![root.to_path_buf()], BTreeSet::new());
     while let Some(folder) = pending.pop() {
+        if !visited.insert(real_path(&folder)?) {
+            continue;
+        }
         let children = subfolders(&folder)?;
         let is_class = |path: &PathBuf| {
             path.file_name().is_some_and(|name| classes.iter().any(|class| name.to_string_lossy() == *class))
@@ -252,8 +255,7 @@ fn refuse_empty_classes(root: &Path, classes: &[String]) -> Result<()> {
             continue;
         }
         for child in children {
-            let name = child.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with('.') || is_class(&child) {
+            if is_class(&child) {
                 continue;
             }
             let endings = endings_of_files(&child)?;
@@ -278,15 +280,16 @@ fn refuse_empty_classes(root: &Path, classes: &[String]) -> Result<()> {
 /// Endings of images that are not read: of other files nobody thinks that they are the images of a class.
 const UNREAD_IMAGES: [&str; 9] = ["heic", "heif", "avif", "jp2", "jxl", "raw", "dng", "psd", "svg"];
 
-/// The endings of the files below a folder, in lower case; hidden files and folders do not count.
+/// The endings of the files below a folder, in lower case; what is passed over where images are read does not count.
 fn endings_of_files(folder: &Path) -> Result<BTreeSet<String>> {
-    let (mut found, mut pending) = (BTreeSet::new(), vec![folder.to_path_buf()]);
+    let (mut found, mut visited) = (BTreeSet::new(), BTreeSet::new());
+    let mut pending = vec![folder.to_path_buf()];
     while let Some(folder) = pending.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
-            let path = entry.map_err(Error::io("read", &folder))?.path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
-                continue;
-            }
+        // Links may lead back to where they are.
+        if !visited.insert(real_path(&folder)?) {
+            continue;
+        }
+        for path in seen_in(&folder)? {
             if path.is_dir() {
                 pending.push(path);
             } else {
@@ -298,15 +301,49 @@ fn endings_of_files(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(seen_in(folder)?.into_iter().filter(|path| path.is_dir()).collect())
+}
+
+/// What is in a folder, without what is passed over where images are read.
+fn seen_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
     let paths = entries.map(|entry| Ok(entry.map_err(Error::io("read", folder))?.path()));
-    let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
-    Ok(paths.into_iter().filter(|path| path.is_dir()).collect())
+    let is_seen = |path: &PathBuf| !path.file_name().is_some_and(|name| is_hidden(name.as_encoded_bytes()));
+    Ok(paths.collect::<Result<Vec<_>>>()?.into_iter().filter(is_seen).collect())
+}
+
+fn real_path(folder: &Path) -> Result<PathBuf> {
+    folder.canonicalize().map_err(Error::io("read", folder))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn folders_of_systems_and_links_in_a_circle_are_no_empty_classes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, classes) = (dir.path(), ["cat".to_owned(), "dog".to_owned()]);
+        for class in &classes {
+            std::fs::create_dir(root.join(class)).unwrap();
+            std::fs::write(root.join(class).join("1.png"), b"").unwrap();
+        }
+        std::fs::create_dir(root.join("lost+found")).unwrap();
+        std::os::unix::fs::symlink(".", root.join("a")).unwrap();
+        std::os::unix::fs::symlink(root, root.join("b")).unwrap();
+        refuse_empty_classes(root, &classes).unwrap();
+        // Classes further down, behind a link that leads up again.
+        let outer = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outer.path(), outer.path().join("again")).unwrap();
+        std::os::unix::fs::symlink(root, outer.path().join("train")).unwrap();
+        refuse_empty_classes(outer.path(), &classes).unwrap();
+        std::fs::create_dir(root.join("bird")).unwrap();
+        for root in [root, outer.path()] {
+            let error = refuse_empty_classes(root, &classes).unwrap_err().to_string();
+            assert!(error.contains("bird` is empty"), "{error}");
+        }
+    }
 
     #[test]
     fn test_scenes_are_none_of_the_training_scenes() {

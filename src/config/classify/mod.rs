@@ -37,6 +37,11 @@ pub struct ClassifyRunConfig {
     pub train: ClassifyConfig,
 }
 
+/// Epochs of warm-up of a training of so many: a sixth, five at most.
+pub fn warm_up(epochs: u32) -> f64 {
+    (f64::from(epochs) / 6.0).min(5.0)
+}
+
 impl ClassifyRunConfig {
     /// The recipe of the paper for a model: pad and crop below 128 px, random parts of the image from there on.
     pub fn of_model(model: ClassifierConfig) -> Self {

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 
 use super::ClassifyRunConfig;
 use crate::config::overrides::nearest;
-use crate::data::ImageData;
+use crate::data::{IMAGENET, ImageData};
 use crate::error::{Error, Result};
 use crate::models::{Classifier, ClassifierConfig, nest, vit};
 use crate::nn::{Aggregation, AttentionKind, Builder, LoadError};
@@ -135,14 +135,9 @@ impl TrainedOn {
     }
 }
 
-/// Mean and standard deviation of each channel.
-type Normalisation = ([f32; 3], [f32; 3]);
-
-/// ImageNet's, by which timm's NesTs see images (`nest.py`, `_cfg`).
-const IMAGENET: Normalisation = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-
-/// How images are normalised for timm's weights of a model; of a ViT by 0.5, as ours are.
-pub(super) fn timm_normalisation(model: &ClassifierConfig) -> Option<Normalisation> {
+/// Mean and deviation by which images are normalised for timm's weights of a NesT (`nest.py`, `_cfg`); of a ViT by 0.5, as ours
+/// are.
+pub(super) fn timm_normalisation(model: &ClassifierConfig) -> Option<[[f32; 3]; 2]> {
     match model {
         ClassifierConfig::Nest(_) => Some(IMAGENET),
         ClassifierConfig::Vit(_) => None,
@@ -189,7 +184,7 @@ pub fn read_timm(path: &Path, config: &ClassifierConfig) -> Result<Trained> {
         config.data = ClassifyRunConfig::parse(&path.display().to_string(), own)?.data;
         class_names = classes;
     } else if let Some(normalisation) = timm_normalisation(&config.model) {
-        (config.data.mean, config.data.std) = normalisation;
+        [config.data.mean, config.data.std] = normalisation;
     }
     Ok(Trained { classifier, config, class_names, trained_on: TrainedOn::of(&metadata) })
 }

@@ -101,7 +101,7 @@ impl Weights {
     /// The recipe of a model; images are normalised as timm's weights are used to it, if they are timm's.
     pub fn recipe(&self, model: ClassifierConfig) -> ClassifyRunConfig {
         let mut recipe = ClassifyRunConfig::of_model(model);
-        if let Some((mean, std)) = timm_normalisation(&recipe.model).filter(|_| self.config.is_none()) {
+        if let Some([mean, std]) = timm_normalisation(&recipe.model).filter(|_| self.config.is_none()) {
             (recipe.data.mean, recipe.data.std) = (mean, std);
         }
         recipe
