@@ -90,7 +90,7 @@ impl Input<'_> {
         }
     }
 
-    /// The commonest size among some of the images, px; `None` where there are no images, or none of these can be read.
+    /// The size of more than half of some of the images, px; `None` where there are no images, or of no such size.
     fn usual_size(&self) -> Option<[u32; 2]> {
         const LOOKED_AT: usize = 64;
         match self {
@@ -101,7 +101,8 @@ impl Input<'_> {
                         *counts.entry([header.width, header.height]).or_default() += 1;
                     }
                 }
-                counts.into_iter().max_by_key(|&(_, count)| count).map(|(size, _)| size)
+                let read: usize = counts.values().sum();
+                counts.into_iter().find(|&(_, count)| 2 * count > read).map(|(size, _)| size)
             }
             Input::Statistics(_) | Input::Generator { .. } | Input::Features { .. } => None,
         }

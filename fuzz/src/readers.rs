@@ -215,7 +215,7 @@ pub fn configuration(bytes: &[u8]) {
             let again = classify::ClassifyRunConfig::parse("again", &config.to_toml());
             assert_eq!(again.expect("its own text"), config);
         }
-        let plan = Plan { seeds: vec![0], allowed_unfair: vec![], tuned: None, images: vec![], arms: vec![] };
+        let plan = Plan { seeds: vec![0], ..Plan::default() };
         let _ = plan.open(path.parent().expect("in a folder"));
     });
 }

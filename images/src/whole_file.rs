@@ -21,13 +21,17 @@ impl WholeFile {
         // The default mode keeps others out; this is an ordinary file, left to the umask.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        loop {
-            // The kind alone: the message would name a temporary file that the user never asked for.
-            let file = builder.tempfile_in(folder).map_err(|e| Error::io(folder, e.kind().into()))?;
+        // The kind alone: the message would name a temporary file that the user never asked for.
+        let make = || builder.tempfile_in(folder).map_err(|e| Error::io(folder, e.kind().into()));
+        let mut file = make()?;
+        // Once is rare. Where it goes on, locks mean nothing here.
+        for _ in 0..10 {
             if is_ours(&file) {
-                return Ok(Self(file));
+                break;
             }
+            file = make()?;
         }
+        Ok(Self(file))
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -97,8 +101,10 @@ fn sweep(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(UNFINISHED[0]) && name.ends_with(UNFINISHED[1]) {
-            let abandoned = File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-            if abandoned {
+            // Held until the file is gone, so that nobody takes it for theirs in between.
+            if let Ok(file) = File::open(entry.path())
+                && file.try_lock().is_ok()
+            {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
@@ -125,5 +131,10 @@ mod tests {
         assert!(!is_ours(&swept), "another file of the name");
         drop(sweeper);
         assert!(is_ours(&held));
+        // What is ours is swept by nobody; what nobody holds is.
+        let whole = WholeFile::beside(&folder.path().join("target")).expect("a file");
+        std::fs::write(folder.path().join(".whole-abandoned.tmp"), b"").expect("written");
+        sweep(folder.path());
+        assert!(is_named(&whole.0) && !folder.path().join(".whole-abandoned.tmp").exists());
     }
 }

@@ -179,6 +179,10 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
         (arch, _) if arch != Some("sagan") && args.budget.is_some() => {
             Err(Error::usage("--match is for --arch sagan", "leave it out, or add --arch sagan").into())
         }
+        (Some(_), GeneratorConfig::Sagan(_)) if args.budget.is_some() => {
+            let message = format!("--match: the generator of `{name}` is a SAGAN already");
+            Err(Error::usage(message, "leave it out, or name the configuration of a NesT").into())
+        }
         (Some("nest"), GeneratorConfig::Sagan(_)) => Err(Error::Usage {
             message: format!("--arch nest: the generator of `{name}` is another"),
             hint: Some("leave --config out, or name one of a NesT".into()),

@@ -1,8 +1,10 @@
 //! One experiment, complete: which networks, on which images, trained how, scored how.
 
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nestgen_images::is_hidden;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ImageData, LoadOptions, synthetic};
@@ -154,9 +156,13 @@ fn run_in(path: &Path) -> Option<PathBuf> {
         }
         if depth < DEPTH {
             let below = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let is_seen = |entry: &DirEntry| !is_hidden(entry.file_name().as_encoded_bytes());
+            let is_folder = |entry: &DirEntry| {
+                entry.file_type().is_ok_and(|kind| kind.is_dir() || kind.is_symlink() && entry.path().is_dir())
+            };
             let left = MOST_FOLDERS.saturating_sub(folders.len());
-            folders.extend(below.take(left).map(|entry| (entry.path(), depth + 1)));
+            let below = below.filter(|entry| is_seen(entry) && is_folder(entry)).take(left);
+            folders.extend(below.map(|entry| (entry.path(), depth + 1)));
         }
         next += 1;
     }

@@ -46,7 +46,7 @@ const IMAGES: [&str; 9] = [
 const FREE_SECTION: &str = "model.";
 
 /// What a study does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The seeds of every arm.
     pub seeds: Vec<u64>,
@@ -58,6 +58,9 @@ pub struct Plan {
     /// SHA-256 of the images, and of those that they are a pack of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
+    /// The same of the images that classifiers are tested on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test_images: Vec<String>,
     /// The arms.
     pub arms: Vec<PlannedArm>,
 }
@@ -181,13 +184,8 @@ impl Plan {
     /// With the name.
     pub fn refuse_names(&self) -> Result<()> {
         const OWN: [&str; 2] = ["lock", CONFIRMED];
-        const ENDINGS: [&str; 5] = [".toml", ".csv", ".md", ".svg", ".html"];
-        let is_taken = |name: &str| {
-            name.is_empty()
-                || name.starts_with('.')
-                || OWN.contains(&name)
-                || ENDINGS.iter().any(|ending| name.ends_with(ending))
-        };
+        let is_taken =
+            |name: &str| name.is_empty() || name.starts_with('.') || OWN.contains(&name) || is_ours(name);
         match self.arms.iter().find(|arm| is_taken(&arm.name)) {
             None => Ok(()),
             Some(PlannedArm { name, .. }) => Err(Error::Usage {
@@ -257,7 +255,7 @@ impl Plan {
                 return Err(other(reason));
             }
         } else {
-            self.refuse_others_folder(study)?;
+            refuse_others_folder(study)?;
         }
         std::fs::create_dir_all(study).map_err(Error::io("create", study))?;
         let held = folder::lock(study, "wait for it or stop it, or give another --outdir")?;
@@ -265,29 +263,6 @@ impl Plan {
             toml::to_string(self).map_err(|error| Error::Usage { message: error.to_string(), hint: None })?;
         write_atomic(&path, |file| file.write_all(text.as_bytes()))?;
         Ok(held)
-    }
-
-    /// Refuses a folder in which somebody keeps something else: a study replaces files there.
-    fn refuse_others_folder(&self, study: &Path) -> Result<()> {
-        let entries = match std::fs::read_dir(study) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(Error::io("read", study)(error)),
-        };
-        for entry in entries {
-            let name = entry.map_err(Error::io("read", study))?.file_name().to_string_lossy().into_owned();
-            // What a study leaves whose plan is gone.
-            if name != "lock" && !name.starts_with('.') && self.arms.iter().all(|arm| arm.name != name) {
-                return Err(Error::Usage {
-                    message: format!("`{}` holds no study, but `{name}`", study.display()),
-                    hint: Some(
-                        "give a folder that is new or empty as --outdir: a study replaces files in its own"
-                            .into(),
-                    ),
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Why runs of the plan `before` are not runs of this one.
@@ -309,15 +284,16 @@ impl Plan {
                 return Ok(Some(format!("there, {} is {was} for {}", change.key, arm.name)));
             }
         }
-        let known = |plan: &Self| {
-            plan.images.first().map_or("", |digest| digest.get(..12).unwrap_or(digest)).to_owned()
-        };
-        if !before.images.is_empty()
-            && !self.images.is_empty()
-            && !self.images.iter().any(|digest| before.images.contains(digest))
+        let short =
+            |digests: &[String]| digests.first().and_then(|digest| digest.get(..12)).unwrap_or("").to_owned();
+        for (what, now, was) in
+            [("images", &self.images, &before.images), ("test images", &self.test_images, &before.test_images)]
         {
-            let (were, are) = (known(before), known(self));
-            return Ok(Some(format!("the SHA-256 of its images was {were}…, now it is {are}…")));
+            // Studies of before have noted none.
+            if !now.is_empty() && !was.is_empty() && !now.iter().any(|digest| was.contains(digest)) {
+                let (was, now) = (short(was), short(now));
+                return Ok(Some(format!("the SHA-256 of its {what} was {was}…, now it is {now}…")));
+            }
         }
         let missing = before.seeds.iter().find(|seed| !self.seeds.contains(seed));
         Ok(missing.map(|seed| format!("it has seed {seed} as well")))
@@ -338,6 +314,30 @@ impl Plan {
     }
 }
 
+/// Whether a study writes files of such names into its folder.
+fn is_ours(name: &str) -> bool {
+    [".toml", ".csv", ".md", ".svg", ".html"].iter().any(|ending| name.ends_with(ending))
+}
+
+/// Refuses a folder without a study that holds files such as a study replaces.
+fn refuse_others_folder(study: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(study) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("read", study)(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("read", study))?.file_name().to_string_lossy().into_owned();
+        if is_ours(&name) && !name.starts_with('.') {
+            return Err(Error::Usage {
+                message: format!("`{}` holds no study, but `{name}`", study.display()),
+                hint: Some("name another --outdir: a study replaces such files in its folder".into()),
+            });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,13 +349,7 @@ mod tests {
             flops: flops[i],
             config: configs[i].into(),
         };
-        Plan {
-            seeds: vec![0, 1],
-            allowed_unfair: Vec::new(),
-            tuned: None,
-            images: Vec::new(),
-            arms: vec![arm(0), arm(1)],
-        }
+        Plan { seeds: vec![0, 1], arms: vec![arm(0), arm(1)], ..Plan::default() }
     }
 
     const NEST: &str = "[model]\nkind = 'nest'\n[train]\nbatch = 8\n";

@@ -54,6 +54,9 @@ pub struct Network {
     pub flops: u64,
 }
 
+/// Between the devices of a run that has changed its device.
+pub(super) const THEN: &str = ", then ";
+
 impl Provenance {
     /// What this process knows of itself: its command line, version and commit, beside the device it computes on.
     pub fn of_process(device: &Device) -> Self {
@@ -71,7 +74,6 @@ impl Provenance {
     /// This process's record for a run that it goes on with: the command, commit and version are those that began it, and devices
     /// follow one another, since seconds are compared between runs on the same ones.
     pub fn after(self, before: Self) -> Self {
-        const THEN: &str = ", then ";
         let mut resumed = before.resumed;
         resumed.push(format!("{} ({})", self.command, self.commit));
         let last = before.device.rsplit(THEN).next().unwrap_or_default();

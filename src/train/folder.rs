@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::files::{lies_in, sweep, write_atomic};
 use super::grid::Picture;
@@ -23,6 +24,20 @@ pub(super) const ABANDONED: &str = "abandoned";
 
 /// In the place of a run's name: the newest one.
 pub const LATEST: &str = "latest";
+
+/// Runs that begin at the same time number themselves one after the other while one has this: where a folder can be locked, and
+/// nobody else holds it for long.
+fn turn(outdir: &Path) -> Option<File> {
+    let folder = File::open(outdir).ok()?;
+    for _ in 0..100 {
+        match folder.try_lock() {
+            Ok(()) => return Some(folder),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+            Err(TryLockError::Error(_)) => return None,
+        }
+    }
+    None
+}
 
 /// Refuses a folder of results among images: the next reading would take its pictures for some of them.
 ///
@@ -51,8 +66,7 @@ impl RunFolder {
     /// When `outdir` cannot be made or written to.
     pub fn create(outdir: &Path, data: &str, preset: &str) -> Result<Self> {
         fs::create_dir_all(outdir).map_err(Error::io("create", outdir))?;
-        // Runs that begin at the same time number themselves one after the other, where a folder can be locked.
-        let _turn = File::open(outdir).ok().filter(|folder| folder.lock().is_ok());
+        let _turn = turn(outdir);
         let mut number = numbered(outdir)?.last().map_or(0, |(number, _)| number + 1);
         let slug = |text: &str| text.replace(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c)), "_");
         loop {

@@ -4,6 +4,7 @@ use super::adversarial::Training;
 use super::score;
 use super::state::{Position, SavedState};
 use super::stats::{STATS, rewind_lines};
+use super::tick::is_scored;
 use crate::error::{Error, Result};
 
 impl Training<'_> {
@@ -26,24 +27,30 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Cuts off what will be written again: what is of later kimg, and where the tick that ends here was stopped while it was scored,
-    /// its own lines, which another session may have written before it was killed.
+    /// Cuts off what will be written again: what is of later kimg; and where the tick that ends here was stopped while it was scored,
+    /// its own lines, which another session may have written before it was killed. After a rollback those may be of the stretch that
+    /// was given up, which stays.
     pub(super) fn rewind(&self) -> Result<()> {
-        let kimg = self.position.kimg();
+        const HALF_AN_IMAGE_KIMG: f64 = 5e-4;
         let over = self.length.is_over(self.position.cur_nimg, self.position.elapsed_secs);
-        let own_kimg = if self.tick_is_due(over) { self.position.tick_start_nimg as f64 / 1e3 } else { kimg };
-        let evaluate = self.session.evaluate.as_ref().map(|(evaluate, _)| evaluate);
+        let comes_again = self.tick_is_due(over) && self.position.rollbacks == 0;
+        let up_to = |own: bool| self.position.kimg() - if own { HALF_AN_IMAGE_KIMG } else { 0.0 };
+        let evaluate = self.session.evaluate.as_ref();
         let dir = self.session.folder.path();
         for entry in std::fs::read_dir(dir).map_err(Error::io("read", dir))? {
             let path = entry.map_err(Error::io("read", dir))?.path();
             if path.ends_with(STATS) {
-                rewind_lines(&path, own_kimg)?;
+                rewind_lines(&path, up_to(comes_again))?;
             } else if score::is_metric_file(&path) {
                 let is_of = |metric: &String| path.ends_with(score::file_name(metric));
-                let ours = evaluate.is_some_and(|evaluate| evaluate.metrics().iter().any(is_of));
-                rewind_lines(&path, if ours { own_kimg } else { kimg })?;
-                let Some(evaluate) = evaluate else { continue };
-                let space = ours.then(|| evaluate.space());
+                let own = evaluate.filter(|(evaluate, _)| evaluate.metrics().iter().any(is_of));
+                // Of a tick that is not scored, somebody has scored the snapshot.
+                let scored = own.is_some_and(|(_, every_kimg)| is_scored(&self.position, *every_kimg, over));
+                rewind_lines(&path, up_to(comes_again && scored))?;
+                if evaluate.is_none() {
+                    continue;
+                }
+                let space = own.map(|(evaluate, _)| evaluate.space());
                 if let Some(warning) = score::put_aside_others(&path, space.as_deref())? {
                     self.session.folder.log(&warning)?;
                 }

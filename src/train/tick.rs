@@ -14,7 +14,7 @@ use super::held_out::Opinions;
 use super::resources;
 use super::schedule::Length;
 use super::score::{self, Score};
-use super::state::{self, Best, CONFIG, FORMAT, StateTensors};
+use super::state::{self, Best, CONFIG, FORMAT, Position, StateTensors};
 use super::stats::{STATS, append_line, clock_time, unix_secs};
 use super::tensorboard::EventFile;
 use super::tensors::{self, Metadata};
@@ -243,13 +243,12 @@ impl Training<'_> {
 
     /// Scores of the averaged generator when their time has come, else none; `None` when it was stopped.
     fn scores_if_due(&mut self, over: bool) -> Result<Option<Vec<Score>>> {
-        let Some((evaluate, every_kimg)) = &mut self.session.evaluate else { return Ok(Some(Vec::new())) };
-        let every_nimg = (*every_kimg * 1e3).max(1.0);
-        let count = |nimg: u64| (nimg as f64 / every_nimg).floor();
-        if !over && count(self.position.cur_nimg) == count(self.position.tick_start_nimg) {
-            return Ok(Some(Vec::new()));
+        match &mut self.session.evaluate {
+            Some((evaluate, every_kimg)) if is_scored(&self.position, *every_kimg, over) => {
+                evaluate.score(&self.networks.generator_ema, self.session.stop)
+            }
+            _ => Ok(Some(Vec::new())),
         }
-        evaluate.score(&self.networks.generator_ema, self.session.stop)
     }
 
     /// Writes scores down, keeps the best generator, and gives the first score beside the best one so far.
@@ -351,6 +350,13 @@ impl Training<'_> {
         (self.session.on_event)(Event::Line(line));
         Ok(())
     }
+}
+
+/// Whether the tick that ends here is scored, as every so many kimg and the last one are.
+pub(super) fn is_scored(position: &Position, every_kimg: f64, over: bool) -> bool {
+    let every_nimg = (every_kimg * 1e3).max(1.0);
+    let count = |nimg: u64| (nimg as f64 / every_nimg).floor();
+    over || count(position.cur_nimg) != count(position.tick_start_nimg)
 }
 
 /// What a timed run keeps for its end at least: ticks that save and score nothing do not tell what that takes.

@@ -234,6 +234,11 @@ fn other_protocols_and_twice_the_same_run_are_refused_in_one_line() {
     refused(&[runs[0].clone(), other[0].clone()], &[], &["data is feed here and f00d there"]);
     fs::write(&path, text.replace("2 threads", "64 threads")).unwrap();
     refused(&[runs[0].clone(), other[0].clone()], &["--x", "seconds"], &["different devices"]);
+    // Two that changed their device, who knows when.
+    for run in [&runs[0], &other[0]] {
+        fs::write(run.join("provenance.json"), text.replace("2 threads", "2 threads, then a GPU")).unwrap();
+    }
+    refused(&[runs[0].clone(), other[0].clone()], &["--x", "seconds"], &["different devices"]);
     fs::remove_file(&path).unwrap();
     refused(&other, &["--x", "flops"], &["does not record flops"]);
 }

@@ -261,6 +261,10 @@ fn a_dash_is_no_file() {
 
 #[test]
 fn numbers_that_are_none_are_told_in_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sagan.toml");
+    fs::write(&path, nestgen(&["train", "-n", "--arch", "sagan"]).stdout).unwrap();
+    let sagan = text(&path);
     for (args, says) in [
         (&["train", "-n", "--kimg", "-1"][..], "`train.kimg`: -1 is not"),
         (&["train", "-n", "--seed", "-1"], "`train.seed`: `-1` is not a whole number, 0 or more"),
@@ -280,6 +284,7 @@ fn numbers_that_are_none_are_told_in_words() {
         ),
         (&["train", "-n", "--match", "flops"], "--arch"),
         (&["train", "-n", "--arch", "nest", "--match", "flops"], "--match is for --arch sagan"),
+        (&["train", "-n", "--config", sagan, "--arch", "sagan", "--match", "flops"], "is a SAGAN already"),
         (&["fid", "a", "b", "--kid-subsets", "1000000000000x2"], "a COUNT up to 1000000"),
         (&["sample", "-n", "-1"], "'-1' for '--n <N>'"),
         (&["sample", "-n", "1", "--trunc", "-1"], "--trunc -1.0 keeps less"),

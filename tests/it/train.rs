@@ -8,7 +8,7 @@ use nestgen::error::Error;
 use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
 use nestgen::train::resume_point::resume_point;
-use nestgen::train::stats::repeatable;
+use nestgen::train::stats::{append_line, repeatable};
 
 /// 32 px, a few thousand weights, 16 steps of 4 images, a tick and a state every 4 steps.
 pub(crate) fn tiny(more: &[&str]) -> RunConfig {
@@ -189,11 +189,22 @@ fn a_tick_that_was_stopped_is_ended_on_resume() {
         let state = resume_point(dir.path(), run.to_str().unwrap()).unwrap().states[0].clone();
         let kept = dir.path().join("kept");
         copy_files(&state, &kept);
+        // Of an earlier snapshot that somebody has scored in between, and of this one in other features.
+        let metric = "metric-kid100-scenes-v1.jsonl";
+        let lines = std::fs::read_to_string(run.join(metric)).unwrap();
+        let mut line: serde_json::Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        for (name, kimg) in [(metric, 0.001), ("metric-other.jsonl", steps as f64 * 0.004)] {
+            line["kimg"] = kimg.into();
+            append_line(&run.join(name), &line.to_string()).unwrap();
+        }
         // The second time as if the first had been killed before it saved anything.
         for _ in 0..2 {
             let (resumed, outcome) = train(&config, dir.path(), run.to_str(), None).unwrap();
             assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
-            assert_eq!(scores(&resumed), scores(&whole));
+            let (theirs, own): (Vec<_>, Vec<_>) =
+                scores(&resumed).into_iter().partition(|(kimg, _)| *kimg == 0.001);
+            assert_eq!((theirs.len(), own), (1, scores(&whole)));
+            assert!(std::fs::read_to_string(run.join("metric-other.jsonl")).unwrap().lines().count() == 1);
             assert_same_result(&whole, &resumed);
             copy_files(&kept, &state);
         }

@@ -113,7 +113,7 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if let Some((_, config)) = arms.first() {
         let (train, test) = data.chosen(&config.data);
         check_work(ranks, &[train.data(), test.data()], &plan.settings_of_all())?;
-        plan.images = digests(train.data());
+        (plan.images, plan.test_images) = (digests(train.data()), digests(test.data()));
         refuse_among_images(&args.outdir, &config.data.path)?;
     }
     let (tasks, _held) = open_and_deal(&plan, &args.outdir, ranks)?;
@@ -197,13 +197,7 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         Ok(PlannedArm { name: name.clone(), parameters, flops: classifier.flops(), config: config.to_toml() })
     };
     let planned: Vec<PlannedArm> = arms.iter().map(arm).collect::<Result<_>>()?;
-    let plan = Plan {
-        seeds: (0..args.seeds).collect(),
-        allowed_unfair: Vec::new(),
-        tuned: None,
-        images: Vec::new(),
-        arms: planned,
-    };
+    let plan = Plan { seeds: (0..args.seeds).collect(), arms: planned, ..Plan::default() };
     plan.refuse_names()?;
     plan.refuse_other_images()?;
     plan.refuse_twins()?;
@@ -217,9 +211,7 @@ fn plan(args: &Accuracy, arms: &[Arm]) -> anyhow::Result<Plan> {
         let bare = |name: &str| name.rsplit_once(AT).map_or(name, |(bare, _)| bare).to_owned();
         let arms = alike.map(|(_, planned)| PlannedArm { name: bare(&planned.name), ..planned.clone() });
         let arms = arms.collect();
-        let of_share =
-            Plan { seeds: Vec::new(), allowed_unfair: Vec::new(), tuned: None, images: Vec::new(), arms }
-                .unfair()?;
+        let of_share = Plan { arms, ..Plan::default() }.unfair()?;
         let mut reasons: Vec<String> = of_share.into_iter().filter(|reason| !unfair.contains(reason)).collect();
         unfair.append(&mut reasons);
     }

@@ -261,7 +261,7 @@ fn plan(args: &Convergence, configs: &[(String, RunConfig)]) -> anyhow::Result<P
     let arms = configs.iter().map(arm).collect::<Result<_>>()?;
     let seeds = (args.first_seed..args.first_seed + args.seeds).collect();
     let tuned = args.tune.as_ref().map(|tune| tune.key.clone());
-    let plan = Plan { seeds, allowed_unfair: Vec::new(), tuned, images: Vec::new(), arms };
+    let plan = Plan { seeds, tuned, arms, ..Plan::default() };
     plan.refuse_names()?;
     plan.refuse_other_images()?;
     plan.refuse_twins()?;
