@@ -1,8 +1,8 @@
 //! Comparing runs: arms, seeds, curves, tests, and the page that shows them.
 //!
 //! `run` reads run folders; `arms` groups runs (equal settings, different seeds); `protocol` refuses to mix scores that
-//! cannot be compared; `comparison` measures convergence; `headline`, `table` and `report` write it down; `plan`
-//! and `task` are studies of several arms and seeds, and their runs.
+//! cannot be compared; `comparison` measures convergence; `headline`, `table` and `report` write it down; `plan`,
+//! `study_folder` and `task` are studies of several arms and seeds, their folders and their runs.
 
 pub mod arms;
 pub mod axis;
@@ -21,6 +21,7 @@ pub mod run;
 pub mod settings;
 pub mod statistics;
 mod steadiness;
+pub mod study_folder;
 pub mod table;
 pub mod task;
 pub mod tuned;

@@ -8,7 +8,8 @@ use nestgen::config::{Override, RunConfig, Source, as_sagan, build_generator, lo
 use nestgen::error::{Error, Result};
 use nestgen::ranks::Ranks;
 use nestgen::study::axis::Axis;
-use nestgen::study::plan::{CONFIRMED, Plan, PlannedArm};
+use nestgen::study::plan::{Plan, PlannedArm};
+use nestgen::study::study_folder::CONFIRMED;
 use nestgen::study::tuned::AT;
 use nestgen::train::folder::refuse_among_images;
 use nestgen::train::parallel::check_work;

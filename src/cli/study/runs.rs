@@ -18,7 +18,8 @@ use nestgen::rng::Rng;
 use nestgen::sample::read_snapshot;
 use nestgen::study::axis::Axis;
 use nestgen::study::panels;
-use nestgen::study::plan::{CONFIRMED, Plan};
+use nestgen::study::plan::Plan;
+use nestgen::study::study_folder::CONFIRMED;
 use nestgen::study::task::{Ended, Status, Task};
 use nestgen::train::event::{Event, Outcome};
 
