@@ -48,9 +48,9 @@ pub enum Warning {
         /// Fake images.
         fake: usize,
     },
-    /// Most images of one side have another size than those of the other.
+    /// Most of the images of one side that were looked at have another size than those of the other.
     UnequalSizes {
-        /// Width and height of most real images, px.
+        /// Width and height of most real ones, px.
         real: [u32; 2],
         /// Of most fake ones.
         fake: [u32; 2],
@@ -102,7 +102,7 @@ impl fmt::Display for Warning {
             ),
             Warning::UnequalSizes { real: [w, h], fake: [width, height] } => write!(
                 f,
-                "real images have {w}x{h} px and fake ones {width}x{height} (most of each): one side is enlarged more than the \
+                "real images have {w}x{h} px and fake ones {width}x{height} (most of up to 64 of each): one side is enlarged more than the \
                  other, which moves every score; bring both to one size first (`nestgen data pack --res`)"
             ),
             Warning::SameImages => write!(

@@ -90,7 +90,7 @@ impl Input<'_> {
         }
     }
 
-    /// The size of more than half of some of the images, px; `None` where there are no images, or of no such size.
+    /// The size of more than half of the images that are looked at, px; `None` where there are none, or no size is so common.
     fn usual_size(&self) -> Option<[u32; 2]> {
         const LOOKED_AT: usize = 64;
         match self {
