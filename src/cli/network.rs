@@ -22,7 +22,7 @@ pub(super) struct Network {
     #[arg(long, default_value = LATEST, conflicts_with = "network")]
     run: String,
     /// Where `latest` looks
-    #[arg(long, value_name = "DIR", default_value = "runs")]
+    #[arg(long, value_name = "DIR", default_value = super::train::RUNS)]
     runs: PathBuf,
     /// A snapshot file, instead of a run: `RUN/network-snapshot-best.safetensors` is the one that scored best
     #[arg(long, value_name = "FILE")]

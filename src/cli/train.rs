@@ -12,6 +12,7 @@ use nestgen::error::Error;
 use nestgen::models::{GeneratorConfig, discriminator, transposed_nest};
 use nestgen::ranks::Ranks;
 use nestgen::train::event::{Event, Outcome, Progress};
+use nestgen::train::files::lies_in;
 use nestgen::train::folder::settings_name;
 use nestgen::train::state::CONFIG;
 
@@ -21,6 +22,9 @@ use super::{dry_run, interrupt, memory, ui};
 
 /// The preset of a CPU, whatever the resolution.
 pub(super) const CPU_PRESET: &str = "demo64";
+
+/// Where run folders are made unless `--outdir` says otherwise.
+pub(super) const RUNS: &str = "runs";
 
 /// Train a generator
 #[cfg_attr(feature = "mpi", doc = "")]
@@ -84,7 +88,7 @@ pub(super) struct TrainArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Where run folders are made
-    #[arg(long, value_name = "DIR", default_value = "runs")]
+    #[arg(long, value_name = "DIR", default_value = RUNS)]
     outdir: PathBuf,
     /// Any setting of the configuration file, for example `--set train.ema.halflife_kimg=5`
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -119,6 +123,9 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
             hint: Some(hint.into()),
         });
     }
+    if let Start::Resume(point) = &start {
+        refuse_other_outdir(&args.outdir, RUNS, &point.run)?;
+    }
     let (config, name) = resolve(args, &start)?;
     if args.dry_run {
         return if ranks.is_first() { dry_run::print(&config) } else { Ok(ExitCode::SUCCESS) };
@@ -129,6 +136,20 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         memory::refuse_what_cannot_fit(&config, ranks)?;
     }
     train(&config, &name, &args.outdir, start, ranks, &device)
+}
+
+/// Refuses to go on with a run whose folder lies elsewhere than the one that was asked for.
+/// `usual` is where runs are made unless something is asked for.
+pub(super) fn refuse_other_outdir(outdir: &Path, usual: &str, run: &Path) -> Result<(), Error> {
+    if outdir == Path::new(usual) || lies_in(run, outdir)? {
+        return Ok(());
+    }
+    Err(Error::Usage {
+        message: format!("--outdir {}: `{}` is not in there", outdir.display(), run.display()),
+        hint: Some(
+            "a run goes on in its own folder: leave --outdir out, or begin another run with --transfer in the place of --resume".into(),
+        ),
+    })
 }
 
 /// What a run with the settings of a file is called: as the run whose settings they are, else as the file.
@@ -170,7 +191,7 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
     overrides.extend(set);
     refuse_no_time(args.minutes)?;
     overrides.extend(flags(args));
-    let config = load(source, &overrides)?;
+    let config = load(source, &overrides).map_err(|error| of_nest(args, error))?;
     match (args.arch.as_deref(), &config.model) {
         (Some("sagan"), GeneratorConfig::TransposedNest(_)) => {
             let budget = args.budget.as_deref().unwrap_or("params");
@@ -189,6 +210,20 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
         }
         .into()),
         _ => Ok((config, name)),
+    }
+}
+
+/// Says of a setting that the generator does not have what `--arch sagan` has to do with it.
+fn of_nest(args: &TrainArgs, error: Error) -> Error {
+    match error {
+        Error::Config { place, key, reason, .. }
+            if args.arch.as_deref() == Some("sagan") && key.starts_with("model.") =>
+        {
+            let hint = "with --arch sagan `model.…` are still the settings of the NesT that the baseline is as large as; the same \
+                        command with -n, and without this --set, prints a file of the baseline's own";
+            Error::Config { place, key, reason, hint: Some(hint.into()) }
+        }
+        error => error,
     }
 }
 
@@ -370,10 +405,12 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_set_and_preset() {
+    fn flags_win_over_the_preset_and_contradict_no_setting() {
         let config =
-            resolved(&["--set", "train.batch=4", "--batch", "8", "--kimg", "3", "--mirror=false"]).unwrap();
+            resolved(&["--set", "train.kimg=3", "--batch", "8", "--kimg", "3", "--mirror=false"]).unwrap();
         assert_eq!((config.train.batch, config.train.kimg, config.train.minutes), (8, 3.0, 0.0));
+        let error = resolved(&["--set", "data.path=a", "--data", "b"]).unwrap_err().to_string();
+        assert!(error.contains("--set: `data.path`: it is \"a\" there, and \"b\" by a flag"), "{error}");
         assert!(!config.data.mirror);
         let flags = ["--snap", "7", "--eval", "3", "--tick", "2", "--minutes", "4", "--seed", "9"];
         let config = resolved(&flags).unwrap();

@@ -63,7 +63,8 @@ pub(super) fn resolve<T: DeserializeOwned + Serialize>(
 ) -> Result<T> {
     let mut config = parse_as(place, text)?;
     let mut table: Table = text.parse().map_err(|error| bad_toml(place, text, &error))?;
-    for item in overrides {
+    for (number, item) in overrides.iter().enumerate() {
+        item.refuse_second(overrides.split_at(number).0)?;
         let settings = Table::try_from(&config).unwrap_or_default();
         item.refuse_group(&settings)?;
         item.apply(&mut table, &settings)?;
@@ -128,6 +129,19 @@ fn blamed(message: &str, text: &str, span: Option<std::ops::Range<usize>>) -> St
 /// `settings` are all that there are.
 fn bad_override(item: &Override, settings: &Table, error: &toml::de::Error) -> Error {
     let message = error.message();
+    if let Some((group, now)) = item.kind_of_group(settings).filter(|_| !message.starts_with("unknown variant"))
+    {
+        return Error::Config {
+            place: item.place.into(),
+            key: item.key(),
+            reason: format!("the other settings of `{group}` are those of `{now}`"),
+            hint: Some(
+                "a configuration file has all settings of the other kind; the same command with -n, and without this --set, prints one \
+                 to begin with"
+                    .into(),
+            ),
+        };
+    }
     let hint = unknown_name(message).map(|(name, known)| {
         if message.starts_with("unknown field") {
             meant_setting(&item.keys, name, &known, settings)

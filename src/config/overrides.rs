@@ -4,6 +4,10 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 
+/// The places that overrides come from.
+const SET: &str = "--set";
+const FLAG: &str = "command line";
+
 /// A parsed `--set` argument.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Override {
@@ -24,7 +28,7 @@ impl Override {
     /// When there is no `=` or a part of the key is empty.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |reason: &str| Error::Config {
-            place: "--set".into(),
+            place: SET.into(),
             key: text.to_owned(),
             reason: reason.into(),
             hint: Some("write it like `--set train.batch=32`".into()),
@@ -38,14 +42,14 @@ impl Override {
         let parsed =
             format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
         let given = value.to_owned();
-        Ok(Self { keys, value: parsed.unwrap_or_else(|| Value::String(given.clone())), given, place: "--set" })
+        Ok(Self { keys, value: parsed.unwrap_or_else(|| Value::String(given.clone())), given, place: SET })
     }
 
     /// The override of a dedicated flag.
     pub fn new(key: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
         let given = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        Self { keys: key.split('.').map(str::to_owned).collect(), value, given, place: "command line" }
+        Self { keys: key.split('.').map(str::to_owned).collect(), value, given, place: FLAG }
     }
 
     /// The dotted key.
@@ -67,6 +71,32 @@ impl Override {
             reason: "it is a group of settings, which are given one by one".into(),
             hint: None,
         })
+    }
+
+    /// Refuses a flag of its own for what a `--set` before it has set to something else: one of them would be lost without a word.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub fn refuse_second(&self, before: &[Self]) -> Result<()> {
+        let number = |value: &Value| value.as_float().or(value.as_integer().map(|value| value as f64));
+        let same = |a: &Value, b: &Value| a == b || number(a).is_some_and(|a| Some(a) == number(b));
+        let set = before.iter().rev().find(|other| other.place == SET && other.keys == self.keys);
+        match set {
+            Some(set) if self.place == FLAG && !same(&set.value, &self.value) => Err(Error::Config {
+                place: SET.into(),
+                key: self.key(),
+                reason: format!("it is {} there, and {} by a flag of its own", set.value, self.value),
+                hint: Some("leave one of them out".into()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where this gives a group of `settings` another kind than it has: the group, and its kind.
+    pub fn kind_of_group(&self, settings: &Table) -> Option<(String, String)> {
+        let (last, group) = self.keys.split_last()?;
+        let now = self.now(settings)?.as_str()?;
+        (last == "kind" && self.value.as_str() != Some(now)).then(|| (group.join("."), now.to_owned()))
     }
 
     /// What `settings` have at these keys.
@@ -156,6 +186,19 @@ mod tests {
         let list = Override::parse("data.path=[1]").unwrap();
         list.apply(&mut table, &settings).unwrap();
         assert!(table["data"]["path"].is_array());
+    }
+
+    #[test]
+    fn a_setting_that_a_flag_sets_otherwise_is_refused() {
+        let set = Override::parse("train.batch=4").unwrap();
+        let flag = |value: i64| Override::new("train.batch", value);
+        let error = flag(8).refuse_second(std::slice::from_ref(&set)).unwrap_err();
+        assert!(error.to_string().contains("`train.batch`: it is 4 there, and 8 by a flag"), "{error}");
+        flag(4).refuse_second(std::slice::from_ref(&set)).unwrap();
+        Override::new("train.batch", 4.0).refuse_second(std::slice::from_ref(&set)).unwrap();
+        Override::new("train.kimg", 8).refuse_second(std::slice::from_ref(&set)).unwrap();
+        // What a flag stands for may be set apart, and the last of several holds.
+        Override::parse("train.batch=5").unwrap().refuse_second(&[flag(8), set]).unwrap();
     }
 
     #[test]

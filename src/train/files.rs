@@ -21,6 +21,12 @@ fn unfinished(path: &Path) -> PathBuf {
     path.with_file_name(format!("{UNFINISHED}{name}"))
 }
 
+/// A name that no other process takes: two may write one report at once, and the last one's is then there, whole.
+fn unfinished_here(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{UNFINISHED}{}-{name}", std::process::id()))
+}
+
 fn replaced(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{REPLACED}{name}"))
@@ -40,7 +46,7 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
         }
         _ => {
             let place = behind_links(path)?;
-            let temporary = unfinished(&place);
+            let temporary = unfinished_here(&place);
             let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, &place));
             finish(&place, &temporary, written, |temporary| fs::remove_file(temporary))
         }
@@ -325,6 +331,18 @@ mod tests {
         assert!(error.to_string().contains("No space left") && link.is_symlink(), "{error}");
         let error = write_atomic(dir.path(), |file| file.write_all(b"x")).unwrap_err();
         assert!(error.to_string().contains("it is a folder") && error.hint().is_some(), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_begun_under_a_name_that_only_this_process_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("report.html");
+        write_atomic(&path, |file| {
+            assert_eq!(names(dir.path()), [format!(".unfinished-{}-report.html", std::process::id())]);
+            file.write_all(b"x")
+        })
+        .unwrap();
+        assert_eq!(names(dir.path()), ["report.html"]);
     }
 
     #[test]

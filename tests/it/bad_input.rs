@@ -95,7 +95,36 @@ fn settings_that_do_not_exist_or_cannot_work() {
     refused(&["train", "--preset", "demo46"], &["demo46"]);
     refused(&["train", "--res", "48"], &["48"]);
     refused(&["train", "--resume", "latest", "--outdir", "no-such-folder"], &["no-such-folder"]);
+    refused(
+        &["train", "-n", "--set", "model.kind=sagan"],
+        &["`model.kind`: the other settings of `model` are those of `transposed_nest`"],
+    );
+    refused(&["train", "-n", "--set", "discriminator.kind=sagan"], &["are those of `residual`"]);
+    refused(
+        &["train", "-n", "--set", "discriminator.kind=rezidual"],
+        &["`rezidual` is none of residual, sagan"],
+    );
+    refused(
+        &["train", "-n", "--arch", "sagan", "--set", "model.width=32"],
+        &["`model.width`: there is no `width`"],
+    );
+    refused(&["train", "--set", "data.path=a", "--data", "b"], &["`data.path`: it is \"a\" there, and \"b\""]);
+    let study = ["study", "convergence", "-n", "--kimg", "1", "--set", "train.kimg=2"];
+    refused(&study, &["`train.kimg`: it is 2 there, and 1.0"]);
     refused(&["fid", "no-such-a", "no-such-b"], &["no-such-a"]);
+}
+
+#[test]
+fn a_run_that_is_not_in_the_outdir() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny_run(dir.path(), &[]);
+    let run = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let other = dir.path().join("other");
+    let resume = ["train", "-n", "--resume", text(&run), "--outdir"];
+    refused(&[&resume[..], &[text(&other)]].concat(), &["--outdir", "is not in there"]);
+    assert!(!other.exists());
+    let within = nestgen(&[&resume[..], &[text(dir.path())]].concat());
+    assert!(within.status.success(), "{}", String::from_utf8_lossy(&within.stderr));
 }
 
 #[test]
@@ -185,10 +214,13 @@ fn checkpoints_of_another_architecture() {
     assert!(!outdir.exists(), "a folder was made for nothing");
     // Going on, or starting from weights, with other networks.
     let run = fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
-    let deeper = ["--set", "model.depths=[2,0,0]", "--outdir", text(&deep)];
+    let deeper = ["--set", "model.depths=[2,0,0]"];
     refused(&[&["train", "--resume", text(&run)][..], &deeper].concat(), &["model.depths"]);
     let transfer = ["train", "--transfer", text(&run), "--kimg", "0.008"];
-    refused(&[&transfer[..], &deeper].concat(), &["generator-ema.safetensors", "levels.0.layers.1"]);
+    refused(
+        &[&transfer[..], &deeper, &["--outdir", text(&deep)]].concat(),
+        &["generator-ema.safetensors", "levels.0.layers.1"],
+    );
     assert!(!deep.exists(), "a run folder was left behind");
     // The same networks under other settings: allowed, in a folder of its own.
     let out =

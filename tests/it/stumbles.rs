@@ -45,6 +45,12 @@ fn arms_that_are_one_experiment_are_refused_before_training() {
 }
 
 #[test]
+fn settings_of_the_baseline_are_not_those_of_the_network_it_is_as_large_as() {
+    let said = refusal(&["train", "-n", "--arch", "sagan", "--set", "model.width=32"]);
+    assert!(hint(&said).contains("settings of the NesT that the baseline is as large as"), "{said}");
+}
+
+#[test]
 fn a_study_without_scores_is_refused_before_training() {
     let said = refusal(&["study", "convergence", "--dry-run", "--kimg", "1", "--eval", "0"]);
     assert!(said.contains("nothing to compare"), "{said}");

@@ -23,7 +23,7 @@ use nestgen::train::resume_point::ResumePoint;
 use super::open_data;
 use crate::cli::device::DeviceArgs;
 use crate::cli::ranks::{RankArgs, connect_gpus, describe_ranks, find_point};
-use crate::cli::train::{name_of, progress_line};
+use crate::cli::train::{name_of, progress_line, refuse_other_outdir};
 use crate::cli::{interrupt, ui};
 
 /// The model of a CPU.
@@ -129,7 +129,11 @@ fn start(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<Start> {
         Ok(point)
     };
     Ok(match (&args.resume, &args.transfer) {
-        (Some(what), _) => Start::Resume(point(what, "`nestgen train --resume` goes on with it")?),
+        (Some(what), _) => {
+            let point = point(what, "`nestgen train --resume` goes on with it")?;
+            refuse_other_outdir(&args.outdir, super::RUNS, &point.run)?;
+            Start::Resume(point)
+        }
         (None, Some(what)) if what == LATEST || Path::new(what).is_dir() => {
             let point = point(what, "`nestgen train --transfer` begins with its weights")?;
             Start::Transfer(Weights::read(point.states.first().unwrap_or(&point.run))?)

@@ -47,7 +47,7 @@ pub(in crate::cli) struct Convergence {
     /// not choose
     #[arg(long, value_name = "N", requires = "tune", value_parser = clap::value_parser!(u64).range(1..=1000))]
     confirm: Option<u64>,
-    /// Length of a run: thousands of real images shown to the discriminator
+    /// Length of a run: thousands of real images shown to the discriminator; this or --minutes is needed
     #[arg(long, required_unless_present = "minutes", conflicts_with = "minutes")]
     kimg: Option<f64>,
     /// Length of a run: wall time
