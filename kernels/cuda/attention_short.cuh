@@ -1,4 +1,4 @@
-// Softmax attention of sequences of at most 64 tokens by the matrix units: a block of threads has a whole head, so that every
+// Softmax attention of sequences of at most 64 tokens, or of 16, by the matrix units: a block of threads has a whole head, so that every
 // row of scores is complete and nothing is kept for the backward pass but the operands. See `attention_bf16.cuh` for sizes,
 // layouts and the parts. A warp has 16 rows.
 
@@ -122,10 +122,10 @@ __device__ __forceinline__ void put_tile(const Rough &at, const Args &a, int out
 }
 
 // in: queries, keys and values. out: y [sequences, tokens, heads * elements]. Blocks: sequences * heads.
-template <int SIZE> __device__ __forceinline__ void attend_short(const Args &a) {
-  alignas(16) __shared__ Half queries[SHORT][ROW_STEP];
-  alignas(16) __shared__ Half keys[SHORT][ROW_STEP];
-  alignas(16) __shared__ Half values[SHORT][ROW_STEP];
+template <int SIZE, int TOKENS> __device__ __forceinline__ void attend_short(const Args &a) {
+  alignas(16) __shared__ Half queries[TOKENS][ROW_STEP];
+  alignas(16) __shared__ Half keys[TOKENS][ROW_STEP];
+  alignas(16) __shared__ Half values[TOKENS][ROW_STEP];
   const Rough at(a);
   const size_t index = blockIdx.x % a.n[2];
   const unsigned first = at.warp * ROWS_A_MATRIX;
@@ -151,12 +151,12 @@ template <int SIZE> __device__ __forceinline__ void attend_short(const Args &a) 
 
 // in: queries, keys and values, gradient of y. out: the gradients, laid out as the operands: of queries, and in another
 // output if they are shared, of keys and values. Blocks: sequences * heads, or sequences where heads share keys and values.
-template <int SIZE> __device__ __forceinline__ void attend_short_backward(const Args &a) {
-  alignas(16) __shared__ Half queries[SHORT][ROW_STEP];
-  alignas(16) __shared__ Half keys[SHORT][ROW_STEP];
-  alignas(16) __shared__ Half values[SHORT][ROW_STEP];
-  alignas(16) __shared__ Half grads[SHORT][ROW_STEP];
-  alignas(16) __shared__ Half kept[SHORT][WEIGHT_STEP];
+template <int SIZE, int TOKENS> __device__ __forceinline__ void attend_short_backward(const Args &a) {
+  alignas(16) __shared__ Half queries[TOKENS][ROW_STEP];
+  alignas(16) __shared__ Half keys[TOKENS][ROW_STEP];
+  alignas(16) __shared__ Half values[TOKENS][ROW_STEP];
+  alignas(16) __shared__ Half grads[TOKENS][ROW_STEP];
+  alignas(16) __shared__ Half kept[TOKENS][WEIGHT_STEP];
   Rough at(a);
   const size_t head = at.shared ? 0 : blockIdx.x % a.n[2], last = at.shared ? a.n[2] : head + 1;
   if (at.shared) at.sequence = blockIdx.x;
@@ -211,7 +211,21 @@ template <int SIZE> __device__ __forceinline__ void attend_short_backward(const 
   put_tile<SIZE>(at, a, out, at.values(a, head), first, dv, values);
 }
 
-extern "C" __global__ void attention_short_32(Args a) { attend_short<32>(a); }
-extern "C" __global__ void attention_short_64(Args a) { attend_short<64>(a); }
-extern "C" __global__ void __launch_bounds__(128, 4) attention_short_backward_32(Args a) { attend_short_backward<32>(a); }
-extern "C" __global__ void __launch_bounds__(128, 3) attention_short_backward_64(Args a) { attend_short_backward<64>(a); }
+extern "C" __global__ void attention_short_32(Args a) { attend_short<32, SHORT>(a); }
+extern "C" __global__ void attention_short_64(Args a) { attend_short<64, SHORT>(a); }
+extern "C" __global__ void __launch_bounds__(128, 4) attention_short_backward_32(Args a) {
+  attend_short_backward<32, SHORT>(a);
+}
+extern "C" __global__ void __launch_bounds__(128, 3) attention_short_backward_64(Args a) {
+  attend_short_backward<64, SHORT>(a);
+}
+
+// Up to 16 tokens: one warp has a head, and memory for 64 would leave few of them on a multiprocessor.
+extern "C" __global__ void __launch_bounds__(32, 16) attention_shortest_32(Args a) { attend_short<32, 16>(a); }
+extern "C" __global__ void __launch_bounds__(32, 16) attention_shortest_64(Args a) { attend_short<64, 16>(a); }
+extern "C" __global__ void __launch_bounds__(32, 16) attention_shortest_backward_32(Args a) {
+  attend_short_backward<32, 16>(a);
+}
+extern "C" __global__ void __launch_bounds__(32, 12) attention_shortest_backward_64(Args a) {
+  attend_short_backward<64, 16>(a);
+}

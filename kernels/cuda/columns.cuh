@@ -1,7 +1,9 @@
 // Columns of a matrix.
 
-// Kernels of sums: a block of 32 x 8 threads sums one chunk of rows of 128 columns, four to a thread.
-// n: rows, width, rows of a chunk. out: sums of each chunk [chunks, width].
+// Kernels of sums: a block of 256 threads sums one chunk of rows, LANES of them the columns of a row, four each; the others have
+// rows of their own. Many rows take LANES 32, as one run of memory; what chunks leave is few rows, and takes 8, so that more
+// blocks have less to wait for.
+// n: rows, width, rows of a chunk. out: of each chunk the sums of each quantity [chunks, quantities, width].
 
 #define BANDS 8
 #define BAND (4 * 32)
@@ -18,52 +20,61 @@ __device__ __forceinline__ Four at4(const Args &a, int k, const Place &place) {
 }
 
 // Sums of COUNT quantities at once: `quantity` gives those of a place. A thread reads AT_ONCE rows before it adds up the first
-// of them; a chunk has 64 rows mostly, 8 for each band.
-template <int COUNT, int AT_ONCE, class Quantity> __device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
-  __shared__ float sums[COUNT][BANDS][BAND];
+// of them; a chunk has 64 rows mostly, 8 for each warp.
+template <int COUNT, int AT_ONCE, int LANES, class Quantity>
+__device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
+  __shared__ float sums[COUNT][8][4 * LANES];
   const size_t rows = a.n[0], width = a.n[1], chunk = a.n[2];
-  const unsigned lane = threadIdx.x % 32, band = threadIdx.x / 32;
-  const size_t column = blockIdx.x * (size_t)BAND + 4 * lane;
+  const unsigned lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
+  const int groups = 256 / LANES;
+  const size_t column = blockIdx.x * (size_t)(4 * LANES) + 4 * lane;
   const size_t first = blockIdx.y * chunk, last = first + chunk < rows ? first + chunk : rows;
   const unsigned left = column < width ? (unsigned)(width - column < 4 ? width - column : 4) : 0u;
   Four mine[COUNT];
   for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] = 0.f;
   if (left)
-    for (size_t row = first + band; row < last; row += BANDS * AT_ONCE) {
+    for (size_t row = first + group; row < last; row += groups * AT_ONCE) {
       Four found[AT_ONCE][COUNT];
       _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++) {
         // Beyond the last row this one again: what is made of a read would stand behind a test with it, and the next would wait.
-        const size_t there = row + r * BANDS < last ? row + r * BANDS : row;
+        const size_t there = row + r * groups < last ? row + r * groups : row;
         quantity({there * width + column, column, left, width % 4 == 0}, found[r]);
       }
       _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++) {
-        const bool counts = row + r * BANDS < last;
+        const bool counts = row + r * groups < last;
         for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] += counts ? found[r][q].v[j] : 0.f;
       }
     }
-  for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) sums[q][band][4 * lane + j] = mine[q].v[j];
+  for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) {
+    float sum = mine[q].v[j];
+    for (int apart = LANES; apart < 32; apart *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, apart);
+    if (threadIdx.x % 32 < LANES) sums[q][threadIdx.x / 32][4 * lane + j] = sum;
+  }
   __syncthreads();
-  const size_t ours = blockIdx.x * (size_t)BAND + threadIdx.x;
-  if (threadIdx.x >= BAND || ours >= width) return;
+  const size_t ours = blockIdx.x * (size_t)(4 * LANES) + threadIdx.x;
+  if (threadIdx.x >= 4 * LANES || ours >= width) return;
   for (int q = 0; q < COUNT; q++) {
     float total = 0.f;
-    for (int i = 0; i < BANDS; i++) total += sums[q][i][threadIdx.x];
-    put(a, q, blockIdx.y * width + ours, total);
+    for (int warp = 0; warp < 8; warp++) total += sums[q][warp][threadIdx.x];
+    put(a, 0, (blockIdx.y * (size_t)COUNT + q) * width + ours, total);
   }
 }
 
 // Whether there are only whole runs of four columns.
 __device__ __forceinline__ bool in_fours(const Args &a) { return a.n[1] % 4 == 0; }
 
-__device__ __forceinline__ void column_sums_body(const Args &a) {
-  sum_columns<1, 8>(a, [&a](const Place &at, Four *sum) { *sum = at4(a, 0, at); });
+template <int LANES> __device__ __forceinline__ void column_sums_body(const Args &a) {
+  sum_columns<1, 8, LANES>(a, [&a](const Place &at, Four *sum) { *sum = at4(a, 0, at); });
 }
 
 // in: x [rows, width].
-extern "C" __global__ void column_sums(Args a) { by_type<column_sums_body, 0, ROUGH_IN(0)>(a, in_fours(a)); }
+extern "C" __global__ void column_sums(Args a) { by_type<column_sums_body<32>, 0, ROUGH_IN(0)>(a, in_fours(a)); }
+
+// The same by blocks of fewer columns, for the few rows that chunks leave, which are f32.
+extern "C" __global__ void column_sums_of_chunks(Args a) { by_type<column_sums_body<8>, 0>(a, in_fours(a)); }
 
 __device__ __forceinline__ void weighted_column_sums_body(const Args &a) {
-  sum_columns<1, 8>(a, [&a](const Place &at, Four *sum) {
+  sum_columns<1, 8, 32>(a, [&a](const Place &at, Four *sum) {
     const Four x = at4(a, 0, at), y = at4(a, 1, at);
     EACH_OF_FOUR(j) sum->v[j] = x.v[j] * y.v[j];
   });
@@ -140,24 +151,24 @@ __device__ __forceinline__ Four channels4(const Args &a, int k, const Place &at)
 }
 
 __device__ __forceinline__ void centred_sums_body(const Args &a) {
-  sum_columns<2, 8>(a, [&a](const Place &at, Four *sums) {
-    const Four x = at4(a, 0, at), shift = channels4(a, 1, at);
+  sum_columns<2, 8, 32>(a, [&a](const Place &at, Four *sums) {
+    const Four x = at4(a, 0, at), total = channels4(a, 1, at);
     EACH_OF_FOUR(j) {
-      const float d = x.v[j] - shift.v[j];
+      const float d = x.v[j] - product(total.v[j], a.f[0]);
       sums[0].v[j] = d;
       sums[1].v[j] = d * d;
     }
   });
 }
 
-// in: x [rows, width], shift [channels]. n: rows, width, rows of a chunk, channels.
-// out: of each chunk the sums of x - shift, and of its square.
+// in: x [rows, width], the sums of its columns [channels]. n: rows, width, rows of a chunk, channels. f: 1 / all rows.
+// out: of each chunk the sums of x - mean, and of its square.
 extern "C" __global__ void centred_sums(Args a) {
   by_type<centred_sums_body, 0, ROUGH_IN(0)>(a, in_fours(a));
 }
 
 __device__ __forceinline__ void norm_sums_body(const Args &a) {
-  sum_columns<2, 4>(a, [&a](const Place &at, Four *sums) {
+  sum_columns<2, 4, 32>(a, [&a](const Place &at, Four *sums) {
     const Four g = at4(a, 0, at), x = at4(a, 1, at), mean = channels4(a, 2, at), rstd = channels4(a, 3, at);
     sums[0] = g;
     EACH_OF_FOUR(j) sums[1].v[j] = g.v[j] * (x.v[j] - mean.v[j]) * rstd.v[j];
@@ -168,6 +179,22 @@ __device__ __forceinline__ void norm_sums_body(const Args &a) {
 // out: of each chunk the sums of the gradient, and of the gradient times normalised x.
 extern "C" __global__ void norm_sums(Args a) {
   by_type<norm_sums_body, 0, ROUGH_IN(0) | ROUGH_IN(1)>(a, in_fours(a));
+}
+
+// in: the sums of x [channels], of x - mean and of its square [2, channels], gain [channels]. n: channels. f: 1 / rows, eps.
+// out: mean, variance, 1 / standard deviation, and that times the gain.
+extern "C" __global__ void batch_statistics(Args a) {
+  EACH(i, a.n[0]) {
+    const float mean = product(numbers(a, 0)[i], a.f[0]), square = numbers(a, 1)[a.n[0] + i] * a.f[0];
+    // What rounding left of the mean.
+    const float lost = numbers(a, 1)[i] * a.f[0], spread = square - lost * lost;
+    // A NaN stays one.
+    const float variance = spread < 0.f ? 0.f : spread, rstd = 1.f / sqrtf(variance + a.f[1]);
+    put(a, 0, i, mean + lost);
+    put(a, 1, i, variance);
+    put(a, 2, i, rstd);
+    put(a, 3, i, rstd * numbers(a, 2)[i]);
+  }
 }
 
 __device__ __forceinline__ void normalise_body(const Args &a) {

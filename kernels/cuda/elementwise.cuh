@@ -183,6 +183,16 @@ extern "C" __global__ void add(Args a) {
   by_type<add_body, 0, ROUGH_IN(0), ROUGH_IN(1), ROUGH_IN(0) | ROUGH_IN(1) | ROUGH_OUT>(a, in_eights(a));
 }
 
+// in: x, y. f: factors of both. out: their sum.
+extern "C" __global__ void blend(Args a) {
+  EACH8(i, a.n[0]) {
+    Eight x = get8(a, 0, i, a.n[0]);
+    const Eight y = get8(a, 1, i, a.n[0]);
+    EACH_OF_EIGHT(j) x.v[j] = x.v[j] * a.f[0] + y.v[j] * a.f[1];
+    put8(a, 0, i, a.n[0], x);
+  }
+}
+
 __device__ __forceinline__ void convert_body(const Args &a) {
   EACH8(i, a.n[0]) put8(a, 0, i, a.n[0], get8(a, 0, i, a.n[0]));
 }

@@ -1,7 +1,8 @@
 // Runs the kernels of kernels.cu on the processor, block by block, a thread for each thread of a block: for tests.
 //
-// `__syncthreads` and shuffles are barriers of the whole block, so a kernel in which not all threads of a block meet
-// hangs here, as it may there. Shared memory is a static variable, since blocks run one after another.
+// `__syncthreads` is a barrier of the block, so a kernel in which not all its threads meet hangs here, as it may there; shuffles,
+// `__syncwarp` and the matrix units are barriers of a warp alone. Shared memory is a static variable, since blocks run one
+// after another.
 
 #define NESTGEN_EMULATION
 #include <barrier>
@@ -24,16 +25,17 @@ struct Index {
 static thread_local Index threadIdx, blockIdx;
 static Index blockDim, gridDim;
 static std::unique_ptr<std::barrier<>> meeting;
+static std::vector<std::unique_ptr<std::barrier<>>> warps;
 static std::vector<float> shown;
 
 static void __syncthreads() { meeting->arrive_and_wait(); }
-static void __syncwarp() { meeting->arrive_and_wait(); }
+static void __syncwarp() { warps[threadIdx.x / 32]->arrive_and_wait(); }
 
 static float __shfl_xor_sync(unsigned, float value, int apart) {
   shown[threadIdx.x] = value;
-  meeting->arrive_and_wait();
+  __syncwarp();
   float other = shown[threadIdx.x ^ apart];
-  meeting->arrive_and_wait();
+  __syncwarp();
   return other;
 }
 
@@ -52,7 +54,7 @@ static float half_of(unsigned both, int which) {
 
 static void multiply(float *sums, const unsigned *left, unsigned right0, unsigned right1) {
   factors[threadIdx.x] = {{left[0], left[1], left[2], left[3]}, {right0, right1}};
-  meeting->arrive_and_wait();
+  __syncwarp();
   const unsigned first = threadIdx.x / 32 * 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   for (int j = 0; j < 4; j++)
     for (int k = 0; k < 16; k++) {
@@ -60,21 +62,21 @@ static void multiply(float *sums, const unsigned *left, unsigned right0, unsigne
       const Factors &a = factors[first + g * 4 + pair], &b = factors[first + (2 * t + j % 2) * 4 + pair];
       sums[j] += half_of(a.left[j / 2 + 2 * far], k % 2) * half_of(b.right[far], k % 2);
     }
-  meeting->arrive_and_wait();
+  __syncwarp();
 }
 
 static std::vector<const unsigned short *> rows_shown;
 
 static void load(unsigned *out, const unsigned short *row, bool across) {
   rows_shown[threadIdx.x] = row;
-  meeting->arrive_and_wait();
+  __syncwarp();
   const unsigned first = threadIdx.x / 32 * 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   for (unsigned matrix = 0; matrix < 4; matrix++) {
     const unsigned short *const *rows = &rows_shown[first + matrix * 8];
     const unsigned low = across ? rows[2 * t][g] : rows[g][2 * t], high = across ? rows[2 * t + 1][g] : rows[g][2 * t + 1];
     out[matrix] = low | high << 16;
   }
-  meeting->arrive_and_wait();
+  __syncwarp();
 }
 
 static void load_across(unsigned *out, const unsigned short *row) { load(out, row, true); }
@@ -89,6 +91,9 @@ extern "C" void emulate(void (*kernel)(Args), unsigned grid_x, unsigned grid_y, 
   factors.assign(block, {});
   rows_shown.assign(block, nullptr);
   meeting = std::make_unique<std::barrier<>>(block);
+  warps.clear();
+  for (unsigned first = 0; first < block; first += 32)
+    warps.push_back(std::make_unique<std::barrier<>>(block - first < 32 ? block - first : 32));
   std::vector<std::thread> threads;
   for (unsigned t = 0; t < block; t++)
     threads.emplace_back([=] {

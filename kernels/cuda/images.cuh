@@ -130,35 +130,99 @@ extern "C" __global__ void means3(Args a) {
 
 // The sizes of the three kernels of maximum pools:
 // n: elements of out, h, w, c, outputs down, outputs across, window side, stride, padding above, padding to the left.
-#define WINDOWS                                                                                       \
-  const unsigned h = a.n[1], w = a.n[2], c = a.n[3], oh = a.n[4], ow = a.n[5], side = a.n[6], stride = a.n[7]; \
+#define PLANES                                                                        \
+  const unsigned h = a.n[1], w = a.n[2], c = a.n[3], oh = a.n[4], ow = a.n[5];        \
   const unsigned above = a.n[8], left = a.n[9];
+#define WINDOWS PLANES const unsigned side = a.n[6], stride = a.n[7];
+
+// Whether windows are of this kind, and channels in eights.
+__device__ __forceinline__ bool in_windows(const Args &a, unsigned side, unsigned stride) {
+  return a.n[3] % 8 == 0 && a.n[6] == side && a.n[7] == stride;
+}
+
+template <int SIDE, int STRIDE> __device__ __forceinline__ void max_pool_in_eights(const Args &a) {
+  PLANES
+  EACH8(i, a.n[0]) {
+    const Pixel p = pixel(i, oh, ow, c);
+    Eight best, winner;
+    EACH_OF_EIGHT(j) best.v[j] = winner.v[j] = 0.f;
+    bool found = false;
+    _Pragma("unroll") for (int down = 0; down < SIDE; down++) {
+      const unsigned y = p.y * STRIDE + down - above, x = p.x * STRIDE - left;
+      if (y >= h) continue;
+      // A row is read before any of it is used; beside the image some other pixel.
+      Eight row[SIDE];
+      _Pragma("unroll") for (int k = 0; k < SIDE; k++) {
+        const size_t at = offset(p.image, y, x + k < w ? x + k : 0, p.channel, h, w, c);
+        row[k] = get8(a, 0, at, at + 8);
+      }
+      _Pragma("unroll") for (int k = 0; k < SIDE; k++) {
+        if (x + k >= w) continue;
+        EACH_OF_EIGHT(j) {
+          const float v = row[k].v[j];
+          const bool wins = !found || v > best.v[j] || v != v;
+          best.v[j] = wins ? v : best.v[j];
+          winner.v[j] = wins ? (float)(down * SIDE + k) : winner.v[j];
+        }
+        found = true;
+      }
+    }
+    put8(a, 0, i, a.n[0], best);
+    put8(a, 1, i, a.n[0], winner);
+  }
+}
 
 // in: x [B, h, w, c]. out: the largest of each window [B, oh, ow, c], and the number of its tap in reading order.
-// The first of equals wins; a NaN wins and stays.
+// The first of equals wins, of pixels that exist; a NaN wins and stays.
 extern "C" __global__ void max_pool(Args a) {
+  if (in_windows(a, 3, 2)) return by_type<max_pool_in_eights<3, 2>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, true);
+  if (in_windows(a, 2, 2)) return by_type<max_pool_in_eights<2, 2>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, true);
   WINDOWS
   EACH(i, a.n[0]) {
     Pixel p = pixel(i, oh, ow, c);
-    float best = -INFINITY;
+    float best = 0.f;
     unsigned winner = 0;
+    bool found = false;
     for (unsigned tap = 0; tap < side * side; tap++) {
       // Above or left of the image these wrap round to numbers larger than any side.
       unsigned y = p.y * stride + tap / side - above, x = p.x * stride + tap % side - left;
       if (y >= h || x >= w) continue;
       const float v = get(a, 0, offset(p.image, y, x, p.channel, h, w, c));
-      if (v > best || v != v) {
+      if (!found || v > best || v != v) {
         best = v;
         winner = tap;
       }
+      found = true;
     }
     put(a, 0, i, best);
     put(a, 1, i, (float)winner);
   }
 }
 
+template <int SIDE, int STRIDE> __device__ __forceinline__ void max_scatter_in_eights(const Args &a) {
+  PLANES
+  EACH8(i, a.n[0]) {
+    const Pixel p = pixel(i, h, w, c);
+    Eight sum;
+    EACH_OF_EIGHT(j) sum.v[j] = 0.f;
+    const unsigned y = p.y + above, x = p.x + left;
+    // Windows from the first that can see this pixel on; before the first window these wrap round.
+    _Pragma("unroll") for (int up = (SIDE - 1) / STRIDE; up >= 0; up--)
+      _Pragma("unroll") for (int back = (SIDE - 1) / STRIDE; back >= 0; back--) {
+        const unsigned oy = y / STRIDE - up, ox = x / STRIDE - back, down = y - oy * STRIDE, across = x - ox * STRIDE;
+        if (oy >= oh || ox >= ow || down >= SIDE || across >= SIDE) continue;
+        const size_t at = offset(p.image, oy, ox, p.channel, oh, ow, c);
+        const Eight grad = get8(a, 0, at, at + 8), winner = get8(a, 1, at, at + 8);
+        EACH_OF_EIGHT(j) sum.v[j] += winner.v[j] == (float)(down * SIDE + across) ? grad.v[j] : 0.f;
+      }
+    put8(a, 0, i, a.n[0], sum);
+  }
+}
+
 // in: gradient [B, oh, ow, c], winners. out: the gradient of x [B, h, w, c].
 extern "C" __global__ void max_scatter(Args a) {
+  if (in_windows(a, 3, 2)) return by_type<max_scatter_in_eights<3, 2>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, true);
+  if (in_windows(a, 2, 2)) return by_type<max_scatter_in_eights<2, 2>, 0, ROUGH_IN(0) | ROUGH_OUT>(a, true);
   WINDOWS
   EACH(i, a.n[0]) {
     Pixel p = pixel(i, h, w, c);

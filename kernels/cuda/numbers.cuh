@@ -35,7 +35,11 @@ static inline unsigned pair(float first, float second) {
 
 static inline float quick_power2(float x) { return exp2f(x); }
 static inline float quick_reciprocal(float x) { return 1.f / x; }
+static inline float product(float x, float y) { return x * y; }
 #else
+// Rounded by itself, whatever follows: the same number wherever it is made.
+__device__ __forceinline__ float product(float x, float y) { return __fmul_rn(x, y); }
+
 __device__ __forceinline__ Half rounded(float x) {
   Half half;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half) : "f"(x));

@@ -7,14 +7,15 @@ use std::rc::Rc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::Var;
 use crate::cpu::{self, Element, by_dtype};
+use crate::cuda::fused;
 use crate::map::CHUNK;
 use crate::mixed::goes_with;
 use crate::portable;
 use crate::reduce::{accumulate_rows, column_reduce, reduce_width};
 use crate::simd::multiversion;
 use crate::threads::Tasks;
+use crate::{Var, add, scale};
 
 multiversion! {
     fn add_squares<T: Element>(x: &[T], mean: &[T], sums: &mut [T]) {
@@ -93,6 +94,26 @@ pub struct BatchStatistics {
     pub var: Tensor,
     /// How many rows these are of.
     pub rows: f64,
+}
+
+impl BatchStatistics {
+    /// What running averages of the mean and of the unbiased variance are after this batch, whose weight is `momentum`, outside
+    /// any graph.
+    ///
+    /// # Errors
+    /// When shapes or types disagree.
+    pub fn move_averages(&self, mean: &Tensor, var: &Tensor, momentum: f64) -> Result<[Tensor; 2]> {
+        let unbiased = self.rows / (self.rows - 1.0).max(1.0);
+        let moved = |running: &Tensor, now: &Tensor, factor: f64| -> Result<Tensor> {
+            let (keep, take) = (1.0 - momentum, factor * momentum);
+            if fused::takes(running) {
+                return fused::blend(running, keep, now, take);
+            }
+            let [running, now] = [running, now].map(|x| Var::constant(x.clone()));
+            Ok(add(&scale(&running, keep)?, &scale(&now, take)?)?.into_value())
+        };
+        Ok([moved(mean, &self.mean, 1.0)?, moved(var, &self.var, unbiased)?])
+    }
 }
 
 /// Normalises each channel of `x [.., C]` by the statistics of the batch, then applies gain `w [C]` and offset

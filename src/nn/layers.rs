@@ -1,6 +1,6 @@
 //! Linear, convolution and normalisation layers: parameters around the operations of `nestgen-kernels`.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use nestgen_kernels::{self as k, Activation, Param, SumOverParts, Var};
 
 use super::{Builder, Init, SpectralNorm};
@@ -189,16 +189,10 @@ impl BatchNorm {
             return k::batch_norm_eval(x, &weight, &bias, &mean, &var, Self::EPS);
         }
         let (y, found) = k::batch_norm(x, &weight, &bias, Self::EPS, self.parts.as_ref())?;
-        let unbiased = found.rows / (found.rows - 1.0).max(1.0);
-        moving_average(&self.running_mean, &found.mean, 1.0)?;
-        moving_average(&self.running_var, &found.var, unbiased)?;
+        let running = [&self.running_mean, &self.running_var].map(Param::value);
+        let [mean, var] = found.move_averages(&running[0], &running[1], Self::MOMENTUM)?;
+        self.running_mean.set(mean)?;
+        self.running_var.set(var)?;
         Ok(y)
     }
-}
-
-/// `running += momentum * (factor * value - running)`, outside any graph.
-fn moving_average(running: &Param, value: &Tensor, factor: f64) -> Result<()> {
-    let old = k::scale(&Var::constant(running.value()), 1.0 - BatchNorm::MOMENTUM)?;
-    let new = k::scale(&Var::constant(value.clone()), factor * BatchNorm::MOMENTUM)?;
-    running.set(k::add(&old, &new)?.into_value())
 }

@@ -68,6 +68,7 @@ impl<'a> Training<'a> {
             tick_start_secs: 0.0,
             maintenance_secs: 0.0,
             longest_maintenance_secs: 0.0,
+            memory_secs: f64::NEG_INFINITY,
         };
         let mut training = Self {
             adam_g: adam(networks.generator.params(), &config.generator)?,
@@ -121,7 +122,6 @@ impl<'a> Training<'a> {
                 // Generator.
                 self.progress.generator_loss = self.generator_step(real.as_ref())?;
                 self.position.g_steps += 1;
-                self.update_ema()?;
 
                 // Numbers that are not finite would only spread: nothing of this step is kept.
                 let losses = [
@@ -267,7 +267,7 @@ impl<'a> Training<'a> {
         Ok(sums[0] / ranks.size() as f64)
     }
 
-    /// One step of G; gives its loss. `real` is for losses that compare with real images.
+    /// One step of G, and of its average; gives its loss. `real` is for losses that compare with real images.
     fn generator_step(&mut self, real: Option<&Tensor>) -> Result<f64> {
         let config = self.session.config;
         let position = &self.position;
@@ -306,7 +306,9 @@ impl<'a> Training<'a> {
             clip_grad_norm(&mut grads, self.networks.generator.params().params(), config.clip_norm)?;
         }
         self.adam_g.step(&grads, lr)?;
+        self.update_ema()?;
         self.upload_ahead();
+        // All of the step is queued: the first read that waits for it.
         let mut measured: Vec<_> = readings.read()?.iter().map(|(key, loss)| (*key, mean(loss))).collect();
         ranks.mean_measured(&mut measured);
         measured.iter().for_each(|&(key, loss)| self.position.collected.report(key, loss));
@@ -329,7 +331,7 @@ impl<'a> Training<'a> {
         ema_update(&pairs, beta)?;
         // Spectral norm's vectors are directions, which an average over turns would shorten.
         for (ema, source) in ema.buffers().iter().zip(source.buffers()) {
-            ema.set(source.value().copy()?)?;
+            ema.set(source.value())?;
         }
         Ok(())
     }
@@ -351,6 +353,11 @@ impl<'a> Training<'a> {
         let is_first = self.clock.tick_start_secs <= self.clock.before_secs;
         let warm = is_first || tick_nimg as f64 >= self.session.config.tick_kimg * 250.0;
         let sec_per_kimg = if warm { speed } else { self.progress.sec_per_kimg };
+        let mut memory = self.progress.memory_gib;
+        if elapsed_secs >= self.clock.memory_secs + 1.0 {
+            memory = memory_gib().map_or(0.0, |(now, _)| now);
+            self.clock.memory_secs = elapsed_secs;
+        }
         self.progress = Progress {
             kimg: cur_nimg as f64 / 1e3,
             total_kimg: total_nimg as f64 / 1e3,
@@ -360,7 +367,7 @@ impl<'a> Training<'a> {
                 Length::Seconds { total_secs, .. } => (total_secs - elapsed_secs).max(0.0),
                 Length::Images(_) => total_nimg.saturating_sub(cur_nimg) as f64 / 1e3 * sec_per_kimg,
             },
-            memory_gib: memory_gib().map_or(0.0, |(now, _)| now),
+            memory_gib: memory,
             augment: self.position.augment.probability,
             ..self.progress
         };

@@ -74,6 +74,8 @@ pub(super) struct Clock {
     pub(super) maintenance_secs: f64,
     /// The longest that they have taken so far.
     pub(super) longest_maintenance_secs: f64,
+    /// When the memory of a line of progress was read, in seconds of the run: reading it takes longer than queueing work for a GPU.
+    pub(super) memory_secs: f64,
 }
 
 impl Clock {

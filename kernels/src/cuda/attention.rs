@@ -15,8 +15,10 @@ const WARPS: usize = 4;
 /// Tokens at most where the kernels multiply in plain f32. Where matrix products have faster units, they win earlier.
 const MOST_TOKENS: usize = 256;
 const MOST_TOKENS_BESIDE_FAST_PRODUCTS: usize = 64;
-/// Tokens at most of which the matrix units' kernels have whole heads in shared memory.
+/// Tokens at most of which the matrix units' kernels have whole heads in shared memory, with a warp for 16 of them.
 const SHORT: usize = 64;
+/// Tokens at most of those that have memory for one warp only.
+const SHORTEST: usize = 16;
 
 /// Where queries, keys and values lie in two tensors `[B, T, N, C]`, or in one that is given twice.
 #[derive(Clone, Copy)]
@@ -84,7 +86,10 @@ impl Layout {
     pub(crate) fn forward(&self, q: &Tensor, kv: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
         let (b, t, n, _) = q.dims4()?;
         if self.rough && n <= SHORT {
-            let kernel = self.named(["attention_short_32", "attention_short_64"]);
+            let kernel = self.named(match n <= SHORTEST {
+                true => ["attention_shortest_32", "attention_shortest_64"],
+                false => ["attention_short_32", "attention_short_64"],
+            });
             let outputs = vec![vec![b, t, n, self.heads * self.head_dim]];
             let plan = self.plan(kernel, (b * t * self.heads, 1), groups(n).0, (q, kv), outputs)?;
             return Ok((one(&plan.with_types(&[DType::BF16]), &[Some(q), Some(kv)])?, None));
@@ -120,7 +125,10 @@ impl Layout {
         outputs.extend(self.shared.then(|| kv.dims().to_vec()));
         let (types, (warps, groups)) = (vec![DType::BF16; outputs.len()], groups(n));
         let Some(logs) = logs else {
-            let kernel = self.named(["attention_short_backward_32", "attention_short_backward_64"]);
+            let kernel = self.named(match n <= SHORTEST {
+                true => ["attention_shortest_backward_32", "attention_shortest_backward_64"],
+                false => ["attention_short_backward_32", "attention_short_backward_64"],
+            });
             let grid = (b * t * if self.shared { 1 } else { self.heads }, 1);
             let plan = self.plan(kernel, grid, warps, (q, kv), outputs)?;
             return run(&plan.with_types(&types), &[q, kv, grad].map(Some));

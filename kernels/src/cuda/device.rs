@@ -35,6 +35,13 @@ pub fn open(ordinal: usize) -> Result<Device> {
     Ok(device)
 }
 
+/// How many multiprocessors a GPU has, if it tells.
+pub(super) fn multiprocessors(device: &CudaDevice) -> Option<usize> {
+    let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    let count = device.cuda_stream().context().attribute(attribute).ok()?;
+    usize::try_from(count).ok().filter(|&count| count > 0)
+}
+
 /// Has cuBLAS add up in f32 where a product's result is bf16: by default it may add up parts of one in the result's type.
 fn add_up_in_f32(device: &CudaDevice) -> Result<()> {
     let mode = cublas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;

@@ -223,6 +223,7 @@ fn elementwise_kernels_agree_with_the_compositions() -> Result<()> {
     }
     close("bias_residual", &fused::bias_residual(&x, Some(&b), &g)?, &(&x.broadcast_add(&b)? + &g)?)?;
     close("add", &fused::add(&x, &g)?, &(&x + &g)?)?;
+    close("blend", &fused::blend(&x, 0.9, &g, 0.3)?, &((&x * 0.9)? + (&g * 0.3)?)?)?;
     let factors = single(&[7], 4)?;
     let composed = x.broadcast_mul(&factors.reshape((7, 1, 1))?)?;
     close("scale_samples", &fused::scale_samples(&x, &factors)?, &composed)?;
@@ -369,6 +370,11 @@ fn sums_of_columns_and_rows_agree_with_the_compositions() -> Result<()> {
         let (x, y) = (single(&[rows, width], 1)?, single(&[rows, width], 2)?);
         close("column_sums", &fused::column_sums(&x, None)?, &x.sum(0)?)?;
         close("weighted_column_sums", &fused::column_sums(&x, Some(&y))?, &(&x * &y)?.sum(0)?)?;
+    }
+    for (rows, width) in [(600, 5), (300, 36), (7, 64)] {
+        let x = single(&[rows, width], 1)?;
+        let found = fused::one(&Plan::sums_of_chunks((rows, rows), width), &[Some(&x)])?;
+        close("column_sums_of_chunks", &found.reshape(width)?, &x.sum(0)?)?;
     }
     for dims in [[1, 1, 1], [3, 5, 7], [2, 130, 33]] {
         let x = single(&dims, 1)?;

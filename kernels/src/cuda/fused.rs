@@ -40,6 +40,16 @@ pub(super) fn one(plan: &Plan, inputs: &[Option<&Tensor>]) -> Result<Tensor> {
     Ok(outputs.remove(0))
 }
 
+/// How many multiprocessors the GPU of `x` has, those of an H200 where it does not tell.
+fn multiprocessors(x: &Tensor) -> usize {
+    const USUAL: usize = 132;
+    match x.device() {
+        #[cfg(feature = "cuda")]
+        candle_core::Device::Cuda(device) => super::device::multiprocessors(device).unwrap_or(USUAL),
+        _ => USUAL,
+    }
+}
+
 /// A plan for an output like `x`, element by element.
 fn like(kernel: &'static str, x: &Tensor) -> Plan {
     Plan::eights(kernel, 1, x.dims()).with_types(&[x.dtype()])
@@ -175,18 +185,18 @@ fn rows_together(rows: usize, width: usize) -> usize {
     together
 }
 
-/// Sums the sums of chunks `[chunks, n * width]`: over chunks first and then over the `n` rows taken together, since one block
-/// adds up either, and few columns leave most of its threads idle.
-fn finish_sums(sums: Tensor, width: usize) -> Result<Tensor> {
-    let over_rows = |x: Tensor, width: usize| {
-        let rows = x.elem_count() / width;
+/// Sums the sums of chunks `[chunks, quantities * n * width]`, to `[quantities, width]`: over chunks first and then over the `n`
+/// rows taken together, since one block adds up either, and few columns leave most of its threads idle.
+fn finish_sums(sums: Tensor, quantities: usize, width: usize) -> Result<Tensor> {
+    let over = |x: Tensor, rows: usize, width: usize| {
         if rows == 1 {
             return Ok(x);
         }
-        one(&Plan::columns_of("column_sums", (rows, rows), width, 1), &[Some(&x)])
+        one(&Plan::sums_of_chunks((x.elem_count() / width, rows), width), &[Some(&x)])
     };
-    let wide = sums.dim(1)?;
-    over_rows(over_rows(sums, wide)?, width)?.reshape(width)
+    let (chunks, wide) = sums.dims2()?;
+    let whole = over(sums, chunks, wide)?;
+    over(whole, wide / (quantities * width), width)?.reshape((quantities, width))
 }
 
 /// The sums of the columns of `x [rows, width]`, with a factor `weights` of the same shape if given.
@@ -194,7 +204,8 @@ pub(crate) fn column_sums(x: &Tensor, weights: Option<&Tensor>) -> Result<Tensor
     let (rows, width) = x.dims2()?;
     let together = rows_together(rows, width);
     let kernel = if weights.is_some() { "weighted_column_sums" } else { "column_sums" };
-    finish_sums(one(&Plan::columns(kernel, rows / together, together * width, 1), &[Some(x), weights])?, width)
+    let plan = Plan::columns(kernel, rows / together, together * width, 1);
+    finish_sums(one(&plan, &[Some(x), weights])?, 1, width)?.reshape(width)
 }
 
 /// Chunks of rows at most in [`through_hidden`]: enough blocks for every GPU also where rows are short.
@@ -218,7 +229,7 @@ pub(crate) fn through_hidden(
     let [sums, dx, value]: [Tensor; 3] = run(&plan, &[Some(x), vector(b)?, Some(grad)])?
         .try_into()
         .map_err(|_| candle_core::Error::Msg("through_hidden: expected three outputs".into()))?;
-    Ok([dx, value, finish_sums(sums, width)?])
+    Ok([dx, value, finish_sums(sums, 1, width)?.reshape(width)?])
 }
 
 /// Blocks whose parts of an inner product one block of the next kernel adds up.
@@ -257,23 +268,43 @@ pub(crate) fn middle_sums(x: &Tensor, batch: usize, channels: usize) -> Result<T
     one(&Plan::columns_of("column_sums", (rows, rows / batch), channels, 1), &[Some(x), None])
 }
 
-/// Two sums over the rows of `[rows, channels]` by a kernel that reads `inputs` once.
+/// Two sums `[2, channels]` over the rows of `[rows, channels]` by a kernel that reads `inputs` once.
 fn two_sums(
     kernel: &'static str,
     rows: usize,
     channels: usize,
     inputs: &[Option<&Tensor>],
-) -> Result<[Tensor; 2]> {
+    share: f64,
+) -> Result<Tensor> {
     let together = rows_together(rows, channels);
     let plan = Plan::columns(kernel, rows / together, together * channels, 2).with_sizes(&[channels]);
-    let [first, second] = two(kernel, run(&plan, inputs)?)?;
-    Ok([finish_sums(first, channels)?, finish_sums(second, channels)?])
+    finish_sums(one(&plan.with_numbers(&[share as f32]), inputs)?, 2, channels)
 }
 
-/// For `x [rows, channels]`: the sums of `x - shift` and of its square.
-pub(crate) fn centred_sums(x: &Tensor, shift: &Tensor) -> Result<[Tensor; 2]> {
+/// For `x [rows, channels]` and the sums of its columns: those of `x - mean` and of its square `[2, channels]`, where the mean is
+/// `share` of the sums.
+pub(crate) fn centred_sums(x: &Tensor, sums: &Tensor, share: f64) -> Result<Tensor> {
     let (rows, channels) = x.dims2()?;
-    two_sums("centred_sums", rows, channels, &[Some(x), vector(Some(shift))?])
+    two_sums("centred_sums", rows, channels, &[Some(x), vector(Some(sums))?], share)
+}
+
+/// What batch norm makes of these sums and of its gain `w`: mean, variance, 1 / standard deviation, and that times `w`.
+pub(crate) fn batch_statistics(
+    sums: &Tensor,
+    centred: &Tensor,
+    w: &Tensor,
+    share: f64,
+    eps: f64,
+) -> Result<[Tensor; 4]> {
+    let plan = Plan::elements("batch_statistics", 4, w.dims()).with_numbers(&[share as f32, eps as f32]);
+    run(&plan, &[vector(Some(sums))?, vector(Some(centred))?, vector(Some(w))?])?
+        .try_into()
+        .map_err(|_| candle_core::Error::Msg("batch_statistics: expected four outputs".into()))
+}
+
+/// `keep * x + take * y`.
+pub(crate) fn blend(x: &Tensor, keep: f64, y: &Tensor, take: f64) -> Result<Tensor> {
+    one(&like("blend", x).with_numbers(&[keep as f32, take as f32]), &[Some(x), Some(y)])
 }
 
 /// Batch norm's vectors `[channels]`.
@@ -297,7 +328,8 @@ impl Statistics<'_> {
     pub(crate) fn sums(&self, grad: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
         let channels = self.mean.elem_count();
         let inputs = [Some(grad), Some(x), vector(Some(self.mean))?, vector(Some(self.rstd))?];
-        two_sums("norm_sums", x.elem_count() / channels, channels, &inputs)
+        let sums = two_sums("norm_sums", x.elem_count() / channels, channels, &inputs, 1.0)?;
+        Ok([sums.get(0)?, sums.get(1)?])
     }
 
     /// The gradient of `x`, of its type; `share` is 1 over the number of rows, or 0 where the statistics are no functions of `x`.
@@ -312,37 +344,51 @@ impl Statistics<'_> {
     }
 }
 
-/// The widest rows of each kernel of layer norms, how many lanes share a row, and the kernels.
-const LAYER_NORMS: [(usize, usize, [&str; 2]); 6] = [
-    (32, 8, ["layer_norm_32", "layer_norm_backward_32"]),
-    (64, 8, ["layer_norm_64", "layer_norm_backward_64"]),
-    (128, 16, ["layer_norm_128", "layer_norm_backward_128"]),
-    (256, 32, ["layer_norm_256", "layer_norm_backward_256"]),
-    (512, 32, ["layer_norm_512", "layer_norm_backward_512"]),
-    (1024, 32, ["layer_norm_1024", "layer_norm_backward_1024"]),
+/// A kernel of layer norms.
+struct RowKernels {
+    widest: usize,
+    /// How many lanes share a row.
+    lanes: usize,
+    /// Forward and backward.
+    names: [&'static str; 2],
+    /// Blocks of the backward pass that are on a multiprocessor at once, as `cuda/layer_norm.cuh` has it.
+    resident: usize,
+}
+
+const LAYER_NORMS: [RowKernels; 6] = [
+    RowKernels { widest: 32, lanes: 8, names: ["layer_norm_32", "layer_norm_backward_32"], resident: 4 },
+    RowKernels { widest: 64, lanes: 8, names: ["layer_norm_64", "layer_norm_backward_64"], resident: 3 },
+    RowKernels { widest: 128, lanes: 16, names: ["layer_norm_128", "layer_norm_backward_128"], resident: 3 },
+    RowKernels { widest: 256, lanes: 32, names: ["layer_norm_256", "layer_norm_backward_256"], resident: 3 },
+    RowKernels { widest: 512, lanes: 32, names: ["layer_norm_512", "layer_norm_backward_512"], resident: 2 },
+    RowKernels { widest: 1024, lanes: 32, names: ["layer_norm_1024", "layer_norm_backward_1024"], resident: 1 },
 ];
-/// Blocks at most: each reads the gain once, and in the backward pass leaves sums that are to be added up.
-const LAYER_NORM_BLOCKS: [usize; 2] = [2048, 512];
+/// Blocks at most of the forward pass: each reads gain and offset once.
+const LAYER_NORM_BLOCKS: usize = 2048;
 
 /// Whether there are layer norms for rows as wide as `x`'s.
 pub(crate) fn takes_rows(x: &Tensor) -> bool {
-    takes(x) && x.dims().last().is_some_and(|&width| width <= LAYER_NORMS[LAYER_NORMS.len() - 1].0)
+    takes(x) && x.dims().last().is_some_and(|&width| width <= LAYER_NORMS[LAYER_NORMS.len() - 1].widest)
 }
 
-/// A plan of the kernel for rows of `width` elements, forward or backward, and its blocks.
-fn layer_norm_plan(backward: bool, rows: usize, width: usize, dims: &[usize]) -> Plan {
-    let which = usize::from(backward);
-    let found = LAYER_NORMS.iter().find(|(widest, ..)| width <= *widest);
-    let (_, lanes, kernels) = found.unwrap_or(&LAYER_NORMS[LAYER_NORMS.len() - 1]);
-    let blocks = rows.div_ceil(BLOCK as usize / lanes).clamp(1, LAYER_NORM_BLOCKS[which]);
+/// A plan of the kernel for the rows of `x`, `width` elements each, forward or backward, and its blocks.
+fn layer_norm_plan(backward: bool, x: &Tensor, width: usize) -> Plan {
+    let rows = x.elem_count() / width;
+    let found = LAYER_NORMS.iter().find(|kernels| width <= kernels.widest);
+    let kernels = found.unwrap_or(&LAYER_NORMS[LAYER_NORMS.len() - 1]);
+    // In the backward pass each leaves sums that are to be added up; those beyond what runs at once would have the GPU wait for
+    // a few of them at the end.
+    let most = if backward { multiprocessors(x) * kernels.resident } else { LAYER_NORM_BLOCKS };
+    let blocks = rows.div_ceil(BLOCK as usize / kernels.lanes).clamp(1, most);
     let second = if backward { vec![blocks, 2 * width] } else { vec![rows, 2] };
-    Plan::shared_rows(kernels[which], blocks, rows, width, vec![dims.to_vec(), second])
+    let name = kernels.names[usize::from(backward)];
+    Plan::shared_rows(name, blocks, rows, width, vec![x.dims().to_vec(), second])
 }
 
 /// Layer normalisation of rows: the output of type `to`, and of each row the mean and the reciprocal standard deviation.
 pub(crate) fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64, to: DType) -> Result<[Tensor; 2]> {
     let width = w.elem_count();
-    let plan = layer_norm_plan(false, x.elem_count() / width, width, x.dims());
+    let plan = layer_norm_plan(false, x, width);
     let plan = plan.with_types(&[to]).with_numbers(&[eps as f32]);
     two("layer_norm", run(&plan, &[Some(x), vector(Some(w))?, vector(Some(b))?])?)
 }
@@ -357,11 +403,11 @@ pub(crate) fn layer_norm_backward(
     other: Option<&Tensor>,
 ) -> Result<[Tensor; 3]> {
     let width = w.elem_count();
-    let plan = layer_norm_plan(true, x.elem_count() / width, width, x.dims()).with_types(&[x.dtype()]);
+    let plan = layer_norm_plan(true, x, width).with_types(&[x.dtype()]);
     let inputs = [Some(grad), Some(x), vector(Some(w))?, vector(Some(statistics))?, other];
     let [dx, sums] = two(plan.kernel, run(&plan, &inputs)?)?;
-    let sums = finish_sums(sums, 2 * width)?;
-    Ok([dx, sums.narrow(0, width, width)?, sums.narrow(0, 0, width)?])
+    let sums = finish_sums(sums, 2, width)?;
+    Ok([dx, sums.get(1)?, sums.get(0)?])
 }
 
 /// Probabilities over the last dimension of `scale * x`, f32.

@@ -37,7 +37,7 @@ fn branch_of_some(v: &[Var]) -> Result<Var> {
     linear(&layer_norm(&y, &v[2], &v[2], 1e-6)?, &v[3], None, Activation::None)
 }
 
-const OPERATIONS: [(&str, Operation, &[&[usize]]); 38] = [
+const OPERATIONS: [(&str, Operation, &[&[usize]]); 41] = [
     ("linear", |v| linear(&v[0], &v[1], Some(&v[2]), Activation::None), &[&[9, 33], &[17, 33], &[17]]),
     (
         "linear, leaky relu",
@@ -74,6 +74,12 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 38] = [
     ("attention of many tokens", |v| attention(&v[0], 2), &[&[1, 1, 70, 96]]),
     ("attention of whole tiles", |v| attention(&v[0], 1), &[&[2, 1, 64, 96]]),
     ("attention of few tokens", |v| attention(&v[0], 1), &[&[2, 1, 9, 60]]),
+    ("attention of few tokens and large heads", |v| attention(&v[0], 2), &[&[2, 1, 16, 288]]),
+    (
+        "multi_query_attention of few tokens",
+        |v| multi_query_attention(&v[0], &v[1], 3),
+        &[&[1, 2, 16, 96], &[1, 2, 16, 64]],
+    ),
     (
         "multi_query_attention of many tokens",
         |v| multi_query_attention(&v[0], &v[1], 2),
@@ -142,6 +148,14 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 38] = [
             max_pool3s2(&conv2d(&v[0], &v[1], None, Conv2d::same(1), Activation::None)?, PoolPadding::Symmetric)
         },
         &[&[1, 5, 5, 3], &[4, 1, 1, 3]],
+    ),
+    (
+        "maxima in whole eights",
+        |v| {
+            let x = conv2d(&v[0], &v[1], None, Conv2d::same(1), Activation::None)?;
+            add(&max_pool3s2(&x, PoolPadding::Symmetric)?, &max_pool2(&x)?)
+        },
+        &[&[1, 6, 4, 8], &[16, 1, 1, 8]],
     ),
     (
         "spectral_norm",

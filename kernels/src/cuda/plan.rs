@@ -13,8 +13,9 @@ const BLOCKS: u64 = 4096;
 const ROWS: u64 = BLOCK as u64 / 32;
 /// Chunks of rows that column sums are cut into at most; the second launch sums what they leave.
 const CHUNKS: u64 = 256;
-/// Columns that a block adds up.
+/// Columns that a block adds up, of many rows and of the few that chunks leave.
 const BAND: u64 = 128;
+const BAND_OF_CHUNKS: u64 = 32;
 /// Rows of a chunk at least.
 const SHORTEST_CHUNK: u64 = 64;
 
@@ -116,10 +117,10 @@ impl Plan {
         Self { block: BLOCK, ..Self::blocks(kernel, (pieces, 1), 1, Vec::new()) }
     }
 
-    /// Sums of columns within chunks of rows: outputs `[chunks, width]`.
-    pub(super) fn columns(kernel: &'static str, rows: usize, width: usize, outputs: usize) -> Self {
+    /// Sums of columns within chunks of rows, of so many quantities: `[chunks, quantities * width]`.
+    pub(super) fn columns(kernel: &'static str, rows: usize, width: usize, quantities: usize) -> Self {
         let chunk = (rows as u64).div_ceil(CHUNKS).max(SHORTEST_CHUNK);
-        Self::columns_of(kernel, (rows, chunk as usize), width, outputs)
+        Self::columns_of(kernel, (rows, chunk as usize), width, quantities)
     }
 
     /// The same with chunks of `chunk` rows.
@@ -127,7 +128,7 @@ impl Plan {
         kernel: &'static str,
         (rows, chunk): (usize, usize),
         width: usize,
-        outputs: usize,
+        quantities: usize,
     ) -> Self {
         let chunk = chunk as u64;
         let chunks = (rows as u64).div_ceil(chunk).max(1);
@@ -137,9 +138,15 @@ impl Plan {
             block: BLOCK,
             sizes: vec![rows as u64, width as u64, chunk],
             numbers: Vec::new(),
-            outputs: vec![vec![chunks as usize, width]; outputs],
+            outputs: vec![vec![chunks as usize, quantities * width]],
             rough: 0,
         }
+    }
+
+    /// The sums of what chunks have left, every `chunk` rows of it.
+    pub(super) fn sums_of_chunks((rows, chunk): (usize, usize), width: usize) -> Self {
+        let plan = Self::columns_of("column_sums_of_chunks", (rows, chunk), width, 1);
+        Self { grid: ((width as u64).div_ceil(BAND_OF_CHUNKS) as u32, plan.grid.1), ..plan }
     }
 
     /// The same with further sizes.
@@ -198,6 +205,8 @@ mod tests {
             }
             let columns = Plan::columns("column_sums", 3, count, 1);
             assert!(u64::from(columns.grid.0) * BAND >= count as u64, "{count} columns");
+            let few = Plan::sums_of_chunks((3, 3), count);
+            assert!(u64::from(few.grid.0) * BAND_OF_CHUNKS >= count as u64, "{count} columns");
             let chunks = Plan::columns("column_sums", count, 3, 1);
             assert!(u64::from(chunks.grid.1) * chunks.sizes[2] >= count as u64, "{count} rows");
             assert!(u64::from(chunks.grid.1) <= CHUNKS && chunks.outputs[0][0] == chunks.grid.1 as usize);

@@ -68,21 +68,33 @@ pub(crate) fn batch_norm(
     let own = x.value().elem_count() / channels;
     let matrix = x.value().contiguous()?.reshape((own, channels))?;
     let rows = add_up(vec![own as f64], parts)[0];
+    let batch = Batch { rows, parts: parts.cloned() };
+    if fused::takes(&matrix) {
+        return batch_norm_fused(x, &matrix, w, b, eps, batch);
+    }
     let average = |x: &Tensor| over_parts(&column_sums(x)?, parts)?.affine(1.0 / rows, 0.0);
     // What rounding left of the mean is found in the centred numbers, which are small.
     let mean = average(&matrix)?;
-    let (mean, var) = if fused::takes(&matrix) {
-        let [lost, square] = fused::centred_sums(&matrix, &mean)?;
-        let whole = |sums: &Tensor| over_parts(sums, parts)?.affine(1.0 / rows, 0.0);
-        let (lost, square) = (whole(&lost)?, whole(&square)?);
-        ((&mean + &lost)?, (square - lost.sqr()?)?.relu()?)
-    } else {
-        let mean = (&mean + average(&matrix.broadcast_sub(&mean)?)?)?;
-        let var = average(&matrix.broadcast_sub(&mean)?.sqr()?)?;
-        (mean, var)
-    };
-    let batch = Batch { rows, parts: parts.cloned() };
+    let mean = (&mean + average(&matrix.broadcast_sub(&mean)?)?)?;
+    let var = average(&matrix.broadcast_sub(&mean)?.sqr()?)?;
     let y = normalise(x, w, b, &mean, &var, eps, Some(batch))?;
+    Ok((y, BatchStatistics { mean, var, rows }))
+}
+
+/// [`batch_norm`] of `x`, and of its rows as a `matrix`, by kernels of our own.
+fn batch_norm_fused(
+    x: &Var,
+    matrix: &Tensor,
+    w: &Var,
+    b: &Var,
+    eps: f64,
+    batch: Batch,
+) -> Result<(Var, BatchStatistics)> {
+    let (rows, parts) = (batch.rows, batch.parts.as_ref());
+    let sums = over_parts(&column_sums(matrix)?, parts)?;
+    let centred = over_parts(&fused::centred_sums(matrix, &sums, 1.0 / rows)?, parts)?;
+    let [mean, var, rstd, scale] = fused::batch_statistics(&sums, &centred, w.value(), 1.0 / rows, eps)?;
+    let y = normalise_fused(x, w, b, [mean.clone(), rstd, scale], Some(batch))?;
     Ok((y, BatchStatistics { mean, var, rows }))
 }
 

@@ -84,7 +84,8 @@ impl MaxPool {
         let mut views = self.windows().views(x, f64::NEG_INFINITY)?.into_iter();
         let Some(first) = views.next() else { candle_core::bail!("max_pool: a window without pixels") };
         let mut best = first.contiguous()?;
-        let mut winner = best.zeros_like()?;
+        // Of a window of nothing but minus infinity the first pixel that exists.
+        let mut winner = self.first_taps(x)?.broadcast_as(best.shape())?.contiguous()?;
         for (i, view) in views.enumerate() {
             let view = view.contiguous()?;
             // A NaN wins and stays; it is larger than nothing, so both conditions are never true at once.
@@ -94,6 +95,16 @@ impl MaxPool {
             winner = wins.where_cond(&number, &winner)?;
         }
         Ok([best, winner])
+    }
+
+    /// The number of each window's first tap on the image `[1, oh, ow, 1]`, of the type and device of `like`.
+    fn first_taps(self, like: &Tensor) -> Result<Tensor> {
+        let images::Windows { outputs: (oh, ow), kernel, stride, before, .. } = self.0;
+        let first = |window: usize, before: usize| before.saturating_sub(window * stride);
+        let taps = (0..oh)
+            .flat_map(|y| (0..ow).map(move |x| (first(y, before.0) * kernel + first(x, before.1)) as f64));
+        let taps = Tensor::from_vec(taps.collect::<Vec<_>>(), (1, oh, ow, 1), &Device::Cpu)?;
+        taps.to_dtype(like.dtype())?.to_device(like.device())
     }
 
     /// 1 where tap `i` of the window won, else 0.
