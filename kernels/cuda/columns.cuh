@@ -73,6 +73,18 @@ extern "C" __global__ void column_sums(Args a) { by_type<column_sums_body<32>, 0
 // The same by blocks of fewer columns, for the few rows that chunks leave, which are f32.
 extern "C" __global__ void column_sums_of_chunks(Args a) { by_type<column_sums_body<8>, 0>(a, in_fours(a)); }
 
+__device__ __forceinline__ void column_sums_and_rounded_body(const Args &a) {
+  sum_columns<1, 8, 32>(a, [&a](const Place &at, Four *sum) {
+    *sum = at4(a, 0, at);
+    put_some4(a, 1, at.i, at.left, at.whole, *sum);
+  });
+}
+
+// in: x [rows, width]. out: beside the sums x in the type of output 1.
+extern "C" __global__ void column_sums_and_rounded(Args a) {
+  by_type<column_sums_and_rounded_body, ROUGH_OUT << 1>(a, in_fours(a));
+}
+
 __device__ __forceinline__ void weighted_column_sums_body(const Args &a) {
   sum_columns<1, 8, 32>(a, [&a](const Place &at, Four *sum) {
     const Four x = at4(a, 0, at), y = at4(a, 1, at);

@@ -38,7 +38,7 @@ __device__ __forceinline__ void bias_leak_body(const Args &a) {
 
 // in: x, bias [width] or null. n: elements, width. f: slope. out: y.
 extern "C" __global__ void bias_leak(Args a) {
-  by_type<bias_leak_body, 0, ROUGH_IN(0) | ROUGH_OUT>(a, in_eights(a, true));
+  by_type<bias_leak_body, 0, ROUGH_IN(0), ROUGH_IN(0) | ROUGH_OUT>(a, in_eights(a, true));
 }
 
 __device__ __forceinline__ void bias_residual_body(const Args &a) {

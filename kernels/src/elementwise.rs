@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::Var;
 use crate::cpu::{Element, by_dtype};
 use crate::map::{binary, unary};
-use crate::mixed::{go_together, widened};
+use crate::mixed::{fitting, go_together, goes_with, widened};
 use crate::portable;
 use crate::reduce::{sum_all, sum_leading};
 use crate::simd::multiversion;
@@ -199,13 +199,13 @@ pub fn sqrt(x: &Var) -> Result<Var> {
 }
 
 /// `x + b`, where the dimensions of `b` are the last ones of `x`: a bias `[C]`, or a position embedding
-/// `[T, N, C]` shared by the images of a batch.
+/// `[T, N, C]` shared by the images of a batch. The sum has the type of `b`.
 ///
 /// # Errors
 /// When the dimensions of `b` are not a suffix of those of `x`.
 pub fn add_broadcast(x: &Var, b: &Var) -> Result<Var> {
-    let x = &widened(x)?;
-    if !x.dims().ends_with(b.dims()) || x.dtype() != b.dtype() {
+    let x = &fitting(x)?;
+    if !x.dims().ends_with(b.dims()) || !goes_with(b.dtype(), x) {
         bail!(
             "add_broadcast: expected a suffix of {:?} {:?}, got {:?} {:?}",
             x.dims(),

@@ -84,7 +84,7 @@ pub use mixed::widened;
 pub use optim::{Adam, AdamConfig, clip_grad_norm, ema_update};
 pub use pool::{avg_pool2, mean_middle, sum_middle, upsample_nearest2};
 pub use reduce::{sum_all, sum_per_sample};
-pub use regroup::deaggregate;
+pub use regroup::{deaggregate, deaggregate_to_plane};
 pub use samples::{Samples, add_samples, take_samples};
 pub use shape::{cat, narrow, permute, reshape};
 pub use softmax::{cross_entropy, log_softmax, softmax};

@@ -45,12 +45,21 @@ pub fn linear_residual(x: &Var, w: &Var, b: Option<&Var>, residual: &Var) -> Res
     let (kept_x, kept_w) = (x.clone(), w.clone());
     let inputs: Vec<&Var> = [x, w, residual].into_iter().chain(b).collect();
     Ok(Var::record("linear_residual", value, &inputs, move |grad, wants| {
-        let [dx, dw] = gradients(grad, &kept_x, &kept_w, wants)?;
-        let mut grads = vec![dx, dw, Some(grad.clone())];
-        if let Some(&want) = wants.get(3) {
-            grads.push(if want { Some(crate::reduce::sum_leading(grad, &[c_out])?) } else { None });
-        }
-        Ok(grads)
+        let wants_bias = wants.get(3) == Some(&true);
+        // In one pass where nobody will differentiate it again.
+        let (rounded, db) = match wants_bias && portable::takes(grad.value()) && !autograd::is_recorded(&[grad])
+        {
+            true => {
+                let flat = grad.value().contiguous()?.reshape(((), c_out))?;
+                let (rounded, sums) = portable::reduce::factor_with_sums(&flat)?;
+                (&Var::constant(rounded.reshape(grad.dims())?), Some(Var::constant(sums)))
+            }
+            false if wants_bias => (grad, Some(crate::reduce::sum_leading(grad, &[c_out])?)),
+            false => (grad, None),
+        };
+        let [dx, dw] = gradients(rounded, &kept_x, &kept_w, wants)?;
+        let bias = if wants.len() > 3 { vec![db] } else { Vec::new() };
+        Ok([vec![dx, dw, Some(grad.clone())], bias].concat())
     }))
 }
 

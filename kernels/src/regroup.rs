@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::Var;
+use crate::blocks::{deblockify, pixel_shuffle2};
 use crate::cpu::{self, Element, by_dtype};
 use crate::map::CHUNK;
 use crate::portable;
@@ -17,26 +18,39 @@ use crate::threads::Tasks;
 /// # Errors
 /// When T is not a square number, N is not `block_size`^2 or the channels are not a multiple of 4.
 pub fn deaggregate(x: &Var, block_size: usize) -> Result<Var> {
-    let &[batch, blocks, tokens, channels] = x.dims() else {
-        bail!("deaggregate: expected [B, T, N, 4C], got {:?}", x.dims())
-    };
-    let side = blocks.isqrt();
-    if side * side != blocks || tokens != block_size * block_size || channels % 4 != 0 {
-        bail!(
-            "deaggregate: expected a square number of blocks of {block_size}x{block_size} tokens and a multiple \
-             of 4 channels, got {:?}",
-            x.dims()
-        );
-    }
-    let grid = Grid { side, block_size, channels: channels / 4 };
+    let grid = Grid::of(x, block_size)?;
     let value = match portable::takes(x.value()) {
-        true => portable::layout::deaggregate(x.value(), side, block_size)?,
+        true => portable::layout::deaggregate(x.value(), grid.side, block_size)?,
         false => by_dtype!("deaggregate", x, T => {
-            let dims = [batch, 4 * blocks, tokens, channels / 4];
+            let dims = [x.dims()[0], 4 * x.dims()[1], x.dims()[2], grid.channels];
             grid.each_band::<T>(x.value(), &dims, |x, out| spread(grid, x, out))
         })?,
     };
     Ok(Var::record("deaggregate", value, &[x], move |grad, _| Ok(vec![Some(aggregate(grad, grid)?)])))
+}
+
+/// `[B, T, N, 4C] -> [B, H, W, C]`: [`deblockify`] and [`pixel_shuffle2`] at once, for what works on the plane before tokens are
+/// in blocks again. Can be differentiated any number of times.
+///
+/// # Errors
+/// As [`deaggregate`].
+pub fn deaggregate_to_plane(x: &Var, block_size: usize) -> Result<Var> {
+    if !portable::takes(x.value()) {
+        return pixel_shuffle2(&deblockify(x, block_size)?);
+    }
+    let grid = Grid::of(x, block_size)?;
+    let value = portable::layout::deaggregate_to_plane(x.value(), grid.side, block_size)?;
+    Ok(Var::record("deaggregate_to_plane", value, &[x], move |grad, _| {
+        Ok(vec![Some(aggregate_from_plane(grad, grid)?)])
+    }))
+}
+
+/// The inverse of [`deaggregate_to_plane`] on the portable path.
+fn aggregate_from_plane(x: &Var, grid: Grid) -> Result<Var> {
+    let value = portable::layout::aggregate_from_plane(x.value(), grid.side, grid.block_size)?;
+    Ok(Var::record("aggregate_from_plane", value, &[x], move |grad, _| {
+        Ok(vec![Some(deaggregate_to_plane(grad, grid.block_size)?)])
+    }))
 }
 
 /// The inverse of [`deaggregate`], which is also its backward pass.
@@ -66,6 +80,22 @@ struct Grid {
 }
 
 impl Grid {
+    /// Of tokens `[B, T, N, 4C]` before.
+    fn of(x: &Var, block_size: usize) -> Result<Self> {
+        let &[_, blocks, tokens, channels] = x.dims() else {
+            bail!("deaggregate: expected [B, T, N, 4C], got {:?}", x.dims())
+        };
+        let side = blocks.isqrt();
+        if side * side != blocks || tokens != block_size * block_size || channels % 4 != 0 {
+            bail!(
+                "deaggregate: expected a square number of blocks of {block_size}x{block_size} tokens and a multiple \
+                 of 4 channels, got {:?}",
+                x.dims()
+            );
+        }
+        Ok(Self { side, block_size, channels: channels / 4 })
+    }
+
     /// Elements of one row of blocks before, which are the elements of two rows of blocks after.
     fn band(&self) -> usize {
         self.side * self.block_size * self.block_size * 4 * self.channels
@@ -138,8 +168,8 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blockify;
     use crate::gradcheck::{check_gradients, check_second_order, pattern};
-    use crate::{blockify, deblockify, pixel_shuffle2};
 
     #[test]
     fn is_the_composition_of_its_three_parts() -> Result<()> {
@@ -151,7 +181,12 @@ mod tests {
             ([2, 4, 16, 192], 4),
         ] {
             let x = Var::constant(pattern(&dims, 1)?);
-            let parts = blockify(&pixel_shuffle2(&deblockify(&x, block_size)?)?, block_size)?;
+            let plane = pixel_shuffle2(&deblockify(&x, block_size)?)?;
+            let found = deaggregate_to_plane(&x, block_size)?;
+            assert_eq!((found.dims(), found.dtype()), (plane.dims(), plane.dtype()));
+            let difference = (found.value() - plane.value())?.abs()?.max_all()?.to_scalar::<f64>()?;
+            assert_eq!(difference, 0.0, "{dims:?}");
+            let parts = blockify(&plane, block_size)?;
             let once = deaggregate(&x, block_size)?;
             assert_eq!(once.dims(), parts.dims());
             let difference = (once.value() - parts.value())?.abs()?.max_all()?.to_scalar::<f64>()?;
@@ -166,13 +201,16 @@ mod tests {
     fn gradients_agree_with_differences() -> Result<()> {
         let x = [pattern(&[1, 4, 4, 8], 1)?];
         check_gradients(|x| deaggregate(&x[0], 2), &x)?;
+        check_gradients(|x| deaggregate_to_plane(&x[0], 2), &x)?;
+        check_second_order(|x| deaggregate_to_plane(&x[0], 2), &x)?;
         check_second_order(|x| deaggregate(&x[0], 2), &x)
     }
 
     #[test]
     fn shapes_that_do_not_fit_are_errors() -> Result<()> {
         for dims in [vec![1, 2, 4, 8], vec![1, 4, 4, 6], vec![1, 4, 5, 8], vec![4, 4, 8]] {
-            assert!(deaggregate(&Var::constant(pattern(&dims, 1)?), 2).is_err(), "{dims:?}");
+            let x = Var::constant(pattern(&dims, 1)?);
+            assert!(deaggregate(&x, 2).is_err() && deaggregate_to_plane(&x, 2).is_err(), "{dims:?}");
         }
         Ok(())
     }

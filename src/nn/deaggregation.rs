@@ -64,10 +64,9 @@ impl BlockDeaggregation {
         if self.kind == Deaggregation::PixelShuffle {
             return self.norm.forward(&k::deaggregate(&x, self.block_size)?);
         }
-        let plane = k::deblockify(&x, self.block_size)?;
         let plane = match self.kind {
-            Deaggregation::NearestConv => k::upsample_nearest2(&plane)?,
-            _ => k::pixel_shuffle2(&plane)?,
+            Deaggregation::NearestConv => k::upsample_nearest2(&k::deblockify(&x, self.block_size)?)?,
+            _ => k::deaggregate_to_plane(&x, self.block_size)?,
         };
         let plane = match &self.conv {
             Some(conv) => conv.forward(&plane, Activation::None, false)?,

@@ -371,6 +371,12 @@ fn sums_of_columns_and_rows_agree_with_the_compositions() -> Result<()> {
         close("column_sums", &fused::column_sums(&x, None)?, &x.sum(0)?)?;
         close("weighted_column_sums", &fused::column_sums(&x, Some(&y))?, &(&x * &y)?.sum(0)?)?;
     }
+    for (rows, width) in [(1, 2), (130, 3), (70, 40)] {
+        let x = single(&[rows, width], 1)?;
+        let [rounded, sums] = fused::rounded_with_sums(&x)?;
+        close("column_sums_and_rounded", &sums, &x.sum(0)?)?;
+        close("column_sums_and_rounded's numbers", &rounded, &x.to_dtype(DType::BF16)?)?;
+    }
     for (rows, width) in [(600, 5), (300, 36), (7, 64)] {
         let x = single(&[rows, width], 1)?;
         let found = fused::one(&Plan::sums_of_chunks((rows, rows), width), &[Some(&x)])?;

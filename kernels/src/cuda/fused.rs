@@ -74,6 +74,12 @@ pub(crate) fn bias_leak(x: &Tensor, b: Option<&Tensor>, slope: f32) -> Result<Te
     one(&plan, &[Some(x), vector(b)?])
 }
 
+/// `x + b`, `b` repeated over the leading dimensions, f32.
+pub(crate) fn add_vector(x: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let plan = Plan::eights("bias_leak", 1, x.dims()).with_sizes(&[width(Some(b))]).with_numbers(&[1.0]);
+    one(&plan, &[Some(x), vector(Some(b))?])
+}
+
 /// `residual + (x + b)`, of the residual's type.
 pub(crate) fn bias_residual(x: &Tensor, b: Option<&Tensor>, residual: &Tensor) -> Result<Tensor> {
     one(&like("bias_residual", residual).with_sizes(&[width(b)]), &[Some(x), vector(b)?, Some(residual)])
@@ -206,6 +212,17 @@ pub(crate) fn column_sums(x: &Tensor, weights: Option<&Tensor>) -> Result<Tensor
     let kernel = if weights.is_some() { "weighted_column_sums" } else { "column_sums" };
     let plan = Plan::columns(kernel, rows / together, together * width, 1);
     finish_sums(one(&plan, &[Some(x), weights])?, 1, width)?.reshape(width)
+}
+
+/// [`column_sums`] of `x`, and `x` as bf16: a gradient's sums, and the factor of products that it becomes.
+pub(crate) fn rounded_with_sums(x: &Tensor) -> Result<[Tensor; 2]> {
+    let (rows, width) = x.dims2()?;
+    let together = rows_together(rows, width);
+    let mut plan = Plan::columns("column_sums_and_rounded", rows / together, together * width, 1);
+    plan.outputs.push(vec![rows, width]);
+    let plan = plan.with_types(&[DType::F32, DType::BF16]);
+    let [sums, rounded] = two(plan.kernel, run(&plan, &[Some(x)])?)?;
+    Ok([rounded, finish_sums(sums, 1, width)?.reshape(width)?])
 }
 
 /// Chunks of rows at most in [`through_hidden`]: enough blocks for every GPU also where rows are short.

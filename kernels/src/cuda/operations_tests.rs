@@ -138,7 +138,7 @@ const OPERATIONS: [(&str, Operation, &[&[usize]]); 41] = [
                 &upsample_nearest2(&conv2d(&v[0], &v[1], None, Conv2d::same(1), Activation::None)?)?,
                 2,
             )?;
-            deblockify(&deaggregate(&tokens, 2)?, 2)
+            add(&deblockify(&deaggregate(&tokens, 2)?, 2)?, &deaggregate_to_plane(&tokens, 2)?)
         },
         &[&[1, 2, 2, 3], &[32, 1, 1, 3]],
     ),

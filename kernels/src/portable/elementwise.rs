@@ -11,12 +11,12 @@ pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if fused::takes(x) { fused::add(x, y) } else { widened_value(x)? + widened_value(y)? }
 }
 
-/// `x + b`, where the dimensions of `b` are the last ones of `x`.
+/// `x + b`, where the dimensions of `b` are the last ones of `x`; of the type of `b`.
 pub(crate) fn add_suffix(x: &Tensor, b: &Tensor) -> Result<Tensor> {
     if fused::takes(x) && b.dtype() == DType::F32 && b.elem_count() > 0 {
-        return fused::bias_leak(x, Some(b), 1.0);
+        return fused::add_vector(x, b);
     }
-    x.broadcast_add(b)
+    widened_value(x)?.broadcast_add(b)
 }
 
 /// `1 / (1 + exp(-x))` as `exp(min(x, 0)) / (1 + exp(-|x|))`: nothing overflows, small results are kept.

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::elementwise::activate;
 use super::linear::{add_residual, epilogue, product};
-use super::reduce::column_sums;
+use super::reduce::factor_with_sums;
 use crate::autograd::is_recorded;
 use crate::cuda::fused;
 use crate::feed_forward::Layer;
@@ -56,7 +56,11 @@ pub(crate) fn feed_forward(
     let (w1, w2) = (w1.value().clone(), w2.value().clone());
     Ok(Var::record_once("feed_forward", value, &inputs, move |grad, wants| {
         let flat_grad = grad.contiguous()?.reshape((rows, c_out))?;
-        let rounded = factor(&Var::constant(flat_grad.clone()))?.into_value();
+        let wants_b2 = has_b2 && wants[3 + usize::from(has_b1)];
+        let (rounded, db2) = match wants_b2 {
+            true => factor_with_sums(&flat_grad).map(|(rounded, sums)| (rounded, Some(sums)))?,
+            false => (factor(&Var::constant(flat_grad))?.into_value(), None),
+        };
         let at_hidden = product(&rounded, &w2, (false, false), false)?;
         let [at_before, hidden, db1] = fused::through_hidden(&before, bias.as_ref(), &at_hidden, kind)?;
         let when = |wanted: bool, f: &dyn Fn() -> Result<Tensor>| wanted.then(f).transpose();
@@ -67,7 +71,7 @@ pub(crate) fn feed_forward(
         ];
         grads.extend(has_b1.then_some(Some(db1)));
         if has_b2 {
-            grads.push(when(wants[grads.len()], &|| column_sums(&flat_grad))?);
+            grads.push(db2);
         }
         if wants.len() > grads.len() {
             grads.push(Some(grad.clone()));

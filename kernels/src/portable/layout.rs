@@ -62,6 +62,27 @@ pub(crate) fn deaggregate(x: &Tensor, side: usize, size: usize) -> Result<Tensor
     blockify(&pixel_shuffle2(&image)?, 2 * side, size, &[b, 4 * t, n, c / 4])
 }
 
+/// `[B, T, N, 4C] -> [B, H, W, C]`: [`deaggregate`] without the last step.
+pub(crate) fn deaggregate_to_plane(x: &Tensor, side: usize, size: usize) -> Result<Tensor> {
+    let (b, _, _, c) = x.dims4()?;
+    let (before, now) = (side * size, 2 * side * size);
+    if takes_image(x) {
+        let dims = [b, now, now, c / 4];
+        return regroup(x, (size, size), Channels::ToPixels, [now, now, c / 4], (now, now), &dims);
+    }
+    pixel_shuffle2(&deblockify(x, side, size, &[b, before, before, c])?)
+}
+
+/// The inverse of [`deaggregate_to_plane`]; `side` is the number of blocks a side after.
+pub(crate) fn aggregate_from_plane(x: &Tensor, side: usize, size: usize) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let dims = [b, side * side, size * size, 4 * c];
+    if takes_image(x) {
+        return regroup(x, (h, w), Channels::FromPixels, [h / 2, w / 2, 4 * c], (size, size), &dims);
+    }
+    blockify(&pixel_unshuffle2(x)?, side, size, &dims)
+}
+
 /// The inverse of [`deaggregate`]; `side` is the number of blocks a side after.
 pub(crate) fn aggregate(x: &Tensor, side: usize, size: usize) -> Result<Tensor> {
     let (b, t, n, c) = x.dims4()?;

@@ -4,10 +4,12 @@
 //! column to one block of threads, whose reads are a row apart. Long sums over the last dimension go in two steps,
 //! so that many blocks share them.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
+use crate::Var;
 use crate::cuda::fused;
-use crate::mixed::widened_value;
+use crate::mixed::{factor, widened_value};
+use crate::precision::{Precision, current};
 
 /// Elements that one block of threads adds up.
 const RUN: usize = 1024;
@@ -55,6 +57,15 @@ pub(crate) fn column_sums(x: &Tensor) -> Result<Tensor> {
     }
     let x = widened_value(x)?;
     Tensor::ones((1, rows), x.dtype(), x.device())?.matmul(&x.contiguous()?)?.reshape(width)
+}
+
+/// A gradient `[rows, width]` as the factor of products that it becomes, and its [`column_sums`].
+pub(crate) fn factor_with_sums(grad: &Tensor) -> Result<(Tensor, Tensor)> {
+    if fused::takes(grad) && grad.dtype() == DType::F32 && current() == Precision::Bf16 {
+        let [rounded, sums] = fused::rounded_with_sums(grad)?;
+        return Ok((rounded, sums));
+    }
+    Ok((factor(&Var::constant(grad.clone()))?.into_value(), column_sums(grad)?))
 }
 
 /// The column sums of `x * y`.
