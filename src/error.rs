@@ -93,10 +93,11 @@ impl Error {
     /// What is at `path`, if anything is, is no run folder.
     pub fn no_run_folder(path: &Path) -> Self {
         let what = if path.exists() { "is not a run folder: it has no config.toml" } else { "is not there" };
-        Self::Usage {
-            message: format!("`{}` {what}", path.display()),
-            hint: Some("name a folder that training made, such as runs/00000-...".into()),
-        }
+        let hint = match path.join("study.toml").is_file() {
+            true => format!("it is a study's: its runs are {}/*/seed*/0*", path.display()),
+            false => "name a folder that training made, such as runs/00000-...".into(),
+        };
+        Self::Usage { message: format!("`{}` {what}", path.display()), hint: Some(hint) }
     }
 
     /// What the user can do about it.

@@ -134,8 +134,7 @@ pub enum Error {
 }
 
 /// How the verbs of `nestgen` score without a file of weights.
-const OTHER_SPACE: &str =
-    "which is not FID: --features scenes-v1 of `nestgen fid`, --set eval.features=scenes-v1 in training";
+const OTHER_SPACE: &str = "which is not FID: --features scenes-v1 of `nestgen fid` and `score`, --set eval.features=scenes-v1 in training";
 
 impl Error {
     /// One sentence that says what to do, where there is something to do.
@@ -176,7 +175,7 @@ impl Error {
                 }
                 _ => "check that the path can be read and written".into(),
             },
-            Error::Mismatch(_) => "score both sides in the same features, or leave out the score that needs others".into(),
+            Error::Mismatch(_) => "score both sides in the same features, or leave out the score that needs others (--metrics names scores)".into(),
             Error::Device { .. } => "compute the features on the processor: --device cpu".into(),
             Error::Setting { .. } => "`nestgen fid --help` says what each option takes".into(),
             Error::Caller { hint, .. } => return hint.clone(),

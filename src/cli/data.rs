@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
+use nestgen::config::refuse_run_folder;
 use nestgen::data::synthetic;
 use nestgen::error::Error;
 use nestgen::train::files::{behind_links, same_place};
@@ -277,6 +278,7 @@ fn run_synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn open(source: &Path, split: Option<&str>) -> anyhow::Result<ImageSet> {
+    refuse_run_folder(source)?;
     let options = OpenOptions { split: split.map(str::to_owned), ..Default::default() };
     let set = ImageSet::open(source, &options)?;
     if let (Some(chosen), None) = (set.split(), split) {

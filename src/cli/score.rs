@@ -87,9 +87,9 @@ fn goes_on(left: &str) -> ExitCode {
 /// What the flags say otherwise than the runs' configurations.
 fn overrides(args: &ScoreArgs) -> Vec<Override> {
     let flags = [
-        ("eval.features", args.features.clone().map(toml::Value::from)),
-        ("eval.images", args.images.map(toml::Value::from)),
-        ("data.path", args.data.clone().map(toml::Value::from)),
+        ("--features", "eval.features", args.features.clone().map(toml::Value::from)),
+        ("--images", "eval.images", args.images.map(toml::Value::from)),
+        ("--data", "data.path", args.data.clone().map(toml::Value::from)),
     ];
-    flags.into_iter().filter_map(|(key, value)| Some(Override::new(key, value?))).collect()
+    flags.into_iter().filter_map(|(flag, key, value)| Some(Override::new(flag, key, value?))).collect()
 }

@@ -179,14 +179,14 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
         overrides.extend(at_resolution(
             res,
             load(source, &[])?.model.resolution(),
-            args.preset.is_some() || file.is_some(),
+            file.is_some() || preset != CPU_PRESET,
         )?);
     }
     let set = args.set.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let sets = |key: &str| set.iter().any(|setting| setting.key() == key);
     // A length in images replaces the preset's length in minutes, here as with --kimg.
     if sets("train.kimg") && !sets("train.minutes") {
-        overrides.push(Override::new("train.minutes", 0.0));
+        overrides.push(Override::new("--set train.kimg", "train.minutes", 0.0));
     }
     overrides.extend(set);
     refuse_no_time(args.minutes)?;
@@ -241,21 +241,25 @@ pub(super) fn refuse_no_time(minutes: Option<f64>) -> Result<(), Error> {
 /// The dedicated flags, as settings.
 fn flags(args: &TrainArgs) -> Vec<Override> {
     let mut flags = Vec::new();
-    let mut add = |key: &str, value: Option<toml::Value>| flags.extend(value.map(|v| Override::new(key, v)));
-    add("data.path", args.data.clone().map(Into::into));
-    add("data.mirror", args.mirror.map(Into::into));
-    add("train.kimg", args.kimg.map(Into::into));
+    let mut add = |flag, key: &str, value: Option<toml::Value>| {
+        flags.extend(value.map(|v| Override::new(flag, key, v)));
+    };
+    add("--data", "data.path", args.data.clone().map(Into::into));
+    add("--mirror", "data.mirror", args.mirror.map(Into::into));
+    add("--kimg", "train.kimg", args.kimg.map(Into::into));
     // A length in images replaces the preset's length in minutes.
-    add("train.minutes", args.minutes.or(args.kimg.map(|_| 0.0)).map(Into::into));
-    add("train.batch", args.batch.map(|n| (n as i64).into()));
-    add("train.tick_kimg", args.tick.map(Into::into));
-    add("train.snap_ticks", args.snap.map(Into::into));
-    add("train.seed", args.seed.map(Into::into));
-    add("eval.every_kimg", args.eval.map(Into::into));
+    add("--minutes", "train.minutes", args.minutes.map(Into::into));
+    add("--kimg", "train.minutes", args.kimg.map(|_| 0.0.into()));
+    add("--batch", "train.batch", args.batch.map(|n| (n as i64).into()));
+    add("--tick", "train.tick_kimg", args.tick.map(Into::into));
+    add("--snap", "train.snap_ticks", args.snap.map(Into::into));
+    add("--seed", "train.seed", args.seed.map(Into::into));
+    add("--eval", "eval.every_kimg", args.eval.map(Into::into));
     flags
 }
 
-/// The CPU preset's networks at another resolution. Other presets and files have the resolution they were made for.
+/// The CPU preset's networks at another resolution. Other presets and files, whose resolution is `fixed`, have that which they were
+/// made for.
 pub(super) fn at_resolution(res: usize, preset_res: usize, fixed: bool) -> Result<Vec<Override>, Error> {
     if res == preset_res {
         return Ok(Vec::new());
@@ -263,7 +267,10 @@ pub(super) fn at_resolution(res: usize, preset_res: usize, fixed: bool) -> Resul
     if fixed {
         return Err(Error::Usage {
             message: format!("--res {res}, but this configuration is for {preset_res} px"),
-            hint: Some(format!("leave --res out, or choose another preset: {}", preset_names().join(", "))),
+            hint: Some(format!(
+                "leave --res out, or name another configuration; of the presets ({}) {CPU_PRESET} is for every --res",
+                preset_names().join(", ")
+            )),
         });
     }
     if !matches!(res, 32 | 128 | 256) {
@@ -276,11 +283,11 @@ pub(super) fn at_resolution(res: usize, preset_res: usize, fixed: bool) -> Resul
     let list = |values: &[usize]| values.iter().map(|&v| toml::Value::Integer(v as i64)).collect::<Vec<_>>();
     let channels = discriminator::Config::demo(res).channels;
     Ok(vec![
-        Override::new("model.resolution", res as i64),
-        Override::new("model.dims", list(&generator.dims)),
-        Override::new("model.depths", list(&generator.depths)),
-        Override::new("discriminator.resolution", res as i64),
-        Override::new("discriminator.channels", list(&channels)),
+        Override::new("--res", "model.resolution", res as i64),
+        Override::new("--res", "model.dims", list(&generator.dims)),
+        Override::new("--res", "model.depths", list(&generator.depths)),
+        Override::new("--res", "discriminator.resolution", res as i64),
+        Override::new("--res", "discriminator.channels", list(&channels)),
     ])
 }
 
@@ -295,7 +302,8 @@ fn train(
 ) -> anyhow::Result<ExitCode> {
     let res = config.model.resolution();
     let data = ui::reading_images(|told| config.data.open(res, told))?;
-    ui::note(&format!("{}: {} images of {res} px", config.data.name(), data.len()));
+    let split = data.split().map_or_else(String::new, |split| format!(", the split `{split}`"));
+    ui::note(&format!("{}: {} images of {res} px{split}", config.data.name(), data.len()));
     describe_ranks(ranks);
     connect_gpus(ranks, device)?;
 
@@ -400,6 +408,10 @@ mod tests {
             let config = resolved(&["--res", res]).unwrap();
             assert_eq!(config.model.resolution().to_string(), res);
         }
+        assert_eq!(
+            resolved(&["--res", "32", "--preset", CPU_PRESET]).unwrap(),
+            resolved(&["--res", "32"]).unwrap()
+        );
         assert!(resolved(&["--res", "48"]).is_err());
         assert!(resolved(&["--res", "32", "--preset", "fast64"]).unwrap_err().to_string().contains("64 px"));
     }
@@ -410,7 +422,7 @@ mod tests {
             resolved(&["--set", "train.kimg=3", "--batch", "8", "--kimg", "3", "--mirror=false"]).unwrap();
         assert_eq!((config.train.batch, config.train.kimg, config.train.minutes), (8, 3.0, 0.0));
         let error = resolved(&["--set", "data.path=a", "--data", "b"]).unwrap_err().to_string();
-        assert!(error.contains("--set: `data.path`: it is \"a\" there, and \"b\" by a flag"), "{error}");
+        assert!(error.contains("--set: `data.path`: it is \"a\" there, and \"b\" by --data"), "{error}");
         assert!(!config.data.mirror);
         let flags = ["--snap", "7", "--eval", "3", "--tick", "2", "--minutes", "4", "--seed", "9"];
         let config = resolved(&flags).unwrap();

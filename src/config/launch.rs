@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Device};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::load::completed;
 use super::run::RunConfig;
 use crate::data::{ImageData, LoaderConfig};
 use crate::error::{Error, Result};
@@ -90,7 +93,7 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
             let trained_on = record.data_digest.clone();
             let begun = resume(ranks, &point, state::load, record, &[&trained_on, &whole])?;
             let before = |state: &_| other_length(config, &config_text, state);
-            begun.under(&config_text, &length(&config.train), before)?
+            begun.under::<RunConfig>(&config_text, &length(&config.train), before)?
         }
         Start::Transfer(point) => transfer(ranks, &point, create, &networks, record)?,
     };
@@ -152,16 +155,16 @@ impl<P> Begun<P> {
         Self { folder, state: None, told: Vec::new(), record }
     }
 
-    /// A run that goes on under the settings `text`: refuses those that may not change, and notes that it is to be as long as
-    /// `now` where its length `before` gave it other rates.
-    pub(super) fn under(
+    /// A run that goes on under the settings `text`, of kind `C`: refuses those that may not change, and notes that it is to be as
+    /// long as `now` where its length `before` gave it other rates.
+    pub(super) fn under<C: DeserializeOwned + Serialize>(
         mut self,
         text: &str,
         now: &str,
         before: impl FnOnce(&FoundState<P>) -> Result<Option<String>>,
     ) -> Result<Self> {
         let Some(state) = &self.state else { return Ok(self) };
-        refuse_changes(&state.path, &state.saved.config, text)?;
+        refuse_changes(&state.path, &completed::<C>(&state.saved.config), text)?;
         if let Some(before) = before(state)? {
             self.told.push(format!(
                 "its length was {before} and is {now} now: learning rates go on as in a run of {now}"

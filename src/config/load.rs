@@ -104,6 +104,13 @@ pub(super) fn parse_as<T: DeserializeOwned>(place: &str, text: &str) -> Result<T
     toml::from_str(text).map_err(|error| bad_toml(place, text, &error))
 }
 
+/// The text of a configuration of kind `T` with every setting that there is now: one that there was not when it was written has its
+/// default in it. A text that cannot be read stays as it is.
+pub(super) fn completed<T: DeserializeOwned + Serialize>(text: &str) -> String {
+    let config = toml::from_str::<T>(text).ok();
+    config.and_then(|config| toml::to_string(&config).ok()).unwrap_or_else(|| text.to_owned())
+}
+
 fn bad_toml(place: &str, text: &str, error: &toml::de::Error) -> Error {
     let message = error.message();
     let hint = unknown_name(message).map(|(name, known)| near_or_all(name, &known));
@@ -160,6 +167,7 @@ pub fn preset_names() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::changes::refuse_changes;
 
     fn set(texts: &[&str]) -> Vec<Override> {
         texts.iter().map(|text| Override::parse(text).unwrap()).collect()
@@ -169,6 +177,18 @@ mod tests {
     fn overrides_win_over_the_preset() {
         let config = load(Source::Preset("demo64"), &set(&["train.batch=6", "train.ema.ramp=0.25"])).unwrap();
         assert_eq!((config.train.batch, config.train.ema.ramp), (6, 0.25));
+    }
+
+    #[test]
+    fn settings_of_now_are_in_a_configuration_of_before() {
+        let now = load(Source::Preset("demo64"), &[]).unwrap().to_toml();
+        let before = now.replace("rgb = \"last_level\"\n", "");
+        let state = Path::new("state");
+        assert!(before != now && refuse_changes(state, &before, &now).is_err());
+        refuse_changes(state, &completed::<RunConfig>(&before), &now).unwrap();
+        let other = now.replace("rgb = \"last_level\"", "rgb = \"every_level\"");
+        assert!(refuse_changes(state, &completed::<RunConfig>(&before), &other).is_err());
+        assert_eq!(completed::<RunConfig>("no configuration"), "no configuration");
     }
 
     #[test]
@@ -186,7 +206,11 @@ mod tests {
         let error = load(Source::Preset("demo64"), &set(&["train.loss=hing"])).unwrap_err();
         assert_eq!(error.hint().as_deref(), Some("did you mean `hinge`?"), "{error}");
         let error = load(Source::Preset("demo46"), &[]).unwrap_err();
-        assert_eq!(error.hint().as_deref(), Some("did you mean `demo64`?"), "{error}");
+        assert_eq!(
+            error.hint().as_deref(),
+            Some("did you mean `demo64`? Presets: demo64, fast32, fast64, quality32, quality64, paper64"),
+            "{error}"
+        );
     }
 
     #[test]

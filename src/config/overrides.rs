@@ -4,9 +4,8 @@ use toml::{Table, Value};
 
 use crate::error::{Error, Result};
 
-/// The places that overrides come from.
+/// Where an override comes from that is no flag of its own.
 const SET: &str = "--set";
-const FLAG: &str = "command line";
 
 /// A parsed `--set` argument.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,11 +44,11 @@ impl Override {
         Ok(Self { keys, value: parsed.unwrap_or_else(|| Value::String(given.clone())), given, place: SET })
     }
 
-    /// The override of a dedicated flag.
-    pub fn new(key: &str, value: impl Into<Value>) -> Self {
+    /// The override of a dedicated flag, or of what has no flag, named for messages.
+    pub fn new(flag: &'static str, key: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
         let given = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        Self { keys: key.split('.').map(str::to_owned).collect(), value, given, place: FLAG }
+        Self { keys: key.split('.').map(str::to_owned).collect(), value, given, place: flag }
     }
 
     /// The dotted key.
@@ -82,10 +81,10 @@ impl Override {
         let same = |a: &Value, b: &Value| a == b || number(a).is_some_and(|a| Some(a) == number(b));
         let set = before.iter().rev().find(|other| other.place == SET && other.keys == self.keys);
         match set {
-            Some(set) if self.place == FLAG && !same(&set.value, &self.value) => Err(Error::Config {
+            Some(set) if self.place != SET && !same(&set.value, &self.value) => Err(Error::Config {
                 place: SET.into(),
                 key: self.key(),
-                reason: format!("it is {} there, and {} by a flag of its own", set.value, self.value),
+                reason: format!("it is {} there, and {} by {}", set.value, self.value, self.place),
                 hint: Some("leave one of them out".into()),
             }),
             _ => Ok(()),
@@ -191,12 +190,12 @@ mod tests {
     #[test]
     fn a_setting_that_a_flag_sets_otherwise_is_refused() {
         let set = Override::parse("train.batch=4").unwrap();
-        let flag = |value: i64| Override::new("train.batch", value);
+        let flag = |value: i64| Override::new("--batch", "train.batch", value);
         let error = flag(8).refuse_second(std::slice::from_ref(&set)).unwrap_err();
-        assert!(error.to_string().contains("`train.batch`: it is 4 there, and 8 by a flag"), "{error}");
+        assert!(error.to_string().contains("`train.batch`: it is 4 there, and 8 by --batch"), "{error}");
         flag(4).refuse_second(std::slice::from_ref(&set)).unwrap();
-        Override::new("train.batch", 4.0).refuse_second(std::slice::from_ref(&set)).unwrap();
-        Override::new("train.kimg", 8).refuse_second(std::slice::from_ref(&set)).unwrap();
+        Override::new("--batch", "train.batch", 4.0).refuse_second(std::slice::from_ref(&set)).unwrap();
+        Override::new("--kimg", "train.kimg", 8).refuse_second(std::slice::from_ref(&set)).unwrap();
         // What a flag stands for may be set apart, and the last of several holds.
         Override::parse("train.batch=5").unwrap().refuse_second(&[flag(8), set]).unwrap();
     }

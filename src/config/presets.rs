@@ -29,9 +29,10 @@ presets!["demo64", "fast32", "fast64", "quality32", "quality64", "paper64"];
 pub fn preset(name: &str) -> Result<&'static Preset> {
     PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
         let names = || PRESETS.iter().map(|preset| preset.name);
+        let known = names().collect::<Vec<_>>().join(", ");
         let hint = match nearest(name, names()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("presets: {}", names().collect::<Vec<_>>().join(", ")),
+            Some(near) => format!("did you mean `{near}`? Presets: {known}"),
+            None => format!("presets: {known}"),
         };
         Error::Config {
             place: "--preset".into(),

@@ -241,13 +241,17 @@ fn common_range(runs: &[Run], curves: &[Vec<(f64, f64)>]) -> Result<(f64, f64)> 
     if from <= to {
         return Ok((from, to));
     }
-    let shortest = ends.iter().position(|end| end.1 == to).and_then(|index| runs.get(index));
+    let run_whose = |is_it: &dyn Fn(&(f64, f64)) -> bool| {
+        let found = ends.iter().position(is_it).and_then(|index| runs.get(index));
+        found.map_or_else(String::new, |run| run.path.display().to_string())
+    };
     Err(Error::Usage {
         message: format!(
-            "the runs have no stretch in common: the last score of `{}` comes before the first one of another run",
-            shortest.map_or_else(String::new, |run| run.path.display().to_string())
+            "the runs have no stretch in common: the last score of `{}` (at {to}) comes before the first one of `{}` (at {from})",
+            run_whose(&|end| end.1 == to),
+            run_whose(&|end| end.0 == from)
         ),
-        hint: Some("let it train longer, or leave it out".into()),
+        hint: Some("let the first one train longer, or leave one of them out".into()),
     })
 }
 

@@ -139,13 +139,18 @@ impl Plan {
     /// What is to be said where generators, or classifiers, are equal in one measure of capacity alone.
     pub fn unequal(&self) -> Option<String> {
         let ((parameters, flops), networks) = (self.capacity_ratios(), self.networks());
+        // What is alike is seldom equal: widths come in steps.
+        let alike = |measure: &str, ratio: f64| {
+            format!("the arms' {networks} are alike in {measure} ({ratio:.2} times apart)")
+        };
         match (parameters > CAPACITY_RATIO, flops > CAPACITY_RATIO) {
             (false, true) => Some(format!(
-                "the arms' {networks} are alike in parameters, and {flops:.1} times apart in operations: --x flops compares at equal ones"
+                "{}, and {flops:.1} times apart in operations: --x flops compares at equal ones",
+                alike("parameters", parameters)
             )),
-            (true, false) => Some(format!(
-                "the arms' {networks} are alike in operations, and {parameters:.1} times apart in parameters"
-            )),
+            (true, false) => {
+                Some(format!("{}, and {parameters:.1} times apart in parameters", alike("operations", flops)))
+            }
             _ => None,
         }
     }

@@ -117,7 +117,7 @@ fn refuse_others_folder(study: &Path) -> Result<()> {
         if is_ours(&name) && !name.starts_with('.') {
             return Err(Error::Usage {
                 message: format!("`{}` holds no study, but `{name}`", study.display()),
-                hint: Some("name another --outdir: a study replaces such files in its folder".into()),
+                hint: Some("name another --outdir: a study has its folder, and files that end like this one, to itself".into()),
             });
         }
     }

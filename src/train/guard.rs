@@ -34,11 +34,11 @@ pub struct GuardConfig {
     pub max_rollbacks: u32,
     /// Collapse: the spread of a fixed-z batch below this share of the spread of real images, 0 to 1.
     pub min_diversity: f64,
-    /// Saturation: the gap between mean real and mean fake logits above this, in units of the loss's margin.
+    /// Saturation: the gap between mean real and mean fake logits above this.
     pub max_logit_gap: f64,
     /// Worsening: a score above this multiple of its best, above 1, and above it by four of its standard errors.
     pub max_score_ratio: f64,
-    /// Ticks (or evaluations) in a row that must look bad.
+    /// Ticks in a row that must look bad; for collapse those with a sample grid, for worsening those with a score.
     pub patience: u32,
     /// Thousands of images before anything but a non-finite number counts.
     pub start_kimg: f64,
@@ -107,11 +107,11 @@ impl std::fmt::Display for Trouble {
             Self::NonFinite { what } => write!(f, "the {what} is not a finite number: lower the learning rate"),
             Self::Collapse { diversity } => write!(
                 f,
-                "the generator draws nearly one image: fixed-z images vary {diversity:.3} times as much as real ones"
+                "the generator draws nearly one image: fixed-z images vary {diversity:.3} times as much as real ones (train.guard.min_diversity)"
             ),
             Self::Saturation { logit_gap } => write!(
                 f,
-                "the discriminator wins by {logit_gap:.1}: lower its learning rate, or raise its penalty or augmentation"
+                "the discriminator wins by {logit_gap:.1} (train.guard.max_logit_gap): lower its learning rate, or raise its penalty or augmentation"
             ),
             Self::Worsening { score, best } => write!(f, "the score is {score:.4}, its best was {best:.4}"),
         }

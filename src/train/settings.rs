@@ -35,7 +35,7 @@ pub struct TrainConfig {
     pub clip_norm: f64,
     /// Thousands of images between lines of progress and statistics.
     pub tick_kimg: f64,
-    /// Ticks between sample grids; 0 for none.
+    /// Ticks between sample grids; 0 for the first and the last one only.
     pub image_ticks: u64,
     /// Ticks between snapshots and training states; 0 for only one at the end.
     pub snap_ticks: u64,

@@ -15,6 +15,7 @@ mod faults;
 mod fid;
 mod kill;
 mod layering;
+mod messages;
 mod model_gradients;
 mod models;
 #[cfg(feature = "mpi")]
@@ -27,6 +28,7 @@ mod records;
 mod sagan;
 mod score;
 mod score_space;
+mod settings_doc;
 mod steps;
 mod study;
 mod study_folder;

@@ -11,14 +11,14 @@ use super::compare::Recorded;
 use super::explain::untrained;
 
 /// Runs the binary, which must refuse; what it says.
-fn refusal(args: &[&str]) -> String {
+pub(crate) fn refusal(args: &[&str]) -> String {
     let out = nestgen(args);
     let said = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(1), "{args:?}: {said}");
     said
 }
 
-fn hint(said: &str) -> &str {
+pub(crate) fn hint(said: &str) -> &str {
     said.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap()
 }
 

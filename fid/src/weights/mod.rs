@@ -93,11 +93,18 @@ impl Weights {
 /// [`Error::NoWeights`] with the places tried, when there is none; a path that was given but is not there is an
 /// error of its own.
 pub fn find(given: Option<&Path>) -> Result<PathBuf> {
-    let set = std::env::var_os(ENVIRONMENT).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let named = given.map(Path::to_path_buf).or(set);
-    if let Some(path) = named {
-        std::fs::metadata(&path).map_err(Error::io(&path))?;
-        return Ok(path);
+    if let Some(path) = given {
+        std::fs::metadata(path).map_err(Error::io(path))?;
+        return Ok(path.to_path_buf());
+    }
+    if let Some(path) = std::env::var_os(ENVIRONMENT).filter(|path| !path.is_empty()).map(PathBuf::from) {
+        return match std::fs::metadata(&path) {
+            Ok(_) => Ok(path),
+            Err(error) => {
+                let reason = format!("{ENVIRONMENT} names this file, which cannot be read: {error}");
+                Err(Error::Weights { path, reason })
+            }
+        };
     }
     let mut looked = format!("{ENVIRONMENT} (not set)");
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));

@@ -183,21 +183,21 @@ fn resolve(
 /// The dedicated flags win over `--set`.
 fn overrides(args: &TrainArgs) -> anyhow::Result<Vec<Override>> {
     let mut all = Vec::new();
-    let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
     // A run that is made longer has its warm-up behind it, or has begun it.
     let warmed_up = args.epochs.filter(|_| args.resume.is_none());
-    add("train.warmup_epochs", warmed_up.map(|epochs| warm_up(epochs).into()));
+    all.extend(warmed_up.map(|epochs| Override::new("--epochs", "train.warmup_epochs", warm_up(epochs))));
     for text in &args.set {
         all.push(Override::parse(text)?);
     }
-    let mut add = |key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(key, v)));
-    add("data.path", args.data.clone().map(Into::into));
-    add("data.fraction", args.fraction.map(Into::into));
-    add("train.epochs", args.epochs.map(|n| i64::from(n).into()));
-    add("train.batch", args.batch.map(|n| (n as i64).into()));
-    add("train.base_lr", args.base_lr.map(Into::into));
-    add("train.ema.halflife_kimg", args.ema.map(Into::into));
-    add("train.seed", args.seed.map(Into::into));
+    let mut add =
+        |flag, key: &str, value: Option<toml::Value>| all.extend(value.map(|v| Override::new(flag, key, v)));
+    add("--data", "data.path", args.data.clone().map(Into::into));
+    add("--fraction", "data.fraction", args.fraction.map(Into::into));
+    add("--epochs", "train.epochs", args.epochs.map(|n| i64::from(n).into()));
+    add("--batch", "train.batch", args.batch.map(|n| (n as i64).into()));
+    add("--base-lr", "train.base_lr", args.base_lr.map(Into::into));
+    add("--ema", "train.ema.halflife_kimg", args.ema.map(Into::into));
+    add("--seed", "train.seed", args.seed.map(Into::into));
     Ok(all)
 }
 

@@ -133,13 +133,13 @@ fn run_on(args: &Accuracy, ranks: &Ranks) -> anyhow::Result<ExitCode> {
 /// The images, and every classifier with every share of them.
 fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
     refuse_seed(&args.set)?;
-    let warmed_up = args.epochs.map(|epochs| Override::new("train.warmup_epochs", warm_up(epochs)));
+    let warmed_up = args.epochs.map(|epochs| Override::new("--epochs", "train.warmup_epochs", warm_up(epochs)));
     let mut overrides: Vec<Override> = warmed_up.into_iter().collect();
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }
-    overrides.extend(args.epochs.map(|epochs| Override::new("train.epochs", i64::from(epochs))));
-    overrides.extend(args.data.clone().map(|path| Override::new("data.path", path)));
+    overrides.extend(args.epochs.map(|epochs| Override::new("--epochs", "train.epochs", i64::from(epochs))));
+    overrides.extend(args.data.clone().map(|path| Override::new("--data", "data.path", path)));
 
     for (number, share) in args.fraction.iter().enumerate() {
         if args.fraction[..number].contains(share) {
@@ -177,7 +177,7 @@ fn arms(args: &Accuracy) -> anyhow::Result<(ClassData, Vec<Arm>)> {
             continue;
         }
         for &fraction in &args.fraction {
-            let share = [Override::new("data.fraction", fraction)];
+            let share = [Override::new("--fraction", "data.fraction", fraction)];
             arms.push((format!("{name}{AT}{fraction}"), config.with("--fraction", &share)?));
         }
     }

@@ -48,7 +48,7 @@ pub(in crate::cli) struct Convergence {
     #[arg(long, value_name = "N", requires = "tune", value_parser = clap::value_parser!(u64).range(1..=1000))]
     confirm: Option<u64>,
     /// Length of a run: thousands of real images shown to the discriminator; this or --minutes is needed
-    #[arg(long, required_unless_present = "minutes", conflicts_with = "minutes")]
+    #[arg(long, conflicts_with = "minutes")]
     kimg: Option<f64>,
     /// Length of a run: wall time
     #[arg(long)]
@@ -178,7 +178,7 @@ fn one_value_each(plan: &Plan) -> bool {
 fn arm_configs(args: &Convergence) -> anyhow::Result<Vec<(String, RunConfig)>> {
     let preset = args.preset.as_deref().unwrap_or(train::CPU_PRESET);
     let base = args.config.as_deref().map_or(Source::Preset(preset), Source::File);
-    let fixed = args.preset.is_some() || args.config.is_some();
+    let fixed = args.config.is_some() || args.preset.as_deref().is_some_and(|name| name != train::CPU_PRESET);
     let mut arms: Vec<(String, RunConfig)> = Vec::new();
     for At { name, arm, value } in arms_at(&args.arms, args.tune.as_ref())? {
         let path = Path::new(&arm);
@@ -224,12 +224,12 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
         None => Vec::new(),
     };
     // A run that ends because its score is bad has no score at the end: its arm would gain by losing it.
-    overrides.push(Override::new("train.guard.on_divergence", "warn"));
+    overrides.push(Override::new("study convergence", "train.guard.on_divergence", "warn"));
     // Of a length that is none the length is to blame, not what would follow from it.
     let is_length = |kimg: f64| kimg > 0.0 && kimg.is_finite();
     if plain.eval.every_kimg == 0.0 && args.kimg.is_none_or(is_length) {
         let usual = args.kimg.map_or(2.0 * plain.train.tick_kimg, |kimg| kimg / SCORES_PER_RUN);
-        overrides.push(Override::new("eval.every_kimg", usual));
+        overrides.push(Override::new("study convergence", "eval.every_kimg", usual));
     }
     refuse_seed(&args.set)?;
     if let Some(Tune { key, .. }) = &args.tune
@@ -238,17 +238,22 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
         let message = format!("--set {key}: --tune gives this setting its values");
         return Err(Error::usage(message, "leave one of them out").into());
     }
+    if args.kimg.is_none() && args.minutes.is_none() {
+        return Err(Error::usage("a study needs the length of its runs", "give --kimg or --minutes").into());
+    }
     train::refuse_no_time(args.minutes)?;
     for text in &args.set {
         overrides.push(Override::parse(text)?);
     }
-    let mut add =
-        |key: &str, value: Option<toml::Value>| overrides.extend(value.map(|v| Override::new(key, v)));
-    add("data.path", args.data.clone().map(Into::into));
-    add("train.kimg", args.kimg.map(Into::into));
+    let mut add = |flag, key: &str, value: Option<toml::Value>| {
+        overrides.extend(value.map(|v| Override::new(flag, key, v)));
+    };
+    add("--data", "data.path", args.data.clone().map(Into::into));
+    add("--kimg", "train.kimg", args.kimg.map(Into::into));
     // A length in images replaces the preset's length in minutes.
-    add("train.minutes", args.minutes.or(args.kimg.map(|_| 0.0)).map(Into::into));
-    add("eval.every_kimg", args.eval.map(Into::into));
+    add("--minutes", "train.minutes", args.minutes.map(Into::into));
+    add("--kimg", "train.minutes", args.kimg.map(|_| 0.0.into()));
+    add("--eval", "eval.every_kimg", args.eval.map(Into::into));
     Ok(overrides)
 }
 

@@ -85,7 +85,9 @@ pub fn launch(launch: Launch) -> Result<(PathBuf, Outcome)> {
         }
         Start::Resume(point) => {
             let begun = resume(ranks, &point, load_state, record, &[train.data().digest()])?;
-            begun.under(&config_text, &length(config), |state| other_length(config, state))?
+            begun.under::<ClassifyRunConfig>(&config_text, &length(config), |state| {
+                other_length(config, state)
+            })?
         }
     };
     (launch.on_start)(folder.path());
