@@ -19,10 +19,10 @@ __device__ __forceinline__ Four at4(const Args &a, int k, const Place &place) {
   return some4(a, k, place.i, place.left, place.whole);
 }
 
-// Sums of COUNT quantities at once: `quantity` gives those of a place. A thread reads AT_ONCE rows before it adds up the first
-// of them; a chunk has 64 rows mostly, 8 for each warp.
-template <int COUNT, int AT_ONCE, int LANES, class Quantity>
-__device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
+// Sums of COUNT quantities at once: `quantity` gives those of a place, and `then` may write what was found there. A thread reads
+// AT_ONCE rows before it adds up the first of them; a chunk has 64 rows mostly, 8 for each warp.
+template <int COUNT, int AT_ONCE, int LANES, class Quantity, class Then>
+__device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity, Then then) {
   __shared__ float sums[COUNT][8][4 * LANES];
   const size_t rows = a.n[0], width = a.n[1], chunk = a.n[2];
   const unsigned lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
@@ -35,13 +35,15 @@ __device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
   if (left)
     for (size_t row = first + group; row < last; row += groups * AT_ONCE) {
       Four found[AT_ONCE][COUNT];
-      _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++) {
-        // Beyond the last row this one again: what is made of a read would stand behind a test with it, and the next would wait.
+      // Beyond the last row this one again: what is made of a read would stand behind a test with it, and the next would wait.
+      const auto place = [&](int r) {
         const size_t there = row + r * groups < last ? row + r * groups : row;
-        quantity({there * width + column, column, left, width % 4 == 0}, found[r]);
-      }
+        return Place{there * width + column, column, left, width % 4 == 0};
+      };
+      _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++) quantity(place(r), found[r]);
       _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++) {
         const bool counts = row + r * groups < last;
+        then(place(r), found[r]);
         for (int q = 0; q < COUNT; q++) EACH_OF_FOUR(j) mine[q].v[j] += counts ? found[r][q].v[j] : 0.f;
       }
     }
@@ -60,6 +62,11 @@ __device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
   }
 }
 
+template <int COUNT, int AT_ONCE, int LANES, class Quantity>
+__device__ __forceinline__ void sum_columns(const Args &a, Quantity quantity) {
+  sum_columns<COUNT, AT_ONCE, LANES>(a, quantity, [](const Place &, const Four *) {});
+}
+
 // Whether there are only whole runs of four columns.
 __device__ __forceinline__ bool in_fours(const Args &a) { return a.n[1] % 4 == 0; }
 
@@ -74,10 +81,10 @@ extern "C" __global__ void column_sums(Args a) { by_type<column_sums_body<32>, 0
 extern "C" __global__ void column_sums_of_chunks(Args a) { by_type<column_sums_body<8>, 0>(a, in_fours(a)); }
 
 __device__ __forceinline__ void column_sums_and_rounded_body(const Args &a) {
-  sum_columns<1, 8, 32>(a, [&a](const Place &at, Four *sum) {
-    *sum = at4(a, 0, at);
-    put_some4(a, 1, at.i, at.left, at.whole, *sum);
-  });
+  sum_columns<1, 8, 32>(
+      a, [&a](const Place &at, Four *sum) { *sum = at4(a, 0, at); },
+      // Not with the reads: a store may be to what is read next, for all that the compiler knows.
+      [&a](const Place &at, const Four *x) { put_some4(a, 1, at.i, at.left, at.whole, *x); });
 }
 
 // in: x [rows, width]. out: beside the sums x in the type of output 1.

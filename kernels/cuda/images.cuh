@@ -157,14 +157,15 @@ template <int SIDE, int STRIDE> __device__ __forceinline__ void max_pool_in_eigh
         row[k] = get8(a, 0, at, at + 8);
       }
       _Pragma("unroll") for (int k = 0; k < SIDE; k++) {
-        if (x + k >= w) continue;
+        // No branch: the compiler would take the read into it.
+        const bool exists = x + k < w;
         EACH_OF_EIGHT(j) {
           const float v = row[k].v[j];
-          const bool wins = !found || v > best.v[j] || v != v;
+          const bool wins = exists & (!found | (v > best.v[j]) | (v != v));
           best.v[j] = wins ? v : best.v[j];
           winner.v[j] = wins ? (float)(down * SIDE + k) : winner.v[j];
         }
-        found = true;
+        found |= exists;
       }
     }
     put8(a, 0, i, a.n[0], best);
@@ -207,14 +208,23 @@ template <int SIDE, int STRIDE> __device__ __forceinline__ void max_scatter_in_e
     EACH_OF_EIGHT(j) sum.v[j] = 0.f;
     const unsigned y = p.y + above, x = p.x + left;
     // Windows from the first that can see this pixel on; before the first window these wrap round.
-    _Pragma("unroll") for (int up = (SIDE - 1) / STRIDE; up >= 0; up--)
-      _Pragma("unroll") for (int back = (SIDE - 1) / STRIDE; back >= 0; back--) {
-        const unsigned oy = y / STRIDE - up, ox = x / STRIDE - back, down = y - oy * STRIDE, across = x - ox * STRIDE;
-        if (oy >= oh || ox >= ow || down >= SIDE || across >= SIDE) continue;
-        const size_t at = offset(p.image, oy, ox, p.channel, oh, ow, c);
-        const Eight grad = get8(a, 0, at, at + 8), winner = get8(a, 1, at, at + 8);
-        EACH_OF_EIGHT(j) sum.v[j] += winner.v[j] == (float)(down * SIDE + across) ? grad.v[j] : 0.f;
+    _Pragma("unroll") for (int up = (SIDE - 1) / STRIDE; up >= 0; up--) {
+      const unsigned oy = y / STRIDE - up, down = y - oy * STRIDE;
+      if (oy >= oh || down >= SIDE) continue;
+      const int windows = (SIDE - 1) / STRIDE + 1;
+      Eight grad[windows], winner[windows];
+      _Pragma("unroll") for (int k = 0; k < windows; k++) {
+        const unsigned ox = x / STRIDE - (windows - 1 - k);
+        const size_t at = offset(p.image, oy, ox < ow ? ox : 0, p.channel, oh, ow, c);
+        grad[k] = get8(a, 0, at, at + 8), winner[k] = get8(a, 1, at, at + 8);
       }
+      _Pragma("unroll") for (int k = 0; k < windows; k++) {
+        const unsigned ox = x / STRIDE - (windows - 1 - k), across = x - ox * STRIDE;
+        const bool sees = (ox < ow) & (across < SIDE);
+        EACH_OF_EIGHT(j)
+            sum.v[j] += sees & (winner[k].v[j] == (float)(down * SIDE + across)) ? grad[k].v[j] : 0.f;
+      }
+    }
     put8(a, 0, i, a.n[0], sum);
   }
 }
