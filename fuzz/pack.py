@@ -2,7 +2,7 @@
 """Packs what tests/fuzz_corpus replays: fuzz/pack.py TARGET FOLDER... writes fuzz/found/TARGET.zip.
 
 The folders hold inputs that fuzzing has left: those of a merge (cargo fuzz run TARGET -- -set_cover_merge=1 ...), and
-findings. Small inputs first, until the archive would be larger than a share of the 300 KiB that all have together;
+findings. Small inputs first, until the archive would be larger than a share of the 350 KiB that all have together;
 inputs named `valid-*` and `finding-*` are always in it. The same inputs give the same file.
 """
 
