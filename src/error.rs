@@ -94,7 +94,7 @@ impl Error {
     pub fn no_run_folder(path: &Path) -> Self {
         let what = if path.exists() { "is not a run folder: it has no config.toml" } else { "is not there" };
         let hint = match path.join("study.toml").is_file() {
-            true => format!("it is a study's: its runs are {}/*/seed*/0*", path.display()),
+            true => format!("it is a study's: its runs are {}/*/seed*/0*", quoted(path)),
             false => "name a folder that training made, such as runs/00000-...".into(),
         };
         Self::Usage { message: format!("`{}` {what}", path.display()), hint: Some(hint) }

@@ -1,6 +1,6 @@
-// Softmax attention of sequences of at most 64 tokens, or of 16, by the matrix units: a block of threads has a whole head, so that every
-// row of scores is complete and nothing is kept for the backward pass but the operands. See `attention_bf16.cuh` for sizes,
-// layouts and the parts. A warp has 16 rows.
+// Softmax attention of sequences of at most 64 tokens by the matrix units, in memory for 64 or for 16: a block of threads has a
+// whole head, so that every row of scores is complete and nothing is kept for the backward pass but the operands. See
+// `attention_bf16.cuh` for sizes, layouts and the parts. A warp has 16 rows.
 
 #define SHORT 64
 #define WEIGHT_STEP (SHORT + 8)

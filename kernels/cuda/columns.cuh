@@ -5,9 +5,6 @@
 // blocks have less to wait for.
 // n: rows, width, rows of a chunk. out: of each chunk the sums of each quantity [chunks, quantities, width].
 
-#define BANDS 8
-#define BAND (4 * 32)
-
 // Four neighbours of a row, from element i, as far as the row goes.
 struct Place {
   size_t i, column;
@@ -107,6 +104,9 @@ extern "C" __global__ void weighted_column_sums(Args a) {
 // The way back through an activation, whose value is made again. A thread takes AT_ONCE rows, so that all of them are read
 // before one is used. KIND as in `activate_body`.
 #define HIDDEN_IN_BF16 (ROUGH_IN(0) | ROUGH_IN(2) | ROUGH_OUT << 1 | ROUGH_OUT << 2)
+// A block has rows of 128 columns in eight bands of 32 threads.
+#define BANDS 8
+#define BAND (4 * 32)
 #define EACH_ROW_AT_ONCE(r) _Pragma("unroll") for (int r = 0; r < AT_ONCE; r++)
 
 template <int KIND, int AT_ONCE> __device__ __forceinline__ void through_hidden_body(const Args &a) {

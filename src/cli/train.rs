@@ -88,8 +88,10 @@ pub(super) struct TrainArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Where run folders are made
-    #[arg(long, value_name = "DIR", default_value = RUNS)]
-    outdir: PathBuf,
+    ///
+    /// [default: runs]
+    #[arg(long, value_name = "DIR")]
+    outdir: Option<PathBuf>,
     /// Any setting of the configuration file, for example `--set train.ema.halflife_kimg=5`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -105,7 +107,8 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
-    let point = |what: &str| find_point(&args.outdir, what, ranks);
+    let outdir = args.outdir.as_deref().unwrap_or(Path::new(RUNS));
+    let point = |what: &str| find_point(outdir, what, ranks);
     let start = match (&args.resume, &args.transfer) {
         (Some(what), _) => Start::Resume(point(what)?),
         (None, Some(what)) => Start::Transfer(point(what)?),
@@ -124,7 +127,7 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         });
     }
     if let Start::Resume(point) = &start {
-        refuse_other_outdir(&args.outdir, RUNS, &point.run)?;
+        refuse_other_outdir(args.outdir.as_deref(), &point.run)?;
     }
     let (config, name) = resolve(args, &start)?;
     if args.dry_run {
@@ -135,13 +138,13 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     if device.is_cpu() {
         memory::refuse_what_cannot_fit(&config, ranks)?;
     }
-    train(&config, &name, &args.outdir, start, ranks, &device)
+    train(&config, &name, outdir, start, ranks, &device)
 }
 
 /// Refuses to go on with a run whose folder lies elsewhere than the one that was asked for.
-/// `usual` is where runs are made unless something is asked for.
-pub(super) fn refuse_other_outdir(outdir: &Path, usual: &str, run: &Path) -> Result<(), Error> {
-    if outdir == Path::new(usual) || lies_in(run, outdir)? {
+pub(super) fn refuse_other_outdir(outdir: Option<&Path>, run: &Path) -> Result<(), Error> {
+    let Some(outdir) = outdir else { return Ok(()) };
+    if lies_in(run, outdir)? {
         return Ok(());
     }
     Err(Error::Usage {
@@ -188,6 +191,7 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
     if sets("train.kimg") && !sets("train.minutes") {
         overrides.push(Override::new("--set train.kimg", "train.minutes", 0.0));
     }
+    refuse_two_lengths(&set, args.minutes)?;
     overrides.extend(set);
     refuse_no_time(args.minutes)?;
     overrides.extend(flags(args));
@@ -213,11 +217,13 @@ fn resolve(args: &TrainArgs, start: &Start) -> anyhow::Result<(RunConfig, String
     }
 }
 
-/// Says of a setting that the generator does not have what `--arch sagan` has to do with it.
+/// Says of the baseline's own setting, which a NesT does not have, what `--arch sagan` makes of it.
 fn of_nest(args: &TrainArgs, error: Error) -> Error {
     match error {
         Error::Config { place, key, reason, .. }
-            if args.arch.as_deref() == Some("sagan") && key.starts_with("model.") =>
+            if args.arch.as_deref() == Some("sagan")
+                && key == "model.width"
+                && reason.starts_with("there is no") =>
         {
             let hint = "with --arch sagan `model.…` are still the settings of the NesT that the baseline is as large as; the same \
                         command with -n, and without this --set, prints a file of the baseline's own";
@@ -225,6 +231,17 @@ fn of_nest(args: &TrainArgs, error: Error) -> Error {
         }
         error => error,
     }
+}
+
+/// Refuses a length in minutes beside one in images, which would say nothing.
+pub(super) fn refuse_two_lengths(set: &[Override], minutes: Option<f64>) -> Result<(), Error> {
+    if minutes.is_some() && set.iter().any(|setting| setting.key() == "train.kimg") {
+        return Err(Error::usage(
+            "--minutes and --set train.kimg are two lengths of a run",
+            "leave one of them out",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses a length of no minutes, which in a configuration stands for one in images.
@@ -422,13 +439,20 @@ mod tests {
             resolved(&["--set", "train.kimg=3", "--batch", "8", "--kimg", "3", "--mirror=false"]).unwrap();
         assert_eq!((config.train.batch, config.train.kimg, config.train.minutes), (8, 3.0, 0.0));
         let error = resolved(&["--set", "data.path=a", "--data", "b"]).unwrap_err().to_string();
-        assert!(error.contains("--set: `data.path`: it is \"a\" there, and \"b\" by --data"), "{error}");
+        assert!(error.contains("--set: `data.path`: it is \"a\" there, and --data makes it \"b\""), "{error}");
         assert!(!config.data.mirror);
         let flags = ["--snap", "7", "--eval", "3", "--tick", "2", "--minutes", "4", "--seed", "9"];
         let config = resolved(&flags).unwrap();
         let train = &config.train;
         assert_eq!((train.snap_ticks, train.tick_kimg, train.minutes, train.seed), (7, 2.0, 4.0, 9));
         assert_eq!(config.eval.every_kimg, 3.0);
+        assert!(
+            resolved(&["--minutes", "5", "--set", "train.kimg=3"])
+                .unwrap_err()
+                .to_string()
+                .contains("two lengths")
+        );
+        assert_eq!(resolved(&["--set", "data.path=2024", "--data", "2024"]).unwrap().data.path, "2024");
         assert!(resolved(&["--minutes", "0"]).unwrap_err().to_string().contains("--minutes is not above 0"));
         let crowd = resolved(&["--set", "data.workers=100000"]).unwrap_err().to_string();
         assert!(crowd.contains("data.workers") && crowd.contains("more than 256"), "{crowd}");

@@ -81,12 +81,14 @@ impl Override {
         let same = |a: &Value, b: &Value| a == b || number(a).is_some_and(|a| Some(a) == number(b));
         let set = before.iter().rev().find(|other| other.place == SET && other.keys == self.keys);
         match set {
-            Some(set) if self.place != SET && !same(&set.value, &self.value) => Err(Error::Config {
-                place: SET.into(),
-                key: self.key(),
-                reason: format!("it is {} there, and {} by {}", set.value, self.value, self.place),
-                hint: Some("leave one of them out".into()),
-            }),
+            Some(set) if self.place != SET && set.given != self.given && !same(&set.value, &self.value) => {
+                Err(Error::Config {
+                    place: SET.into(),
+                    key: self.key(),
+                    reason: format!("it is {} there, and {} makes it {}", set.value, self.place, self.value),
+                    hint: Some("leave one of them out".into()),
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -95,7 +97,8 @@ impl Override {
     pub fn kind_of_group(&self, settings: &Table) -> Option<(String, String)> {
         let (last, group) = self.keys.split_last()?;
         let now = self.now(settings)?.as_str()?;
-        (last == "kind" && self.value.as_str() != Some(now)).then(|| (group.join("."), now.to_owned()))
+        (last == "kind" && self.value.as_str().is_some_and(|kind| kind != now))
+            .then(|| (group.join("."), now.to_owned()))
     }
 
     /// What `settings` have at these keys.
@@ -192,7 +195,7 @@ mod tests {
         let set = Override::parse("train.batch=4").unwrap();
         let flag = |value: i64| Override::new("--batch", "train.batch", value);
         let error = flag(8).refuse_second(std::slice::from_ref(&set)).unwrap_err();
-        assert!(error.to_string().contains("`train.batch`: it is 4 there, and 8 by --batch"), "{error}");
+        assert!(error.to_string().contains("`train.batch`: it is 4 there, and --batch makes it 8"), "{error}");
         flag(4).refuse_second(std::slice::from_ref(&set)).unwrap();
         Override::new("--batch", "train.batch", 4.0).refuse_second(std::slice::from_ref(&set)).unwrap();
         Override::new("--kimg", "train.kimg", 8).refuse_second(std::slice::from_ref(&set)).unwrap();

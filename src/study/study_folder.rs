@@ -6,7 +6,7 @@ use std::path::Path;
 use super::plan::{Plan, PlannedArm};
 use super::settings::{differences, matters};
 use crate::error::{Error, Result};
-use crate::train::files::write_atomic;
+use crate::train::files::{sweep, write_atomic};
 use crate::train::folder;
 
 /// The file that a plan is written to, in the study's folder.
@@ -59,6 +59,7 @@ impl Plan {
         }
         std::fs::create_dir_all(study).map_err(Error::io("create", study))?;
         let held = folder::lock(study, "wait for it or stop it, or give another --outdir")?;
+        sweep(study)?;
         let text =
             toml::to_string(self).map_err(|error| Error::Usage { message: error.to_string(), hint: None })?;
         write_atomic(&path, |file| file.write_all(text.as_bytes()))?;

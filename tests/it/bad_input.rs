@@ -108,9 +108,12 @@ fn settings_that_do_not_exist_or_cannot_work() {
         &["train", "-n", "--arch", "sagan", "--set", "model.width=32"],
         &["`model.width`: there is no `width`"],
     );
-    refused(&["train", "--set", "data.path=a", "--data", "b"], &["`data.path`: it is \"a\" there, and \"b\""]);
+    refused(
+        &["train", "--set", "data.path=a", "--data", "b"],
+        &["`data.path`: it is \"a\" there, and --data makes it"],
+    );
     let study = ["study", "convergence", "-n", "--kimg", "1", "--set", "train.kimg=2"];
-    refused(&study, &["`train.kimg`: it is 2 there, and 1.0"]);
+    refused(&study, &["`train.kimg`: it is 2 there, and --kimg makes it 1.0"]);
     refused(&["fid", "no-such-a", "no-such-b"], &["no-such-a"]);
 }
 

@@ -10,7 +10,10 @@ use super::stumbles::{hint, refusal};
 fn the_flag_that_was_given() {
     refused(&["train", "-n", "--batch", "1"], &["--batch: `train.batch`"]);
     refused(&["train", "-n", "--kimg", "0.0001"], &["--kimg: `train.kimg`"]);
-    refused(&["train", "-n", "--kimg", "2", "--set", "train.minutes=5"], &["it is 5 there, and 0.0 by --kimg"]);
+    refused(
+        &["train", "-n", "--kimg", "2", "--set", "train.minutes=5"],
+        &["it is 5 there, and --kimg makes it 0.0"],
+    );
     refused(&["study", "convergence", "-n"], &["length of its runs"]);
     assert!(
         hint(&refusal(&["train", "-n", "--preset", "fast64", "--res", "128"]))

@@ -291,18 +291,18 @@ fn two_sums(
     rows: usize,
     channels: usize,
     inputs: &[Option<&Tensor>],
-    share: f64,
+    numbers: &[f32],
 ) -> Result<Tensor> {
     let together = rows_together(rows, channels);
     let plan = Plan::columns(kernel, rows / together, together * channels, 2).with_sizes(&[channels]);
-    finish_sums(one(&plan.with_numbers(&[share as f32]), inputs)?, 2, channels)
+    finish_sums(one(&plan.with_numbers(numbers), inputs)?, 2, channels)
 }
 
 /// For `x [rows, channels]` and the sums of its columns: those of `x - mean` and of its square `[2, channels]`, where the mean is
 /// `share` of the sums.
 pub(crate) fn centred_sums(x: &Tensor, sums: &Tensor, share: f64) -> Result<Tensor> {
     let (rows, channels) = x.dims2()?;
-    two_sums("centred_sums", rows, channels, &[Some(x), vector(Some(sums))?], share)
+    two_sums("centred_sums", rows, channels, &[Some(x), vector(Some(sums))?], &[share as f32])
 }
 
 /// What batch norm makes of these sums and of its gain `w`: mean, variance, 1 / standard deviation, and that times `w`.
@@ -345,7 +345,7 @@ impl Statistics<'_> {
     pub(crate) fn sums(&self, grad: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
         let channels = self.mean.elem_count();
         let inputs = [Some(grad), Some(x), vector(Some(self.mean))?, vector(Some(self.rstd))?];
-        let sums = two_sums("norm_sums", x.elem_count() / channels, channels, &inputs, 1.0)?;
+        let sums = two_sums("norm_sums", x.elem_count() / channels, channels, &inputs, &[])?;
         Ok([sums.get(0)?, sums.get(1)?])
     }
 

@@ -95,7 +95,18 @@ pub(super) fn regrouping_moves_every_number_where_the_compositions_move_it() -> 
             let (block, now, blocks) = ((size, size), 2 * side * size, [2, 4 * side * side, size * size, c]);
             let found = regroup(&x, block, Channels::ToPixels, [now, now, c], block, &blocks)?;
             same("deaggregate", found.clone(), layout::deaggregate(&x, side, size)?)?;
+            let plane = layout::pixel_shuffle2(&layout::deblockify(
+                &x,
+                side,
+                size,
+                &[2, side * size, side * size, 4 * c],
+            )?)?;
+            let dims = [2, now, now, c];
+            let found_plane = regroup(&x, block, Channels::ToPixels, [now, now, c], (now, now), &dims)?;
+            same("deaggregate_to_plane", found_plane, plane.clone())?;
             let small = [now / 2, now / 2, 4 * c];
+            let back = regroup(&plane, (now, now), Channels::FromPixels, small, block, x.dims())?;
+            same("aggregate_from_plane", back, x.clone())?;
             let back = regroup(&found, block, Channels::FromPixels, small, block, x.dims())?;
             same("aggregate", back, x)?;
         }

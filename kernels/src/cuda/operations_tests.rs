@@ -338,3 +338,17 @@ fn a_vector_longer_than_a_block_reads_at_once_has_its_length() -> Result<()> {
     close("unit_vector", &unit, &(&x / length)?)?;
     close("1 over the product", &inverse, &Tensor::new(&[(1.0 / length) as f32], x.device())?)
 }
+
+#[test]
+fn running_averages_of_batch_norm_move_as_on_the_processor() -> Result<()> {
+    if !can_run() {
+        return Ok(());
+    }
+    let f = |device: &Device| -> Result<Vec<Tensor>> {
+        let at = |dims: &[usize], seed| single(dims, seed)?.to_device(device);
+        let (x, w, b) = (Var::leaf(at(&[2, 3, 5], 1)?), Var::leaf(at(&[5], 2)?), Var::leaf(at(&[5], 3)?));
+        let (_, found) = batch_norm(&x, &w, &b, 1e-5, None)?;
+        Ok(found.move_averages(&at(&[5], 4)?, &at(&[5], 5)?, 0.1)?.to_vec())
+    };
+    check("running averages", &pretending(f)?, &f(&Device::Cpu)?, exact())
+}

@@ -80,8 +80,10 @@ pub(in crate::cli) struct TrainArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Where run folders are made
-    #[arg(long, value_name = "DIR", default_value = super::RUNS)]
-    outdir: PathBuf,
+    ///
+    /// [default: runs/classify]
+    #[arg(long, value_name = "DIR")]
+    outdir: Option<PathBuf>,
     /// Any setting of the configuration, for example `--set train.augment.rand_layers=0`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -111,14 +113,18 @@ fn run_on(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<ExitCode> {
         return dry_run(&config);
     }
     let device = args.device.open(ranks)?;
-    let started = launch_and_show(&config, &data, &device, &args.outdir, &name, start, ranks)?;
+    let started = launch_and_show(&config, &data, &device, outdir(args), &name, start, ranks)?;
     conclude(&started.0, &started.1, ranks)
+}
+
+fn outdir(args: &TrainArgs) -> &Path {
+    args.outdir.as_deref().unwrap_or(Path::new(super::RUNS))
 }
 
 /// Where the run begins. What is no folder is a file of weights.
 fn start(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<Start> {
     let point = |what: &str, hint: &str| -> anyhow::Result<ResumePoint> {
-        let point = find_point(&args.outdir, what, ranks)?;
+        let point = find_point(outdir(args), what, ranks)?;
         anyhow::ensure!(
             point.is_of_classifier(),
             Error::Usage {
@@ -131,7 +137,7 @@ fn start(args: &TrainArgs, ranks: &Ranks) -> anyhow::Result<Start> {
     Ok(match (&args.resume, &args.transfer) {
         (Some(what), _) => {
             let point = point(what, "`nestgen train --resume` goes on with it")?;
-            refuse_other_outdir(&args.outdir, super::RUNS, &point.run)?;
+            refuse_other_outdir(args.outdir.as_deref(), &point.run)?;
             Start::Resume(point)
         }
         (None, Some(what)) if what == LATEST || Path::new(what).is_dir() => {
@@ -180,7 +186,7 @@ fn resolve(
     Ok((recipe.with(&format!("--model {name}"), overrides)?, name.to_owned()))
 }
 
-/// The dedicated flags win over `--set`.
+/// What the flags set; a `--set` that contradicts one is refused.
 fn overrides(args: &TrainArgs) -> anyhow::Result<Vec<Override>> {
     let mut all = Vec::new();
     // A run that is made longer has its warm-up behind it, or has begun it.

@@ -242,9 +242,9 @@ fn overrides(args: &Convergence, source: Source, fixed: bool) -> anyhow::Result<
         return Err(Error::usage("a study needs the length of its runs", "give --kimg or --minutes").into());
     }
     train::refuse_no_time(args.minutes)?;
-    for text in &args.set {
-        overrides.push(Override::parse(text)?);
-    }
+    let set = args.set.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    train::refuse_two_lengths(&set, args.minutes)?;
+    overrides.extend(set);
     let mut add = |flag, key: &str, value: Option<toml::Value>| {
         overrides.extend(value.map(|v| Override::new(flag, key, v)));
     };
