@@ -87,9 +87,7 @@ pub(super) struct TrainArgs {
     seed: Option<i64>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Where run folders are made
-    ///
-    /// [default: runs]
+    /// Where run folders are made [default: runs]
     #[arg(long, value_name = "DIR")]
     outdir: Option<PathBuf>,
     /// Any setting of the configuration file, for example `--set train.ema.halflife_kimg=5`

@@ -79,9 +79,7 @@ pub(in crate::cli) struct TrainArgs {
     seed: Option<i64>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Where run folders are made
-    ///
-    /// [default: runs/classify]
+    /// Where run folders are made [default: runs/classify]
     #[arg(long, value_name = "DIR")]
     outdir: Option<PathBuf>,
     /// Any setting of the configuration, for example `--set train.augment.rand_layers=0`
