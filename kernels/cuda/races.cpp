@@ -33,7 +33,7 @@ static void launch(const char *name, void (*kernel)(Args), unsigned blocks, unsi
 
 // Attention by the matrix units, forward and backward, laid out as `src/cuda/attention.rs` has it: queries, keys and values side
 // by side, or one head of keys and values that all queries share.
-static void attention(unsigned tokens, unsigned heads, unsigned head, bool shared) {
+static void rough_attention(unsigned tokens, unsigned heads, unsigned head, bool shared) {
   const size_t sequences = 2, all = heads * head, q_step = shared ? all : 3 * all, kv_step = shared ? 2 * head : 3 * all;
   const size_t rows = sequences * tokens;
   auto q = halves(rows * q_step), kv = halves(rows * kv_step), grad = halves(rows * all);
@@ -74,7 +74,26 @@ static void attention(unsigned tokens, unsigned heads, unsigned head, bool share
   }
 }
 
-// Layer norms, sums of columns and spectral norm's vector.
+// The same in f32, by plain arithmetic.
+static void single_attention(unsigned tokens, unsigned heads, unsigned head) {
+  const size_t sequences = 2, all = heads * head, rows = sequences * tokens;
+  auto q = floats(rows * 3 * all), grad = floats(rows * all);
+  std::vector<float> y(rows * all), logs(rows * heads), dq(rows * all), inner(rows * heads), dk(rows * all), dv(rows * all);
+  Args a{};
+  a.in[0] = a.in[1] = q.data(), a.out[0] = y.data(), a.out[1] = logs.data();
+  const size_t sizes[] = {sequences, tokens, heads, head, 3 * all, 0, 3 * all, all, 2 * all, 0};
+  for (int i = 0; i < 10; i++) a.n[i] = sizes[i];
+  a.f[0] = 1.f / sqrtf((float)head);
+  a.aligned = 1;
+  const unsigned groups = (tokens + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK, blocks = sequences * heads;
+  LAUNCH(attention, blocks, groups, 128, a);
+  a.in[2] = grad.data(), a.in[3] = y.data(), a.in[4] = logs.data(), a.out[0] = dq.data(), a.out[1] = inner.data();
+  LAUNCH(attention_queries, blocks, groups, 128, a);
+  a.in[3] = logs.data(), a.in[4] = inner.data(), a.out[0] = dk.data(), a.out[1] = dv.data();
+  LAUNCH(attention_keys, blocks, groups, 128, a);
+}
+
+// Layer norms, sums of columns, spectral norm and augmentation.
 static void rows_and_columns() {
   const size_t rows = 700, width = 40;
   auto x = floats(rows * width), grad = floats(rows * width), vector = floats(400), statistics = floats(2 * rows);
@@ -105,17 +124,37 @@ static void rows_and_columns() {
   c = a;
   c.out[0] = y.data(), c.out[1] = sums.data();
   LAUNCH(unit_vector, 1, 1, 512, c);
+  c = a;
+  c.n[0] = rows * width, c.in[1] = grad.data();
+  LAUNCH(inner_parts, 3, 1, 256, c);
+  c.n[1] = width, c.n[2] = 300, c.out[0] = y.data();
+  c.in[1] = statistics.data(), c.in[2] = c.in[3] = vector.data(), c.in[4] = x.data();
+  LAUNCH(spectral_gradient, 3, 1, 256, c);
+  c = a;
+  c.in[0] = grad.data(), c.in[1] = x.data(), c.in[2] = c.in[3] = vector.data();
+  LAUNCH(norm_sums, 1, 11, 256, c);
+  c.in[2] = c.in[3] = nullptr;
+  LAUNCH(weighted_column_sums, 1, 11, 256, c);
+  // Two images of 8 x 8 pixels, moved and with a hole.
+  const float changes[] = {0.1f, 1.2f, 0.9f, 1, -2, 2, 4, 2, 4, 0.2f, 0.8f, 1.1f, -1, 0, 0, 0, 0, 0};
+  for (unsigned direction = 0; direction < 3; direction++) {
+    c = a;
+    c.in[1] = changes, c.n[0] = c.n[1] = 8, c.n[2] = direction, c.out[0] = y.data();
+    LAUNCH(change_images, 2, 1, 512, c);
+  }
 }
 
 int main() {
   // Tokens, heads, elements of a head; whether keys are shared. Parts of a warp, of a block, several blocks.
-  attention(9, 1, 20, false);
-  attention(16, 2, 48, false);
-  attention(16, 3, 32, true);
-  attention(33, 1, 40, false);
-  attention(64, 2, 32, false);
-  attention(48, 3, 64, true);
-  attention(70, 2, 16, false);
-  attention(130, 2, 64, true);
+  rough_attention(9, 1, 20, false);
+  rough_attention(16, 2, 48, false);
+  rough_attention(16, 3, 32, true);
+  rough_attention(33, 1, 40, false);
+  rough_attention(64, 2, 32, false);
+  rough_attention(48, 3, 64, true);
+  rough_attention(70, 2, 16, false);
+  rough_attention(130, 2, 64, true);
+  single_attention(35, 2, 24);
+  single_attention(64, 1, 48);
   rows_and_columns();
 }
